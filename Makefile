@@ -1,0 +1,46 @@
+# Commands a person types; `make help` lists them. Logic is Python's.
+PYTHON ?= python3
+BIN := .venv/bin
+RAY_ENV := RAY_AUTH_MODE=token
+
+.PHONY: help setup demo test check fmt assets cluster-up cluster-down submit clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(BIN)/.ready  ## create .venv, install the pinned versions, build DeepSpeed's CPU extension
+
+$(BIN)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/python -m slamray.runtime.prebuild
+	touch $@
+
+demo: setup  ## one command to a speech language model: 10 minutes on 2 cores, no network
+	$(BIN)/python jobs/slam.py profile=laptop
+
+test: setup  ## all tests, the fast ones first
+	$(BIN)/python -m pytest -q -m "not slow" tests
+	$(BIN)/python -m pytest -q -m slow tests
+
+check: setup  ## linter and type checker
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+fmt: setup  ## format the code
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+assets: setup  ## make slamray/assets anew (about two hours on 2 cores)
+	$(BIN)/python jobs/assets.py
+
+cluster-up: setup  ## a one-machine Ray cluster, loopback dashboard, token authentication
+	$(RAY_ENV) $(BIN)/ray start --head --dashboard-host=127.0.0.1
+
+cluster-down:  ## stop it
+	$(BIN)/ray stop
+
+submit: setup  ## the demo as a Ray job on that cluster
+	$(RAY_ENV) $(BIN)/ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/slam.py profile=laptop root=$(CURDIR)/runs
+
+clean:  ## remove runs (results!) and caches, keep .venv
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,0 +1,8 @@
+"""Run a recipe: `python jobs/slam.py [recipe=NAME] [profile=NAME] [a.b=c ...] [--plan]`."""
+
+import sys
+
+from slamray.run import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

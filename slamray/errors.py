@@ -1,0 +1,10 @@
+"""The one exception that is meant for the person who typed the command."""
+
+from __future__ import annotations
+
+
+class BadInput(ValueError):
+    """Something the user gave is wrong; the message is one line: what is wrong and what to do.
+
+    Jobs print the line and exit with status 2. Every other exception is a defect and keeps its traceback.
+    """

@@ -1,0 +1,219 @@
+"""Make test items from text that no training stage saw: what is to be spoken, and which of it is right.
+
+An item set is utterances, each to be spoken and encoded once, and pairs that refer to them by id. Four metrics:
+topic_cloze and sentence_order (here), words (pseudowords.py), grammar (grammar.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MIN_WORDS = 3  # sentences shorter than this ("Oh no!") say too little to have a place; chosen, not tuned
+COMMON_SHARE = 0.15  # a word in more of the stories than this does not tell which story it is; chosen, not tuned
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Something to be spoken as one recording: sentences, or a phoneme string in the synthesiser's alphabet."""
+
+    utterance_id: str
+    sentences: tuple[str, ...] | None
+    phonemes: str | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A right and a wrong sequence of utterances after a common prompt, which may be empty.
+
+    `part` names the rule inside the metric, for a finer table. The texts are for the reader.
+    """
+
+    pair_id: str
+    metric: str
+    part: str
+    prompt: tuple[str, ...]
+    chosen: tuple[str, ...]
+    rejected: tuple[str, ...]
+    prompt_text: str
+    chosen_text: str
+    rejected_text: str
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """Distinct utterances, sorted by id, and the pairs that use them."""
+
+    utterances: tuple[Utterance, ...]
+    pairs: tuple[Pair, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `ItemSet.from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> ItemSet:
+        """Rebuild from `to_json` after a trip through JSON, which turns tuples into lists."""
+        utterances = tuple(Utterance(**{k: _freeze(v) for k, v in row.items()}) for row in tree["utterances"])
+        return cls(utterances, tuple(Pair(**{k: _freeze(v) for k, v in row.items()}) for row in tree["pairs"]))
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def content_id(*parts: Any) -> str:
+    """First 16 hex digits of the SHA-256 of the parts as JSON."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def spoken(*sentences: str) -> Utterance:
+    """An utterance of one or more sentences."""
+    return Utterance(content_id("sentences", sentences), sentences, None)
+
+
+def spoken_phonemes(phonemes: str) -> Utterance:
+    """An utterance given by its phonemes."""
+    return Utterance(content_id("phonemes", phonemes), None, phonemes)
+
+
+def make_pair(
+    metric: str, part: str, prompt: Sequence[Utterance], chosen: Sequence[Utterance], rejected: Sequence[Utterance],
+    texts: tuple[str, str, str] | None = None,
+) -> Pair:  # fmt: skip
+    """A pair with its id; texts (prompt, chosen, rejected) default to what the utterances say."""
+    groups = [tuple(u.utterance_id for u in group) for group in (prompt, chosen, rejected)]
+    if texts is None:
+        say = [" ".join(s for u in group for s in u.sentences or ()) for group in (prompt, chosen, rejected)]
+        texts = (say[0], say[1], say[2])
+    return Pair(content_id(metric, *groups), metric, part, groups[0], groups[1], groups[2], *texts)
+
+
+def collect(made: Sequence[tuple[Pair, Sequence[Utterance]]]) -> ItemSet:
+    """One item set from pairs with the utterances they use; an utterance used twice is kept once."""
+    utterances = {u.utterance_id: u for _, used in made for u in used}
+    return ItemSet(_by_id(utterances), tuple(pair for pair, _ in made))
+
+
+def merge(*sets: ItemSet) -> ItemSet:
+    """All pairs of several item sets, in the order given."""
+    utterances = {u.utterance_id: u for items in sets for u in items.utterances}
+    return ItemSet(_by_id(utterances), tuple(pair for items in sets for pair in items.pairs))
+
+
+def _by_id(utterances: Mapping[str, Utterance]) -> tuple[Utterance, ...]:
+    return tuple(utterances[key] for key in sorted(utterances))
+
+
+def count_words(texts: Sequence[str]) -> Counter[str]:
+    """How often each word occurs, in small letters."""
+    return Counter(word for text in texts for word in _WORD.findall(text.lower()))
+
+
+def find_passages(
+    documents: Sequence[Mapping[str, Any]], n: int, seed: int, prompt_sentences: int, max_words: int
+) -> list[tuple[str, ...]]:
+    """At most n passages of prompt_sentences + 1 consecutive sentences, one of each story, from {doc_id, sentences}.
+
+    Of a story it is the last whose sentences are all short and distinct and whose ending takes up a content word of
+    the sentences before it, so that a listener can know that it belongs there. Which stories: by hash of (seed,
+    doc_id). topic_cloze and sentence_order use the same passages, so that each sentence is spoken once for both.
+    """
+    common, size = _common_words(documents), prompt_sentences + 1
+    passages: dict[str, tuple[str, ...]] = {}  # by ending, so that no two passages end in the same words
+    # A hash keeps the choice the same in whatever order the documents come.
+    for document in sorted(documents, key=lambda document: content_id(seed, document["doc_id"])):
+        for end in range(len(document["sentences"]), size - 1, -1):
+            passage = tuple(document["sentences"][end - size : end])
+            short = all(MIN_WORDS <= len(sentence.split()) <= max_words for sentence in passage)
+            if not short or len(set(passage)) < size or passage[-1] in passages:
+                continue
+            if _content(passage[-1:], common) & _content(passage[:-1], common):
+                passages[passage[-1]] = passage
+                break
+        if len(passages) >= n:
+            break
+    return list(passages.values())[:n]
+
+
+def make_topic_cloze(
+    documents: Sequence[Mapping[str, Any]], n: int, seed: int, prompt_sentences: int, max_words: int
+) -> ItemSet:
+    """At most n pairs: a passage with its true ending (its last sentence) against another story's ending.
+
+    The wrong endings are a permutation of the right ones, so that an ending by itself says nothing; each stands
+    beside one of about its own length and takes up no content word of the passage it is put to.
+    """
+    common = _common_words(documents)
+    passages = find_passages(documents, n, seed, prompt_sentences, max_words)
+    rows = sorted(passages, key=lambda passage: (len(passage[-1].split()), content_id(seed, passage)))
+    made = []
+    for row, other in _derange(rows, lambda a, b: not _content(a[:-1], common) & _content(b[-1:], common)):
+        prompt, right, wrong = [spoken(s) for s in row[:-1]], [spoken(row[-1])], [spoken(other[-1])]
+        made.append((make_pair("topic_cloze", "all", prompt, right, wrong), prompt + right + wrong))
+    return collect(made)
+
+
+def make_sentence_order(
+    documents: Sequence[Mapping[str, Any]], n: int, seed: int, prompt_sentences: int, max_words: int
+) -> ItemSet:
+    """At most n pairs: the sentences of a passage in order against the same in another order.
+
+    The wrong order is drawn by (seed, passage) among those in which no sentence keeps its place (9 of 24 for four).
+    """
+    made = []
+    for passage in find_passages(documents, n, seed, prompt_sentences, max_words):
+        draw = random.Random(f"order/{seed}/{' '.join(passage)}")
+        right = [spoken(sentence) for sentence in passage]
+        wrong = list(right)
+        while any(a == b for a, b in zip(right, wrong, strict=True)):
+            draw.shuffle(wrong)
+        made.append((make_pair("sentence_order", "all", (), right, wrong), right))
+    return collect(made)
+
+
+def _common_words(documents: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    seen = Counter(word for d in documents for word in set(_WORD.findall(" ".join(d["sentences"]).lower())))
+    return frozenset(word for word, count in seen.items() if count > max(1, COMMON_SHARE * len(documents)))
+
+
+def _content(sentences: Sequence[str], common: frozenset[str]) -> set[str]:
+    """Words of 3 letters or more that tell something: the plural s is cut, so that 'dogs' takes up 'dog'."""
+    words = (word.removesuffix("'s") for word in _WORD.findall(" ".join(sentences).lower()))
+    return {word.removesuffix("s") for word in words if len(word) >= 3 and word not in common}
+
+
+def _derange(
+    rows: list[tuple[str, ...]], allowed: Callable[[tuple[str, ...], tuple[str, ...]], bool]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Give each row another as its distractor, each used once: its neighbour, or the nearest that is allowed.
+
+    A row for which there is none is left out, and the rest is matched anew.
+    """
+    rows = list(rows)
+    while len(rows) > 1:
+        match = [(i + 1) % len(rows) for i in range(len(rows))]
+
+        def fits(i: int, j: int) -> bool:
+            return i != j and allowed(rows[i], rows[j])
+
+        for i in range(len(rows)):
+            if fits(i, match[i]):
+                continue
+            for k in sorted(range(len(rows)), key=lambda k: abs(k - i)):
+                if fits(i, match[k]) and fits(k, match[i]):
+                    match[i], match[k] = match[k], match[i]
+                    break
+            else:
+                del rows[i]
+                break
+        else:
+            return [(rows[i], rows[j]) for i, j in enumerate(match)]
+    return []

@@ -1,0 +1,72 @@
+"""Shapes of the text LMs the paper compares (its Table 7), so that sizes are known without a download.
+
+Sources: the config.json of each hub id; the counts in recipe.md 1.3 are reproduced exactly by tests/test_model.py.
+"""
+
+from __future__ import annotations
+
+from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
+
+
+def family_config(name: str) -> PreTrainedConfig:
+    """The text LM's configuration, text vocabulary included; KeyError for a name that is not in FAMILIES."""
+    kind, fields = FAMILIES[name]
+    return kind(**fields)
+
+
+def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocabulary: int) -> dict[str, int | bool]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": ffn,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": True,
+    }
+
+
+def _neox(hidden: int, layers: int, heads: int) -> dict[str, int | bool]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+        "vocab_size": 50304,
+        "tie_word_embeddings": False,
+    }
+
+
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, int | bool]]] = {
+    "Qwen/Qwen2.5-0.5B": (Qwen2Config, _llama(896, 24, 14, 2, 4864, 151936)),
+    "Qwen/Qwen2.5-1.5B": (Qwen2Config, _llama(1536, 28, 12, 2, 8960, 151936)),
+    "HuggingFaceTB/SmolLM2-135M": (LlamaConfig, _llama(576, 30, 9, 3, 1536, 49152)),
+    "HuggingFaceTB/SmolLM2-360M": (LlamaConfig, _llama(960, 32, 15, 5, 2560, 49152)),
+    "facebook/MobileLLM-125M": (LlamaConfig, _llama(576, 30, 9, 3, 1536, 32000)),
+    "facebook/MobileLLM-350M": (LlamaConfig, _llama(960, 32, 15, 5, 2560, 32000)),
+    "facebook/opt-125m": (
+        OPTConfig,
+        {
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "ffn_dim": 3072,
+            "word_embed_proj_dim": 768,
+            "vocab_size": 50272,
+        },
+    ),
+    "facebook/opt-350m": (
+        OPTConfig,
+        {
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "ffn_dim": 4096,
+            "word_embed_proj_dim": 512,  # projected in and out; layer norm after each block and none at the end
+            "do_layer_norm_before": False,
+            "vocab_size": 50272,
+        },
+    ),
+    "EleutherAI/pythia-160m": (GPTNeoXConfig, _neox(768, 12, 12)),
+    "EleutherAI/pythia-410m": (GPTNeoXConfig, _neox(1024, 24, 16)),
+}

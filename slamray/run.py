@@ -1,0 +1,148 @@
+"""Run a recipe from a command's words: plan or make it, tell the trackers, print the result."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from slamray import stage as stages
+from slamray.config import Recipe, load_recipe
+from slamray.errors import BadInput
+from slamray.runtime.engine import Engine
+from slamray.stage import Stage
+from slamray.tracking import NullTracker, Tracker, flatten, open_tracker
+
+LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
+Build = Callable[[Recipe, Engine], list[Stage]]
+
+
+def main(words: Sequence[str], build: Build | None = None) -> int:
+    """The whole command; 0 when all is made, 2 when the user's input is at fault, with one line that says how."""
+    try:
+        plan_only = "--plan" in words
+        recipe = load_recipe([word for word in words if word != "--plan"])
+        if build is None:
+            from slamray.recipe import build
+        if plan_only:
+            engine = Engine(recipe.compute)
+            print(plan(recipe, build(recipe, engine)))
+            return 0
+        return run(recipe, build, words)
+    except BadInput as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+
+
+def run(recipe: Recipe, build: Build, words: Sequence[str]) -> int:
+    """Make every stage of the recipe, and print what it found."""
+    root = Path(recipe.root)
+    tracker: Tracker = NullTracker()
+    engine = Engine(recipe.compute, lambda stage, metrics: tracker.metrics(stage, metrics))
+    targets = build(recipe, engine)
+    wanted = stages.order(targets)
+    began = time.monotonic()
+    todo = [stage for stage in wanted if not stage.is_done(root)]
+    if todo:
+        engine.connect()  # before any work: the cluster may be too small
+        settings = recipe.tracking
+        tracker = open_tracker(
+            settings.enabled, settings.uri, settings.experiment, recipe.name, targets[-1].fingerprint, root
+        )
+        tracker.params(parameters(recipe))
+
+    def observe(event: str, stage: Stage, record: dict[str, Any]) -> None:
+        if event == "end":
+            sys.stderr.write(f"{stage.name:<18} done in {record['wall_seconds']:.1f} s\n")
+        elif event == "start":
+            sys.stderr.write(f"{stage.name:<18} starts, {time.monotonic() - began:.1f} s after the command\n")
+        if event in ("end", "done") and todo:
+            tracker.finish_stage(stage.name, record)
+
+    status = "FAILED"
+    try:
+        manifests = stages.materialise(targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages)
+        for page in root.glob(f"report/{targets[-1].fingerprint}/*.html"):
+            tracker.artifact(page)
+        status = "FINISHED"
+    finally:
+        engine.close()
+        tracker.close(status)
+    print(summary(recipe, wanted, manifests, len(wanted) - len(todo), time.monotonic() - began))
+    return 0
+
+
+def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
+    """Every stage with its fingerprint, whether it is done, its inputs and what it will spend; starts nothing."""
+    root = Path(recipe.root)
+    c = recipe.compute
+    lines = [
+        f"recipe {recipe.name}, root {root}, {c.workers} x {c.device} worker(s) of {c.cpus_per_worker} core(s), {c.dtype}, "
+        f"ZeRO {c.zero_stage}; {c.tts_actors} speaking and {c.encoder_actors} encoding actor(s)",
+        f"{'stage':<19}{'fingerprint':<18}{'state':<7}inputs / cost",
+    ]
+    for stage in stages.order(targets):
+        state = "done" if stage.is_done(root) else "to do"
+        inputs = ", ".join(s.name for s in stage.inputs) or "-"
+        lines.append(f"{stage.name:<19}{stage.fingerprint:<18}{state:<7}{inputs}")
+        if cost := stage.cost():
+            lines.append(f"{'':<44}{cost}")
+    return "\n".join(lines)
+
+
+def summary(
+    recipe: Recipe, wanted: Sequence[Stage], manifests: dict[str, dict[str, Any]], done_before: int, seconds: float
+) -> str:
+    """Where time went, what was found, and where the report lies."""
+    lines = [f"{len(wanted) - done_before} of {len(wanted)} stages made in {seconds:.1f} s, {done_before} were done before"]
+    lines += [f"  {name:<19}{manifest['wall_seconds']:8.1f} s" for name, manifest in manifests.items()]
+    table = manifests.get("report", {}).get("facts", {}).get("table", [])
+    lines += ["", *table] if table else []
+    last = wanted[-1]
+    if last.name == "report":
+        lines.append(f"report: {last.folder(Path(recipe.root)) / 'report.html'}")
+    return "\n".join(lines)
+
+
+def parameters(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as flat dotted keys, for comparison pages."""
+    tree = recipe.model_dump(mode="json", exclude={"tracking", "root"})
+    flat: dict[str, Any] = dict(flatten(tree))
+
+    def words(node: dict[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                words(value, f"{prefix}{key}.")
+            elif f"{prefix}{key}" not in flat:
+                flat[f"{prefix}{key}"] = value
+
+    words(tree, "")
+    return flat
+
+
+def provenance(words: Sequence[str], recipe: Recipe) -> dict[str, Any]:
+    """Who made a folder: commit, words, libraries, machine, compute."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "words": list(words),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "compute": recipe.compute.model_dump(mode="json"),
+    }
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10
+        )
+    except OSError:  # no git on this machine
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,55 @@
+"""Stream shards through pools of actors with Ray Data (the one `map_batches` site), or call one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from slamray.runtime.pool import Metrics, Pool, Row
+
+
+class _Actor:
+    """Adapts a kernel to Ray Data; one row is one block, so that Ray never cuts or joins the rows of a shard."""
+
+    def __init__(self, kernel: Callable[..., Callable[[Row], Row]], args: Mapping[str, Any]) -> None:
+        self._kernel = kernel(**args)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._kernel(row) for row in table.to_pylist()])
+
+
+def stream(rows: Sequence[Row], pools: Sequence[Pool]) -> Iterator[Row]:
+    """Send every row through the pools in turn; yield the last pool's rows as they come, in no fixed order.
+
+    A worker that dies is replaced and its rows are done again, so kernels must be safe to repeat: write files
+    atomically, return values that depend on the row alone. An exception in a kernel ends the stream.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    for pool in pools:
+        dataset = dataset.map_batches(
+            _Actor,
+            fn_constructor_args=(pool.kernel, dict(pool.args)),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=min(pool.actors, len(rows))),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+        )
+    yield from dataset.iter_rows()
+
+
+def call(name: str, function: Callable[[], Metrics]) -> Metrics:
+    """Run one function as a Ray task on one core."""
+    result: Metrics = ray.get(ray.remote(num_cpus=1)(_call).options(name=name).remote(function))
+    return result
+
+
+def _call(function: Callable[[], Metrics]) -> Metrics:
+    return function()

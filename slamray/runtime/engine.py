@@ -1,0 +1,81 @@
+"""What a stage may ask of the machine: stream rows through actors, run a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from slamray.config import Compute
+from slamray.progress import Progress
+from slamray.runtime.pool import Loop, Metrics, Pool, Row
+
+Observe = Callable[[str, Metrics], None]
+
+
+class Engine:
+    """Hands work to Ray; a run with nothing to do never connects.
+
+    `observe(stage name, metrics)` hears every metric of every training loop.
+    """
+
+    def __init__(self, compute: Compute, observe: Observe = lambda stage, metrics: None) -> None:
+        self.compute = compute
+        self._observe = observe
+        self._connected = False
+
+    def stream(self, name: str, rows: Sequence[Row], pools: Sequence[Pool], total: int, unit: str) -> list[Row]:
+        """Send rows through pools of actors; the results, in no fixed order. `total` counts finished rows too."""
+        from slamray.runtime import data, session
+
+        self.connect()
+        progress = Progress(name, total, unit)
+        results: list[Row] = []
+        try:
+            for row in data.stream(rows, pools):
+                results.append(row)
+                progress.show(total - len(rows) + len(results))
+        except Exception as error:
+            raise session.user_error(error) or error from error
+        return results
+
+    def call(self, name: str, function: Callable[[], Metrics]) -> Metrics:
+        """Run one function on one core of the cluster, apart from the driver."""
+        from slamray.runtime import data, session
+
+        self.connect()
+        try:
+            return data.call(name, function)
+        except Exception as error:
+            raise session.user_error(error) or error from error
+
+    def train(self, name: str, loop: Loop, out: Path, compute: Compute | None = None) -> Metrics:
+        """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
+        from slamray.runtime import session, train
+
+        self.connect()
+        progress = Progress(name, 1.0, "")
+
+        def heard(metrics: dict[str, Any]) -> None:
+            self._observe(name, metrics)
+            if "progress" in metrics:
+                progress.show(min(1.0, metrics["progress"]), f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
+
+        try:
+            return train.train(loop, compute or self.compute, out, heard)
+        except Exception as error:
+            raise session.user_error(error) or error from error
+
+    def connect(self) -> None:
+        """Connect to Ray, or start it; BadInput when the cluster can never run this compute. Done once."""
+        from slamray.runtime import session  # Ray takes seconds to import, and a finished run needs none of it
+
+        session.connect(self.compute)
+        self._connected = True
+
+    def close(self) -> None:
+        """Leave the cluster, or stop the one that was started here; for a job's end only."""
+        if self._connected:
+            from slamray.runtime import session
+
+            session.disconnect()

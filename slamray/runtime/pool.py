@@ -1,0 +1,43 @@
+"""What travels between stages and Ray: rows, pools of kernels, training loops. Needs no Ray to be described."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Metrics = dict[str, Any]
+Report = Callable[[Metrics, Path | None], None]  # what a loop calls with its metrics, and a checkpoint's folder or None
+Loop = Callable[[Report], Metrics]
+
+METRICS = "metrics.jsonl"  # in a training stage's folder: a line for each report
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Actors that do one step: `kernel(**args)` loads its model once, then maps a row to a row.
+
+    Rows hold what Arrow can hold: numbers, strings, bytes, and lists of them. Pools are sized apart from each other;
+    Ray Data holds back a fast pool while a slow one is behind.
+    """
+
+    kernel: Callable[..., Callable[[Row], Row]]
+    args: Mapping[str, Any]
+    actors: int
+    cpus: float = 1
+    gpus: float = 0
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """What a loop reported, by step; of steps that a restart did again, the last report."""
+    by_step: dict[int, Metrics] = {}
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that a kill cut in half
+            continue
+        by_step[row["step"]] = row
+    return [by_step[step] for step in sorted(by_step)]

@@ -1,0 +1,72 @@
+"""Connect to a Ray cluster or start a local one, and refuse what it can never run."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+from ray.exceptions import RayError
+
+from slamray.config import Compute
+from slamray.errors import BadInput
+
+
+def connect(compute: Compute) -> None:
+    """Connect to the cluster of RAY_ADDRESS (set inside `ray job submit`), else start one on this machine.
+
+    Called before the first stage that has work; a second call does nothing. Nothing but a job's end shuts Ray down.
+    Raises BadInput when the cluster lacks what `compute` asks for.
+    """
+    if ray.is_initialized():
+        return
+    # Workers' own output stays in Ray's log folder: stages report their progress, and errors come back as exceptions.
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:  # token authentication is Ray's default
+        ray.init(address="local", dashboard_host="127.0.0.1", **quiet)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    check_resources(compute, ray.cluster_resources())
+
+
+def disconnect() -> None:
+    """Leave the cluster; stops it when `connect` started it."""
+    ray.shutdown()
+
+
+def check_resources(compute: Compute, available: dict[str, float]) -> None:
+    """BadInput when no stage of this compute could ever be scheduled on a cluster with these resources."""
+    gpus = available.get("GPU", 0.0)
+    cpus = available.get("CPU", 0.0)
+    needs: list[tuple[str, float, str, float]] = [
+        ("compute.tts_actors + compute.encoder_actors", compute.tts_actors + compute.encoder_actors, "CPU", cpus),
+        ("compute.workers x compute.cpus_per_worker", compute.workers * compute.cpus_per_worker, "CPU", cpus),
+        ("compute.score_actors", compute.score_actors, "CPU", cpus),
+        ("compute.encoder_actors x compute.encoder_gpus", compute.encoder_actors * compute.encoder_gpus, "GPU", gpus),
+    ]
+    if compute.device == "cuda":
+        needs.append(("compute.workers with compute.device=cuda", compute.workers, "GPU", gpus))
+        needs.append(("compute.score_actors with compute.device=cuda", compute.score_actors, "GPU", gpus))
+    for key, need, kind, have in needs:
+        if need > have:
+            raise BadInput(
+                f"{key}: needs {need:g} {kind}s but the cluster has {have:g}; "
+                "lower it, choose another profile, or add nodes"
+            )
+
+
+def user_error(error: BaseException) -> BadInput | None:
+    """The BadInput that a remote worker raised, dug out of Ray's wrappers; None when there is none."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, BadInput) and not isinstance(current, RayError):
+            return current
+        failures = getattr(current, "worker_failures", None) or {}  # Ray Train's WorkerGroupError: by rank
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None), *failures.values()]
+    return None

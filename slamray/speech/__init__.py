@@ -1,0 +1,1 @@
+"""Speech in and out: text to audio, audio files, HuBERT features, units."""

@@ -1,0 +1,57 @@
+"""Audio files to arrays: read, mix, resample, and cut into windows."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from slamray.errors import BadInput
+
+SILENCE = 1e-4  # peak of full scale 1 (-80 dB) under which a recording counts as silent; chosen, not tuned
+
+
+def load_audio(source: str | Path | bytes, rate_hz: int = 16_000) -> np.ndarray:
+    """Float32 mono samples at `rate_hz`: channels averaged, resampled. Reads what libsndfile reads: wav flac mp3 ogg.
+
+    BadInput when the source is not audio, is cut short, has no samples, is silent or holds values that are not finite.
+    """
+    name = "audio" if isinstance(source, bytes) else str(source)
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            promised, found_hz, seekable = file.frames, file.samplerate, file.format != "MP3"
+            samples_LC = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise BadInput(f"{name}: cannot be read as audio ({str(error).splitlines()[0]}); remove or replace it") from error
+    # an MP3's header only estimates the number of its frames
+    if len(samples_LC) < promised and seekable:
+        raise BadInput(f"{name}: truncated, {len(samples_LC)} of {promised} samples; remove or replace it")
+    if len(samples_LC) == 0:
+        raise BadInput(f"{name}: no samples; remove it")
+    if not np.isfinite(samples_LC).all():
+        raise BadInput(f"{name}: samples that are not finite; remove or replace it")
+    if np.abs(samples_LC).max() < SILENCE:
+        raise BadInput(f"{name}: silent, no sample above {SILENCE:g} of full scale; remove it")
+    return resample(samples_LC.mean(1), found_hz, rate_hz)
+
+
+def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Float32 samples at another rate: windowed sinc, torchaudio's defaults; ceil(n x to / from) of them."""
+    if from_hz == to_hz:
+        return audio
+    return torchaudio.functional.resample(torch.from_numpy(audio), from_hz, to_hz).numpy()
+
+
+def cut_windows(n_samples: int, max_samples: int, overlap_samples: int) -> list[tuple[int, int]]:
+    """(start, end) of windows of at most `max_samples` that cover the audio, each overlapping the next as told.
+
+    Every window but the last is of full length; starts are multiples of max_samples - overlap_samples.
+    """
+    assert 0 <= overlap_samples < max_samples
+    step = max_samples - overlap_samples
+    count = max(1, -(-(n_samples - overlap_samples) // step))
+    return [(i * step, min(i * step + max_samples, n_samples)) for i in range(count)]

@@ -1,0 +1,230 @@
+"""Features to units: k-means in torch, centroids as safetensors, run lengths.
+
+Shapes: N frames in all, T frames of one recording, K centroids, D features.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import math
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core import multiarray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from slamray.errors import BadInput
+
+KEY = "centroids_KD"
+CHUNK = 65536  # frames whose distances to all centroids are held at once: 131 MB at 500 centroids; chosen, not tuned
+SEEDS_FROM = 20_000  # frames that k-means++ draws its seeds from; chosen, not tuned
+MAX_UNITS = 2**16  # units are stored as uint16
+# What a pickled numpy array, data type or number is made with.
+_NUMPY = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar}
+
+
+class Quantiser:
+    """Nearest centroid by Euclidean distance, one matrix product for a recording.
+
+    centroids_KD: float32.
+    """
+
+    def __init__(self, centroids_KD: torch.Tensor, device: str = "cpu") -> None:
+        assert centroids_KD.ndim == 2 and len(centroids_KD) <= MAX_UNITS
+        self.centroids_KD = centroids_KD.to(device, torch.float32)
+        self._half_norms_K = self.centroids_KD.square().sum(1) / 2
+
+    def assign(self, feats_TD: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Units uint16 (T,). BadInput when the centroids are of another width than the features."""
+        feats = torch.as_tensor(feats_TD)
+        if feats.shape[1] != self.centroids_KD.shape[1]:
+            raise BadInput(
+                f"centroids are {self.centroids_KD.shape[1]} wide, features {feats.shape[1]}: use the encoder and the "
+                "layer that the centroids were fitted on"
+            )
+        return self._nearest(feats)[0].cpu().numpy().astype(np.uint16)
+
+    def _nearest(self, feats_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index of the nearest centroid, and half its squared distance less half the frame's squared norm."""
+        index, score = [], []
+        for chunk in feats_ND.split(CHUNK):
+            chunk = chunk.to(self.centroids_KD.device, torch.float32)
+            found = torch.addmm(self._half_norms_K, chunk, self.centroids_KD.T, alpha=-1).min(1)
+            index.append(found.indices)
+            score.append(found.values)
+        if not index:
+            return torch.zeros(0, dtype=torch.long), torch.zeros(0)
+        return torch.cat(index), torch.cat(score)
+
+
+def fit_kmeans(feats_ND: torch.Tensor, k: int, seed: int, device: str = "cpu", iterations: int = 30) -> torch.Tensor:
+    """Centroids float32 (K, D) of Lloyd's algorithm from k-means++ seeds (Arthur and Vassilvitskii 2007).
+
+    A cluster that loses all its frames restarts at one of the frames that are furthest from their centroids.
+    BadInput when there are fewer frames than centroids.
+    """
+    if len(feats_ND) < k:
+        raise BadInput(f"{len(feats_ND)} frames are too few for {k} centroids; give more audio or fewer centroids")
+    generator = torch.Generator().manual_seed(seed)
+    feats = feats_ND.to(device, torch.float32)
+    some = feats[torch.randperm(len(feats), generator=generator)[: max(SEEDS_FROM, k)].to(device)]
+    centroids = _seeds(some, k, generator)
+    norms = feats.square().sum(1) / 2
+    for _ in range(iterations):
+        index, score = Quantiser(centroids, device)._nearest(feats)
+        counts = torch.bincount(index, minlength=k)
+        sums = torch.zeros_like(centroids).index_add_(0, index, feats)
+        centroids = sums / counts.clamp(min=1)[:, None]
+        empty = (counts == 0).nonzero().ravel()
+        centroids[empty] = feats[(score + norms).topk(len(empty)).indices]
+    return centroids.cpu()
+
+
+def _seeds(feats_ND: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
+    """k-means++: each next seed is drawn in proportion to its squared distance from the seeds so far."""
+    chosen = [int(torch.randint(len(feats_ND), (1,), generator=generator))]
+    distance = (feats_ND - feats_ND[chosen[0]]).square().sum(1)
+    while len(chosen) < k:
+        weights = distance.cpu().double()
+        drawn = torch.searchsorted(weights.cumsum(0), torch.rand(1, generator=generator).double() * weights.sum())
+        chosen.append(min(int(drawn), len(feats_ND) - 1))
+        distance = torch.minimum(distance, (feats_ND - feats_ND[chosen[-1]]).square().sum(1))
+    return feats_ND[chosen].clone()
+
+
+def save_centroids(path: Path, centroids_KD: torch.Tensor, encoder_sha256: str, layer: int) -> None:
+    """A safetensors file; its metadata say which weights (their SHA-256) and which layer the centroids belong to."""
+    metadata = {"encoder_sha256": encoder_sha256, "layer": str(layer), "sha256": checksum(centroids_KD)}
+    save_file({KEY: centroids_KD.float().contiguous()}, path, metadata)
+
+
+def load_centroids(path: Path) -> torch.Tensor:
+    """Centroids float32 (K, D). BadInput when the file is none of `save_centroids` or is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            centroids_KD = file.get_tensor(KEY).float()
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"encoder.centroids: {path} holds no {KEY} ({str(error).splitlines()[0]})") from error
+    if centroids_KD.ndim != 2 or not torch.isfinite(centroids_KD).all():
+        raise BadInput(f"encoder.centroids: {KEY} of {path} is no finite matrix; fit or convert the centroids again")
+    if metadata.get("sha256", checksum(centroids_KD)) != checksum(centroids_KD):
+        raise BadInput(f"encoder.centroids: {path} is damaged (its checksum differs); fetch or fit it again")
+    return centroids_KD
+
+
+def checksum(centroids_KD: torch.Tensor) -> str:
+    """SHA-256 of the matrix as float32, row by row, little-endian."""
+    return hashlib.sha256(centroids_KD.float().contiguous().numpy().astype("<f4").tobytes()).hexdigest()
+
+
+def deduplicate(units_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Units without immediate repeats, and the length of each run in frames; both uint16.
+
+    A run longer than uint16 holds (44 minutes of one unit) is cut into several.
+    """
+    units = np.asarray(units_T)
+    changes = np.flatnonzero(units[1:] != units[:-1]) + 1
+    edges = np.concatenate([[0], changes, [len(units)]]) if len(units) else np.zeros(1, np.int64)
+    longest = np.iinfo(np.uint16).max
+    cuts = [np.arange(a, b, longest) for a, b in zip(edges, edges[1:], strict=False) if b - a > longest]
+    starts = np.unique(np.concatenate([edges[:-1], *cuts])).astype(np.int64)
+    durations = np.diff(np.append(starts, len(units)))
+    return units[starts].astype(np.uint16), durations.astype(np.uint16)
+
+
+def expand(units: np.ndarray, durations: np.ndarray) -> np.ndarray:
+    """The inverse of `deduplicate`: uint16 (T,)."""
+    return np.repeat(np.asarray(units, np.uint16), durations)
+
+
+def convert_joblib(path: Path) -> torch.Tensor:
+    """Centroids float32 (K, D) of a published k-means of scikit-learn, pickled by joblib (uncompressed, gzip or zlib).
+
+    Only the classes that such a file needs are built; any other is refused before it is imported. BadInput then, and
+    when the file is no pickle of a k-means.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+        opened = gzip.open(path) if start == b"\x1f\x8b" else path.open("rb")
+        with opened as file:
+            stream = io.BytesIO(zlib.decompress(file.read())) if start[:1] == b"\x78" else file
+            centroids = _KMeansUnpickler(stream).load().centroids()
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError, zlib.error) as error:
+        raise BadInput(f"{path}: no k-means of scikit-learn can be read from it ({error})") from error
+    return torch.from_numpy(np.ascontiguousarray(centroids, np.float32))
+
+
+class _KMeans:
+    """Stands in for the pickled estimator: keeps its attributes, runs nothing of scikit-learn's."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._state = state
+
+    def centroids(self) -> np.ndarray:
+        found = self._state["cluster_centers_"]
+        if not isinstance(found, np.ndarray) or found.ndim != 2:
+            raise ValueError("cluster_centers_ is no matrix")
+        return found
+
+
+class _ArrayHeader:
+    """Stands in for joblib's NumpyArrayWrapper: the array's raw bytes follow it in the stream."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._state = state
+
+    def read(self, stream: Any) -> np.ndarray:
+        dtype = self._state["dtype"]
+        if dtype.hasobject:
+            raise ValueError("an array of objects")
+        if self._state.get("numpy_array_alignment_bytes") is not None:  # joblib >= 1.1 aligns uncompressed arrays
+            stream.read(stream.read(1)[0])
+        count = math.prod(self._state["shape"])
+        values = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
+        return values.reshape(self._state["shape"], order=self._state["order"])
+
+
+class _Empty:
+    """Stands in for what a k-means carries beside its centroids, such as its random state."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class _KMeansUnpickler(pickle._Unpickler):
+    """Pickle's interpreter in Python, for joblib's arrays within the stream (joblib/numpy_pickle.py NumpyUnpickler)."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self._file = file
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in for scikit-learn's and joblib's classes, numpy's own for arrays and scalars, nothing else."""
+        if name in ("MiniBatchKMeans", "KMeans") and module in ("sklearn.cluster._kmeans", "sklearn.cluster.k_means_"):
+            return _KMeans
+        if name == "NumpyArrayWrapper" and module in ("joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle"):
+            return _ArrayHeader
+        if module.split(".")[0] == "sklearn" or module.startswith("numpy.random"):
+            return _Empty
+        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in _NUMPY:
+            return _NUMPY[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
+
+    def load_build(self) -> None:
+        super().load_build()  # type: ignore[misc]
+        if isinstance(self.stack[-1], _ArrayHeader):
+            self.stack.append(self.stack.pop().read(self._file))
+
+    dispatch[pickle.BUILD[0]] = load_build

@@ -1,0 +1,164 @@
+"""Speak text: the interface of a synthesiser, and hibari, its first back end.
+
+A synthesiser returns the audio and where each sentence, word and phone lies in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx
+from hibari import dsp
+from hibari.tts import Hibari as HibariModel
+from hibari.voices import VOICES, voice_path
+
+from slamray.errors import BadInput
+
+FRAME_SECONDS = 0.025  # unit of hibari's durations: two frames of its 80 Hz spectrum (dsp.HOP / dsp.SR = 12.5 ms)
+DURATIONS = "/Cast_32_output_0"  # int64, one per phoneme id: found in the graph of hibari-tts 0.2.1, no output there
+STRESS = "\u02c8\u02cc"  # primary and secondary stress stand before their vowel and have durations of their own
+EDGE = "_"  # our sign for the padding id 0 at both ends of what the model sees at once
+PAUSES = frozenset(EDGE + ' ;:,.!?\u2014\u2026"()\u201c\u201d')  # vocab.json: what is no phone
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text and its place in the audio."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Audio (float32, mono) and the spans in it.
+
+    phones: tile the whole audio; a stress mark's time counts to the phone that follows, and pauses are spans of their
+    own (`PAUSES`: punctuation, the blank between words, the edges of a sentence).
+    words: without the pauses around them. Their text is the word as written, or its phonemes where the voice reads
+    more or fewer words than are written ("$9.99").
+    sentences: one for each sentence asked for, pauses included; they tile the audio too.
+    """
+
+    audio: np.ndarray
+    rate_hz: int
+    sentences: list[Span]
+    words: list[Span]
+    phones: list[Span]
+
+
+class Synthesiser(Protocol):
+    """What speaks. The same arguments give the same bytes."""
+
+    rate_hz: int
+
+    def speak(self, sentences: Sequence[str], seed: int) -> Speech: ...
+
+    def speak_phonemes(self, phonemes: str, seed: int) -> Speech: ...
+
+    def phonemise(self, text: str) -> list[str]: ...
+
+
+class Hibari:
+    """hibari-tts (Apache-2.0): one voice distilled from Kokoro, 24 kHz, numpy and onnxruntime.
+
+    voice: a name of hibari.voices; "heart" is in the package, the others are downloaded on first use.
+    """
+
+    rate_hz: int = dsp.SR
+
+    def __init__(self, voice: str = "heart", threads: int = 1) -> None:
+        if voice not in VOICES:
+            raise BadInput(f"no hibari voice is called {voice!r}; choose one of {', '.join(VOICES)}")
+        graph = onnx.load(voice_path(voice))
+        if not any(DURATIONS in node.output for node in graph.graph.node):
+            raise BadInput(f"hibari voice {voice!r} has no tensor {DURATIONS}; install hibari-tts==0.2.1")
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.INT64, None))
+        self._model = HibariModel(voice=voice, model=graph.SerializeToString(), threads=threads)
+
+    def phonemise(self, text: str) -> list[str]:
+        """Phoneme strings (misaki's alphabet), one for each piece that the model sees at once."""
+        return self._model.phonemize(text)
+
+    def speak(self, sentences: Sequence[str], seed: int) -> Speech:
+        """The sentences in order. BadInput when one of them holds nothing that can be spoken."""
+        pieces = [self.phonemise(sentence) for sentence in sentences]
+        silent = [sentence for sentence, piece in zip(sentences, pieces, strict=True) if not piece]
+        if silent or not sentences:
+            raise BadInput(f"nothing to speak in {silent[:1] or 'an empty list of sentences'}; remove the sentence")
+        return self._speak(sentences, pieces, seed)
+
+    def speak_phonemes(self, phonemes: str, seed: int) -> Speech:
+        """A phoneme string as one sentence. BadInput on a sign that is not in the model's alphabet."""
+        unknown = sorted(set(phonemes) - set(self._model.vocab))
+        if unknown or not set(phonemes) - PAUSES:
+            raise BadInput(f"cannot speak the phonemes {phonemes!r}: " + (f"unknown {unknown}" if unknown else "no phone"))
+        return self._speak([phonemes], [[phonemes]], seed)
+
+    def _speak(self, sentences: Sequence[str], pieces: list[list[str]], seed: int) -> Speech:
+        audio: list[np.ndarray] = []
+        sentence_spans: list[Span] = []
+        words: list[Span] = []
+        phones: list[Span] = []
+        frame = 0
+        for number, (sentence, strings) in enumerate(zip(sentences, pieces, strict=True)):
+            rng = np.random.default_rng((seed, number))
+            first_frame, first_phone = frame, len(phones)
+            for phonemes in strings:
+                wave, durations = self._run(phonemes, rng)
+                phones += _phone_spans(phonemes, durations, frame)
+                frame += int(durations.sum())
+                audio.append(wave)
+            sentence_spans.append(Span(sentence, first_frame * FRAME_SECONDS, frame * FRAME_SECONDS))
+            words += _word_spans(sentence, phones[first_phone:])
+        return Speech(np.concatenate(audio), self.rate_hz, sentence_spans, words, phones)
+
+    def _run(self, phonemes: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Audio float32 and the durations (frames) of the edge, every sign of the string, and the edge."""
+        unknown = [sign for sign in phonemes if sign not in self._model.vocab]
+        assert not unknown, f"the model has no id for {unknown}"
+        inputs = {"ids": np.asarray([self._model.ids(phonemes)], np.int64), "speed": np.ones(1, np.float32)}
+        *parts, durations = self._model.sess.run(None, inputs)
+        wave = dsp.synth(*(part[0] for part in parts), rng)
+        assert len(wave) == round(durations.sum() * FRAME_SECONDS * self.rate_hz), "durations do not add up to the audio"
+        return wave, durations.ravel()
+
+
+def load_synthesiser(name: str, threads: int = 1) -> Synthesiser:
+    """`hibari`, or `hibari:<voice>`. BadInput on any other name."""
+    backend, _, voice = name.partition(":")
+    if backend != "hibari":
+        raise BadInput(f"no synthesiser is called {name!r}; choose hibari or hibari:<voice>")
+    return Hibari(voice or "heart", threads)
+
+
+def _phone_spans(phonemes: str, durations: np.ndarray, first_frame: int) -> list[Span]:
+    """Spans that tile a piece: one for each sign, stress marks joined to the sign that follows."""
+    edges = first_frame + np.concatenate([[0], np.cumsum(durations)])
+    spans: list[Span] = []
+    start = edges[0]
+    for place, sign in enumerate(EDGE + phonemes + EDGE):
+        if sign in STRESS:
+            continue
+        spans.append(Span(sign, float(start) * FRAME_SECONDS, float(edges[place + 1]) * FRAME_SECONDS))
+        start = edges[place + 1]
+    return spans
+
+
+def _word_spans(sentence: str, phones: list[Span]) -> list[Span]:
+    """Spans of the words of a sentence: runs of phones between blanks and edges."""
+    groups: list[list[Span]] = [[]]
+    for phone in phones:
+        if phone.text in (" ", EDGE):
+            groups.append([])
+        elif phone.text not in PAUSES:
+            groups[-1].append(phone)
+    spoken = [group for group in groups if group]
+    written = [word for word in sentence.split() if any(c.isalnum() for c in word)]
+    if len(written) != len(spoken):
+        written = ["".join(phone.text for phone in group) for group in spoken]
+    return [Span(w, g[0].start_seconds, g[-1].end_seconds) for w, g in zip(written, spoken, strict=True)]

@@ -1,0 +1,244 @@
+"""Turn units back into sound: a small convolutional net predicts what a source-filter speaks (source_filter.py).
+
+Units (deduplicated, with durations or without) -> for each 10 ms the envelope, F0 and the probability of voice ->
+audio. It is a voice to check units by, not a good one: an L1 loss blurs.
+Shapes: B batch, T unit frames, F mel frames (F = T * frames_per_unit), M mel bands, H channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from slamray.config import VocoderConfig
+from slamray.errors import BadInput
+from slamray.speech.source_filter import F0_RANGE_HZ, FRAME_HOP, MEL_BANDS, RATE_HZ, analyse, mel_filters, synthesise
+
+MAX_DURATION = 50  # frames, 2 s at 25 Hz: longer runs are silence; chosen, not tuned
+REPORT_STEPS = 50
+Recording = tuple[np.ndarray, np.ndarray]  # units of every frame (T,), audio float32 16 kHz (samples,)
+
+
+@dataclass(frozen=True)
+class VocoderShape:
+    """What is needed to build the net again; lies beside the weights as config.json."""
+
+    n_units: int
+    frames_per_unit: int
+    hidden: int
+    unit_blocks: int
+    frame_blocks: int
+
+
+class _Block(nn.Module):
+    """A ConvNeXt block (Liu et al. 2022) over time: depth-wise convolution, norm, two linear maps, residual."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(hidden, hidden, 7, padding=3, groups=hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.up, self.down = nn.Linear(hidden, 2 * hidden), nn.Linear(2 * hidden, hidden)
+
+    def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
+        mixed = self.mix(x_BTH.transpose(1, 2)).transpose(1, 2)
+        out: torch.Tensor = x_BTH + self.down(nn.functional.gelu(self.up(self.norm(mixed))))
+        return out
+
+
+class VocoderNet(nn.Module):
+    """Units to frames. Buffers: mean and deviation of the M + 1 regressed columns (log-mel, log F0)."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, shape: VocoderShape) -> None:
+        super().__init__()
+        hidden = shape.hidden
+        self.shape = shape
+        self.embed = nn.Embedding(shape.n_units, hidden)
+        self.unit_blocks = nn.Sequential(*[_Block(hidden) for _ in range(shape.unit_blocks)])
+        self.spread = nn.Linear(hidden, hidden * shape.frames_per_unit)
+        self.frame_blocks = nn.Sequential(*[_Block(hidden) for _ in range(shape.frame_blocks)])
+        self.out = nn.Linear(hidden, MEL_BANDS + 2)
+        self.duration_embed = nn.Embedding(shape.n_units, 32)
+        self.duration_blocks = nn.Sequential(_Block(32), _Block(32))
+        self.duration_out = nn.Linear(32, 1)
+        self.register_buffer("mean", torch.zeros(MEL_BANDS + 1))
+        self.register_buffer("deviation", torch.ones(MEL_BANDS + 1))
+
+    def forward(self, units_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised log-mel and log F0 (B, F, M + 1), and voicing logits (B, F), of frame-level units int64."""
+        hidden = self.unit_blocks(self.embed(units_BT))
+        hidden = self.spread(hidden).reshape(len(units_BT), -1, self.shape.hidden)
+        out = self.out(self.frame_blocks(hidden))
+        return out[..., :-1], out[..., -1]
+
+    def log_durations(self, units_BT: torch.Tensor) -> torch.Tensor:
+        """Log of the expected duration in frames (B, T) of deduplicated units."""
+        out: torch.Tensor = self.duration_out(self.duration_blocks(self.duration_embed(units_BT)))[..., 0]
+        return out
+
+
+class Vocoder:
+    """A trained net and the synthesis; the same units give the same samples."""
+
+    rate_hz = RATE_HZ
+
+    def __init__(self, net: VocoderNet) -> None:
+        self.net = net.eval()
+        self.filters = mel_filters()
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples of one unit frame."""
+        return self.net.shape.frames_per_unit * FRAME_HOP
+
+    @torch.inference_mode()
+    def durations(self, units: np.ndarray) -> np.ndarray:
+        """Predicted durations in frames, int64 (T,), at least 1; what rounding takes is carried on to the next."""
+        expected = self.net.log_durations(_as_batch(units)).exp().clamp(1, MAX_DURATION)[0].double().numpy()
+        return np.maximum(np.diff(np.round(np.cumsum(expected)), prepend=0.0), 1).astype(np.int64)
+
+    @torch.inference_mode()
+    def __call__(self, units: np.ndarray, durations: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+        """Audio float32 (samples,) at 16 kHz, sum(durations) * hop_samples long; the seed is that of the noise.
+
+        units: deduplicated, or of every frame with durations of 1. durations: in frames; predicted if None.
+        """
+        if len(units) == 0:
+            return np.zeros(0, np.float32)
+        if int(np.max(units)) >= self.net.shape.n_units:
+            known = f"a vocoder of {self.net.shape.n_units} units"
+            raise BadInput(f"unit {int(np.max(units))} is unknown to {known}; train one for this encoder's units")
+        frames = np.repeat(units, self.durations(units) if durations is None else durations)
+        regressed, voicing = self.net(_as_batch(frames))
+        regressed = regressed[0] * self.net.deviation + self.net.mean
+        f0_hz = regressed[:, -1].exp().clamp(*F0_RANGE_HZ)
+        return synthesise(regressed[:, :-1], f0_hz, voicing[0].sigmoid(), self.filters, seed)
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors (float16, half the size and no audible loss) and config.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.half().contiguous() for name, value in self.net.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(asdict(self.net.shape), indent=1) + "\n")
+
+
+def load_vocoder(folder: Path) -> Vocoder:
+    """The inverse of `Vocoder.save`. BadInput if the folder is none of a vocoder."""
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder}: no {name}, so it is no vocoder's folder; check the path")
+    net = VocoderNet(VocoderShape(**json.loads((folder / "config.json").read_text())))
+    net.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+    return Vocoder(net)
+
+
+def _as_batch(units: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(units).astype(np.int64))[None]
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """All recordings end to end (they begin and end in silence, so a crop may cross from one to the next)."""
+
+    units: torch.Tensor
+    targets: torch.Tensor  # (F, M + 1) log-mel and log F0
+    voiced: torch.Tensor
+    runs: torch.Tensor
+    durations: torch.Tensor
+
+
+def _stream(recordings: Sequence[Recording], frames_per_unit: int) -> _Stream:
+    filters = mel_filters()
+    parts = []
+    for units, audio in recordings:
+        samples = len(units) * frames_per_unit * FRAME_HOP  # an encoder drops or adds part of a frame at the end
+        mel, f0, voiced = analyse(np.pad(audio, (0, max(0, samples - len(audio))))[:samples], filters)
+        parts.append((torch.cat([mel, f0.log()[:, None]], 1)[:-1], voiced[:-1]))
+    all_units = torch.as_tensor(np.concatenate([units for units, _ in recordings]).astype(np.int64))
+    runs, durations = torch.unique_consecutive(all_units, return_counts=True)
+    return _Stream(all_units, torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), runs, durations)
+
+
+def _losses(
+    net: VocoderNet, data: _Stream, units_BT: torch.Tensor, frames_BF: torch.Tensor, runs_BT: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Losses on crops given by their indices; log-mel and log F0 are normalised."""
+    regressed, logits = net(data.units[units_BT])
+    error = (regressed - (data.targets[frames_BF] - net.mean) / net.deviation).abs()
+    voiced = data.voiced[frames_BF].float()
+    durations = data.durations[runs_BT].clamp(max=MAX_DURATION).float()
+    return {
+        "mel": error[..., :-1].mean(),
+        "pitch": (error[..., -1] * voiced).sum() / voiced.sum().clamp(min=1),
+        "voicing": nn.functional.binary_cross_entropy_with_logits(logits, voiced),
+        # Its minimum is the mean, not the median: the sum of the durations comes out right.
+        "duration": nn.functional.poisson_nll_loss(net.log_durations(data.runs[runs_BT]), durations),
+    }
+
+
+def train_vocoder(
+    recordings: Sequence[Recording], n_units: int, hop_samples: int, config: VocoderConfig,
+    report: Callable[[dict[str, float], Path | None], None],
+) -> Vocoder:  # fmt: skip
+    """Train on pairs of frame-level units and 16 kHz audio of one speaker; reports losses every REPORT_STEPS.
+
+    hop_samples: of the encoder that made the units (640 at 25 Hz). Deterministic in the seed and the thread count.
+    """
+    if not recordings:
+        raise BadInput("vocoder: no recordings to train on; give some minutes of speech of one voice")
+    if hop_samples % FRAME_HOP:
+        raise BadInput(f"vocoder: the encoder's hop of {hop_samples} samples is no multiple of {FRAME_HOP}")
+    per_unit = hop_samples // FRAME_HOP
+    data = _stream(recordings, per_unit)
+    if int(data.units.max()) >= n_units:
+        raise BadInput(f"vocoder: unit {int(data.units.max())} in the recordings, but n_units={n_units}")
+    draw = torch.Generator().manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = VocoderNet(VocoderShape(n_units, per_unit, config.hidden, config.unit_blocks, config.frame_blocks))
+    columns = [*data.targets[:, :-1].unbind(1), data.targets[data.voiced, -1]]
+    net.mean.copy_(torch.stack([column.mean() for column in columns]))
+    net.deviation.copy_(torch.stack([column.std() for column in columns]).clamp(min=1e-3))
+    optimiser = torch.optim.AdamW(net.parameters(), config.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, config.steps)
+    crop = min(round(config.crop_seconds * RATE_HZ / hop_samples), len(data.runs))
+    for step in range(1, config.steps + 1):
+        unit = torch.randint(len(data.units) - crop + 1, (config.batch, 1), generator=draw)
+        run = torch.randint(len(data.runs) - crop + 1, (config.batch, 1), generator=draw)
+        frames_BF = unit * per_unit + torch.arange(crop * per_unit)
+        losses = _losses(net, data, unit + torch.arange(crop), frames_BF, run + torch.arange(crop))
+        optimiser.zero_grad(set_to_none=True)
+        # The envelope is what makes speech understood, so it leads; weights chosen, not tuned.
+        (losses["mel"] + 0.1 * losses["pitch"] + 0.1 * losses["voicing"] + 0.1 * losses["duration"]).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % REPORT_STEPS == 0 or step == config.steps:
+            report({"step": step} | {name: float(loss.detach()) for name, loss in losses.items()}, None)
+    return Vocoder(net)
+
+
+@torch.inference_mode()
+def measure_vocoder(vocoder: Vocoder, recordings: Sequence[Recording]) -> dict[str, float]:
+    """Errors on held-out recordings: log-mel L1 in dB, beside that of each band's training mean, and others."""
+    net = vocoder.net
+    data = _stream(recordings, net.shape.frames_per_unit)
+    regressed, logits = net(data.units[None])
+    decibel = 10 / math.log(10)
+    target, mean, deviation = data.targets[:, :-1], net.mean[:-1], net.deviation[:-1]
+    return {
+        "mel_error_db": float((regressed[0, :, :-1] * deviation + mean - target).abs().mean()) * decibel,
+        "mean_predictor_error_db": float((mean - target).abs().mean()) * decibel,
+        "voicing_accuracy": float(((logits[0] > 0) == data.voiced).float().mean()),
+        "duration_ratio": float(vocoder.durations(data.runs.numpy()).sum() / len(data.units)),
+    }

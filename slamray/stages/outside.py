@@ -1,0 +1,115 @@
+"""What comes from outside the run (models, centroids): who it is, by content, and what it says of itself.
+
+Read before any stage runs, so it loads no weights: a config and the header of a file are enough.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
+
+from slamray import store
+from slamray.config import EncoderConfig, ModelConfig, SpeechConfig, asset_path, identity
+from slamray.errors import BadInput
+
+CENTROIDS = "centroids_KD"
+AUDIO_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What the stages after it need to know of an encoder and its k-means."""
+
+    n_units: int
+    rate_hz: float  # frames per second
+
+
+def content_of(path: str, revision: str | None, key: str) -> dict[str, str]:
+    """Identity of a model: a local folder by checksum, a hub id by its pinned revision."""
+    local = Path(asset_path(path))
+    if local.is_dir():
+        return {"sha256": _checksum(local)}
+    _require_hub_id(path, revision, key)
+    return {"hub": path, "revision": str(revision)}
+
+
+def model_identity(config: ModelConfig) -> dict[str, Any]:
+    """Identity of the text LM and of what is made of it."""
+    tree = identity(config)
+    return {k: v for k, v in tree.items() if k not in ("base", "revision")} | {
+        "base": content_of(config.base, config.revision, "model.base")
+    }
+
+
+def speech_identity(config: SpeechConfig) -> dict[str, Any]:
+    """Identity of everything that turns text into units; sizes of shards are part of it, for files are compared whole."""
+    encoder = identity(config.encoder)
+    for name in ("model", "revision", "centroids"):
+        del encoder[name]
+    encoder["model"] = content_of(config.encoder.model, config.encoder.revision, "speech.encoder.model")
+    encoder["centroids"] = store.sha256_of(_centroids(config.encoder))
+    return {"tts": identity(config.tts), "encoder": encoder, "shard_documents": config.shard_documents}
+
+
+def check_encoder(config: EncoderConfig) -> EncoderFacts:
+    """Units and frame rate; BadInput for a folder without weights, a layer it lacks, centroids of another width."""
+    key = "speech.encoder.model"
+    local = Path(asset_path(config.model))
+    if local.is_dir():
+        if not (local / "config.json").is_file() or not list(local.glob("*.safetensors")) + list(local.glob("*.bin")):
+            raise BadInput(f"{key}={config.model}: the folder lacks config.json or weights (model.safetensors)")
+        tree = store.read_json(local / "config.json")
+    else:
+        _require_hub_id(config.model, config.revision, key)
+        tree = _hub_config(config.model, str(config.revision), key)
+    try:
+        layers, width = tree["num_hidden_layers"], tree["hidden_size"]
+        hop_samples = math.prod(tree["conv_stride"])
+    except KeyError as error:
+        raise BadInput(f"{key}={config.model}: its config.json has no {error}; it is no HubertModel") from error
+    if config.layer > layers:
+        raise BadInput(f"speech.encoder.layer={config.layer}: {config.model} has {layers} layers")
+    path = _centroids(config)
+    try:
+        with safe_open(path, "np") as file:
+            n_units, found = file.get_slice(CENTROIDS).get_shape()
+    except (SafetensorError, ValueError) as error:
+        raise BadInput(f"speech.encoder.centroids={config.centroids}: no matrix {CENTROIDS} ({error})") from error
+    if found != width:
+        raise BadInput(f"speech.encoder.centroids={config.centroids}: {found} wide, but {config.model} gives {width}")
+    return EncoderFacts(n_units, AUDIO_RATE_HZ / hop_samples)
+
+
+def _centroids(config: EncoderConfig) -> Path:
+    path = Path(asset_path(config.centroids))
+    if not path.is_file():
+        raise BadInput(f"speech.encoder.centroids={config.centroids}: no such file")
+    return path
+
+
+def _require_hub_id(path: str, revision: str | None, key: str) -> None:
+    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+        raise BadInput(f"{key}={path}: no such folder, and no hub id of the form owner/name")
+    if revision is None:
+        raise BadInput(f"{key}={path}: pin a hub id with its revision (a commit), or the name could change its meaning")
+
+
+def _hub_config(name: str, revision: str, key: str) -> dict[str, Any]:
+    try:
+        path = hf_hub_download(name, "config.json", revision=revision)
+    except Exception as error:  # the hub client raises many kinds; each means that the model cannot be had
+        raise BadInput(f"{key}={name}: cannot be fetched ({str(error).splitlines()[0]}); give a local folder") from error
+    tree: dict[str, Any] = json.loads(Path(path).read_text())
+    return tree
+
+
+@lru_cache(maxsize=16)  # by path, within one command
+def _checksum(folder: Path) -> str:
+    return store.checksum_folder(folder)

@@ -1,0 +1,127 @@
+"""Stage `report`: what the run found, on one page; the same numbers as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from slamray import store
+from slamray.config import Recipe
+from slamray.evaluate.pairs import as_rows, compare
+from slamray.evaluate.report import ReportData, Sound, write_report
+from slamray.runtime.pool import METRICS, read_metrics
+from slamray.stage import Facts, Folders, Stage
+from slamray.stages import items, scores, speech
+
+PAGE = "report.html"
+EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
+NAMES = {"untrained": "untrained", "pretrained": "pre-trained", "aligned": "after DPO"}
+
+
+def run(folders: Folders, out: Path, recipe: Recipe, stages: Sequence[Stage]) -> Facts:
+    """Gather every stage's facts and write report.html; the facts hold the table that the command prints."""
+    root = Path(recipe.root)
+    manifests = {stage.name: stage.manifest(root) for stage in stages}
+    measured = {name: manifests[f"scores_{name}"]["facts"] for name in NAMES}
+    changes = as_rows(compare(scores.read(folders["scores_pretrained"]), scores.read(folders["scores_aligned"])))
+    table = _table(measured)
+    heldout = manifests["aligned"]["facts"]["heldout"]
+    data = ReportData(
+        title=f"slamray: {recipe.name}",
+        summary=_summary(manifests, measured, heldout),
+        scores=[{**row, "checkpoint": NAMES[name]} for name, facts in measured.items() for row in facts["pairs"].values()],
+        perplexity=[{**facts["perplexity"], "checkpoint": NAMES[name]} for name, facts in measured.items()],
+        differences=changes,
+        generation=[{**facts["continuations"], "checkpoint": NAMES[name]} for name, facts in measured.items()],
+        training=_training(folders["pretrained"]),
+        dpo=_dpo(folders["aligned"]),
+        sounds=_sounds(folders, recipe),
+        examples=_examples(folders["items"]),
+        stages=[_stage_row(manifest) for manifest in manifests.values()],
+        config=recipe.model_dump(mode="json"),
+        provenance=manifests["corpus"]["provenance"] | {"words": manifests["aligned"]["provenance"]["words"]},
+        confidence=recipe.evaluate.interval,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_report(data, out / PAGE)
+    return {"table": table, "differences": changes}
+
+
+def _table(measured: dict[str, dict[str, Any]]) -> list[str]:
+    metrics = list(measured["untrained"]["pairs"])
+    lines = [f"{'':<14}{'perplexity':>11}" + "".join(f"{metric:>24}" for metric in metrics)]
+    for name, facts in measured.items():
+        cells = [facts["pairs"][metric] for metric in metrics]
+        shown = [f"{100 * c['accuracy']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in cells]
+        lines.append(f"{NAMES[name]:<14}{facts['perplexity']['perplexity']:>11.2f}" + "".join(f"{s:>24}" for s in shown))
+    n = ", ".join(f"{metric} n={c['n']} ties={c['ties']}" for metric, c in measured["untrained"]["pairs"].items())
+    return [*lines, f"accuracy in %, 95 % intervals; {n}"]
+
+
+def _summary(manifests: dict[str, Any], measured: dict[str, Any], heldout: dict[str, Any]) -> list[str]:
+    spoken, trained = manifests["units"]["facts"], manifests["pretrained"]["facts"]
+    before, after = (measured[name]["perplexity"]["perplexity"] for name in ("untrained", "pretrained"))
+    lines = [
+        f"{spoken['audio_seconds'] / 3600:.1f} h of speech became {spoken['units']:,} units "
+        f"({spoken['units_per_second']:.1f} a second).",
+        f"Pre-training took {trained['tokens']:,} tokens and {trained['train_seconds']:.0f} s of optimiser time; "
+        f"validation perplexity went from {before:.1f} to {after:.2f}.",
+    ]
+    if heldout["pairs"]:
+        lines.append(
+            f"DPO moved chosen over rejected by {heldout['margin']:.2f} +- {heldout['margin_half_width']:.2f} nats on "
+            f"{heldout['pairs']} held-out pairs."
+        )
+    return lines
+
+
+def _training(folder: Path) -> list[dict[str, Any]]:
+    rows = store.read_json(folder / "history.json")
+    keys = ("tokens", "flops", "loss", "validation_loss")
+    return [{"run": "pre-training", "seconds": row["train_seconds"], **{k: row.get(k) for k in keys}} for row in rows]
+
+
+def _dpo(folder: Path) -> list[dict[str, Any]]:
+    columns = {
+        "step": "step", "loss": "loss", "accuracy": "rewards/accuracies", "reward_chosen": "rewards/chosen",
+        "reward_rejected": "rewards/rejected", "margin": "rewards/margins", "logp_chosen": "logps/chosen",
+        "logp_rejected": "logps/rejected",
+    }  # fmt: skip
+    return [{ours: row.get(theirs) for ours, theirs in columns.items()} for row in read_metrics(folder / METRICS)]
+
+
+def _sounds(folders: Folders, recipe: Recipe) -> list[Sound]:
+    sounds = []
+    for path in sorted((folders["units"] / speech.SAMPLES).glob("*.flac"))[:1]:
+        audio, rate_hz = soundfile.read(path, dtype="float32")
+        sounds.append(Sound("The voice that was learned from", path.stem, audio, rate_hz))
+    for name, title in NAMES.items():
+        for path in sorted((folders[f"scores_{name}"] / scores.AUDIO).glob("*.flac")):
+            audio, rate_hz = soundfile.read(path, dtype="float32")
+            seconds = recipe.evaluate.sampling.prompt_seconds
+            sounds.append(Sound(f"Continuation, {title}", f"{path.stem}: {seconds:g} s of prompt, then the model", audio, rate_hz))
+    return sounds
+
+
+def _examples(folder: Path) -> list[dict[str, Any]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for pair in items.read(folder).pairs:
+        shown = found.setdefault(pair.metric, [])
+        if len(shown) < EXAMPLES:
+            shown.append(
+                {
+                    "metric": pair.metric, "prompt_text": pair.prompt_text, "chosen_text": pair.chosen_text,
+                    "rejected_text": pair.rejected_text,
+                }
+            )  # fmt: skip
+    return [row for rows in found.values() for row in rows]
+
+
+def _stage_row(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": manifest["name"], "fingerprint": manifest["fingerprint"], "status": "done",
+        "seconds": manifest["wall_seconds"], "device_seconds": manifest["facts"].get("train_seconds"),
+    }  # fmt: skip

@@ -1,0 +1,98 @@
+"""Speech to units: text -> TTS actors -> HuBERT actors -> Parquet shards, streamed; audio is never stored whole.
+
+Two entrances, one exit: utterances that are spoken, and recordings that are read. The unit of work is a shard of a few
+utterances: its file appears atomically, a finished shard is never redone, and its bytes do not depend on who made it.
+The kernels are in speech_kernels.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slamray import store
+from slamray.config import SpeechConfig
+from slamray.evaluate.items import Utterance
+from slamray.runtime.engine import Engine
+from slamray.runtime.pool import Pool, Row
+from slamray.stage import Facts, check_bad_share
+from slamray.stages import tables
+
+SHARDS = "units"
+SAMPLES = "audio_samples"
+
+
+def _speaking(**args: Any) -> Callable[[Row], Row]:
+    from slamray.stages.speech_kernels import Speak  # imported on the actor: the driver loads no torch
+
+    return Speak(**args)
+
+
+def _listening(**args: Any) -> Callable[[Row], Row]:
+    from slamray.stages.speech_kernels import Listen
+
+    return Listen(**args)
+
+
+def _encoding(**args: Any) -> Callable[[Row], Row]:
+    from slamray.stages.speech_kernels import Encode
+
+    return Encode(**args)
+
+
+def speak(utterances: Sequence[Utterance], out: Path, config: SpeechConfig, engine: Engine, name: str) -> Facts:
+    """Speak and encode utterances into `out/units/`; raises BadInput when too many of them had to be quarantined."""
+    rows = [asdict(utterance) for utterance in utterances]
+    pool = Pool(_speaking, {"tts": config.tts.model_dump()}, engine.compute.tts_actors)
+    return _encode(rows, pool, out, config, engine, name)
+
+
+def listen(recordings: Sequence[dict[str, Any]], out: Path, config: SpeechConfig, engine: Engine, name: str) -> Facts:
+    """Read and encode recordings {utterance_id, path, parquet_row} into `out/units/`."""
+    return _encode(list(recordings), Pool(_listening, {}, engine.compute.tts_actors), out, config, engine, name)
+
+
+def _encode(
+    rows: list[dict[str, Any]], first: Pool, out: Path, config: SpeechConfig, engine: Engine, name: str
+) -> Facts:
+    size = config.shard_documents
+    shards = [rows[start : start + size] for start in range(0, len(rows), size)]
+    todo = [
+        {"shard": i, "utterances": json.dumps(shard)}
+        for i, shard in enumerate(shards)
+        if not (out / SHARDS / f"shard-{i:06d}.parquet").exists()
+    ]
+    compute = engine.compute
+    encoder = Pool(
+        _encoding,
+        {
+            "encoder": config.encoder.model_dump(), "batch_seconds": compute.encoder_batch_seconds, "out": str(out),
+            "device": "cuda" if compute.encoder_gpus else "cpu", "samples": config.sample_documents,
+        },
+        compute.encoder_actors, gpus=compute.encoder_gpus,
+    )  # fmt: skip
+    if todo:
+        store.require_space(out, 2_000_000 * len(todo), f"stage {name}")
+        engine.stream(name, todo, [first, encoder], total=len(shards), unit="shards")
+    return facts_of(out, len(rows), config.max_bad_share)
+
+
+def facts_of(out: Path, total: int, max_bad_share: float) -> Facts:
+    """Counts over all shards, read from the files so that they are right after any number of restarts."""
+    bad = tables.read_quarantine(out)
+    first = f"{bad[0]['id']}: {bad[0]['reason']}" if bad else ""
+    check_bad_share(len(bad), total, max_bad_share, "speech.max_bad_share", first)
+    table = tables.read_shards(out / SHARDS)
+    seconds = float(np.sum(table["seconds"].to_numpy(), dtype=np.float64))
+    units = sum(len(row) for row in table["units"])
+    frames = int(sum(np.sum(row.values.to_numpy(), dtype=np.int64) for row in table["durations"] if len(row)))
+    assert table.num_rows + len(bad) == total, f"{table.num_rows} good + {len(bad)} bad rows are not {total}"
+    return {
+        "utterances": table.num_rows, "quarantined": len(bad), "audio_seconds": round(seconds, 2), "units": units,
+        "frames": frames, "units_per_second": round(units / seconds, 3),
+    }  # fmt: skip

@@ -1,0 +1,179 @@
+"""Kernels of the speech stages: speak, read, encode a shard. They know rows and files, not Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+import torch
+
+from slamray import store
+from slamray.config import EncoderConfig, TtsConfig, asset_path
+from slamray.errors import BadInput
+from slamray.evaluate.items import Utterance
+from slamray.speech.audio import load_audio, resample
+from slamray.speech.hubert import HubertEncoder
+from slamray.speech.quantise import Quantiser, deduplicate, load_centroids
+from slamray.speech.synthesise import load_synthesiser
+from slamray.stages import tables
+from slamray.stages.speech import SAMPLES, SHARDS
+
+RATE_HZ = 16_000  # what every HuBERT hears
+
+_SPAN = pa.struct([("text", pa.string()), ("start_frame", pa.uint32()), ("end_frame", pa.uint32())])
+SCHEMA = pa.schema(
+    [
+        ("utterance_id", pa.string()),
+        ("units", pa.list_(pa.uint16())),  # deduplicated
+        ("durations", pa.list_(pa.uint16())),  # frames of each unit
+        ("sentences", pa.list_(_SPAN)),
+        ("words", pa.list_(_SPAN)),
+        ("speaker", pa.string()),
+        ("seconds", pa.float32()),
+    ]
+)
+
+
+class Speak:
+    """Kernel: a shard of utterances to their audio, 16-bit at 16 kHz. An utterance with no sound carries its reason."""
+
+    def __init__(self, tts: dict[str, Any], phones: bool = False) -> None:
+        torch.set_num_threads(1)
+        self._phones = phones
+        self._config = TtsConfig(**tts)
+        self._synthesiser = load_synthesiser(self._config.backend)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        spoken = [self._speak(Utterance(**u)) for u in json.loads(row["utterances"])]
+        return {
+            "shard": row["shard"],
+            "audio": [audio for audio, _ in spoken],
+            "about": json.dumps([about for _, about in spoken]),
+        }
+
+    def _speak(self, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
+        about: dict[str, Any] = {"utterance_id": utterance.utterance_id, "speaker": self._config.backend, "reason": ""}
+        seed = row_seed(self._config.seed, utterance.utterance_id)
+        try:
+            if utterance.phonemes is not None:
+                speech = self._synthesiser.speak_phonemes(utterance.phonemes, seed)
+            else:
+                speech = self._synthesiser.speak(utterance.sentences or (), seed)
+        except BadInput as error:
+            return b"", about | {"reason": str(error)}
+        audio = resample(speech.audio, speech.rate_hz, RATE_HZ)
+        about["sentences"] = [asdict(span) for span in speech.sentences]
+        about["words"] = [asdict(span) for span in speech.words]
+        if self._phones:
+            about["phones"] = [asdict(span) for span in speech.phones]
+        return _to_pcm(audio), about
+
+
+class Listen:
+    """Kernel: a shard of recordings to their audio, 16-bit at 16 kHz. A recording that cannot be read carries its reason."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        heard = [self._load(**recording) for recording in json.loads(row["utterances"])]
+        return {"shard": row["shard"], "audio": [a for a, _ in heard], "about": json.dumps([b for _, b in heard])}
+
+    def _load(self, utterance_id: str, path: str, parquet_row: int | None) -> tuple[bytes, dict[str, Any]]:
+        about: dict[str, Any] = {"utterance_id": utterance_id, "speaker": "", "sentences": [], "words": [], "reason": ""}
+        try:
+            content: str | bytes = path if parquet_row is None else read_parquet_audio(path, parquet_row)
+            return _to_pcm(load_audio(content, RATE_HZ)), about
+        except BadInput as error:
+            return b"", about | {"reason": str(error)}
+
+
+class Encode:
+    """Kernel: a shard's audio to units on disk; returns counts only."""
+
+    def __init__(self, encoder: dict[str, Any], batch_seconds: float, device: str, out: str, samples: int) -> None:
+        torch.set_num_threads(1)
+        config = EncoderConfig(**encoder)
+        self._encoder = HubertEncoder(
+            asset_path(config.model), config.layer, device, pad_samples=config.pad_samples, revision=config.revision
+        )
+        self._quantiser = Quantiser(load_centroids(asset_path(config.centroids)), device)
+        self._batch_seconds, self._out, self._samples = batch_seconds, Path(out), samples
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        about = json.loads(row["about"])
+        audios = [np.frombuffer(pcm, np.int16).astype(np.float32) / 32768 for pcm in row["audio"]]
+        shortest = self._encoder.min_samples
+        for audio, facts in zip(audios, about, strict=True):
+            if not facts["reason"] and len(audio) < shortest:
+                facts["reason"] = f"{len(audio) / RATE_HZ:.3f} s of audio, shorter than one frame"
+        good = [i for i, facts in enumerate(about) if not facts["reason"]]
+        feats = self._features(audios, good)
+        rows = [self._to_row(about[i], audios[i], feats[i]) for i in good]
+        bad = [{"id": facts["utterance_id"], "reason": facts["reason"]} for facts in about if facts["reason"]]
+        name = f"shard-{row['shard']:06d}"
+        tables.write_quarantine(self._out, bad, name)
+        for i in good[: max(0, self._samples - row["shard"] * len(about))]:
+            _write_flac(self._out / SAMPLES / f"{about[i]['utterance_id']}.flac", audios[i])
+        # Last: the shard is done when this file is there.
+        tables.write_table(self._out / SHARDS / f"{name}.parquet", pa.Table.from_pylist(rows, SCHEMA))
+        return {"shard": row["shard"], "seconds": float(sum(r["seconds"] for r in rows))}
+
+    def _features(self, audios: list[np.ndarray], good: list[int]) -> dict[int, np.ndarray]:
+        """Features of the good recordings, in batches of like lengths bounded by their padded seconds."""
+        feats: dict[int, np.ndarray] = {}
+        batch: list[int] = []
+        for i in sorted(good, key=lambda i: len(audios[i])):  # so the last one is the longest
+            if batch and (len(batch) + 1) * len(audios[i]) > self._batch_seconds * RATE_HZ:
+                feats |= zip(batch, self._encoder([audios[j] for j in batch]), strict=True)
+                batch = []
+            batch.append(i)
+        return feats | dict(zip(batch, self._encoder([audios[j] for j in batch]), strict=True)) if batch else feats
+
+    def _to_row(self, about: dict[str, Any], audio: np.ndarray, feats_TD: np.ndarray) -> dict[str, Any]:
+        units, durations = deduplicate(self._quantiser.assign(feats_TD))
+        return {
+            "utterance_id": about["utterance_id"], "units": units, "durations": durations, "speaker": about["speaker"],
+            "sentences": self._in_frames(about["sentences"], len(feats_TD)),
+            "words": self._in_frames(about["words"], len(feats_TD)), "seconds": len(audio) / RATE_HZ,
+        }  # fmt: skip
+
+    def _in_frames(self, spans: list[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
+        """Seconds to frames: a frame belongs to the span that holds its centre."""
+        rate_hz = self._encoder.rate_hz
+
+        def edge(seconds: float) -> int:
+            return min(frames, max(0, round(seconds * rate_hz)))
+
+        return [
+            {"text": s["text"], "start_frame": edge(s["start_seconds"]), "end_frame": edge(s["end_seconds"])} for s in spans
+        ]
+
+
+def row_seed(seed: int, row_id: str) -> int:
+    """A seed for one row, so that neither order nor number of workers changes what is drawn for it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big")
+
+
+def read_parquet_audio(path: str, row: int) -> bytes:
+    """The encoded audio of one row of a Parquet file in Hugging Face's layout: column audio {bytes, path}."""
+    table = pq.ParquetFile(path).read(columns=["audio"]).slice(row, 1)
+    content = table["audio"][0].as_py()["bytes"]
+    if not content:
+        raise BadInput(f"{path}: row {row} holds no audio bytes")
+    return bytes(content)
+
+
+def _to_pcm(audio: np.ndarray) -> bytes:
+    return (np.clip(audio, -1, 32767 / 32768) * 32768).astype(np.int16).tobytes()
+
+
+def _write_flac(path: Path, audio: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, RATE_HZ, format="FLAC")
+    store.write_atomic(path, buffer.getvalue())

@@ -1,0 +1,51 @@
+"""Stages `text_rows` and `text_lm`: a tokeniser and a small text LM on the corpus, by the pre-training loop."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+from slamray.config import Compute, TextLmConfig
+from slamray.runtime.engine import Engine
+from slamray.runtime.pool import Metrics, Report
+from slamray.stage import Facts, Folders
+from slamray.stages import corpus, packed, training
+
+TOKENISER = "tokeniser"
+
+
+def rows(folders: Folders, out: Path, config: TextLmConfig, engine: Engine) -> Facts:
+    """Train the tokeniser on training text alone; pack both splits; make the untrained model."""
+    return engine.call("text_rows", partial(_rows, folders["corpus"], out, config))
+
+
+def _rows(corpus_folder: Path, out: Path, config: TextLmConfig) -> Facts:
+    from slamray.train.text import build_text_lm, encode_documents, train_tokeniser
+    from slamray.units import write_rows
+
+    texts = {
+        split: [" ".join(row["sentences"]) for row in corpus.read(corpus_folder, split)]
+        for split in (packed.TRAIN, packed.VALIDATION)
+    }
+    train_tokeniser(texts[packed.TRAIN], config.vocab_size, out / TOKENISER)
+    build_text_lm(config, config.pretrain.seed).save_pretrained(out / training.MODEL)
+    return {
+        split: write_rows(out / split, *encode_documents(found, out / TOKENISER), config.context)
+        for split, found in texts.items()
+    }
+
+
+def train(folders: Folders, out: Path, config: TextLmConfig, engine: Engine) -> Facts:
+    """Train the text LM; `out/model` is a folder that AutoModelForCausalLM and AutoTokenizer load."""
+    facts = engine.train("text_lm", partial(_train, folders["text_rows"], out, config, engine.compute), out)
+    for path in (folders["text_rows"] / TOKENISER).iterdir():
+        shutil.copy(path, out / training.MODEL / path.name)
+    return facts
+
+
+def _train(rows_folder: Path, out: Path, config: TextLmConfig, compute: Compute, report: Report) -> Metrics:
+    from slamray.train.pretrain import pretrain
+
+    train_rows, validation_rows = rows_folder / packed.TRAIN, rows_folder / packed.VALIDATION
+    return pretrain(config.pretrain, compute, rows_folder / training.MODEL, train_rows, validation_rows, out, report)

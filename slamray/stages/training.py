@@ -1,0 +1,71 @@
+"""Stages `untrained`, `pretrained` and `aligned`: the unit LM before training, after pre-training, after DPO.
+
+The loops are imported where they run: on a worker. The driver loads no torch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from slamray.config import Compute, DpoConfig, ModelConfig, PretrainConfig, asset_path
+from slamray.runtime.engine import Engine
+from slamray.runtime.pool import Metrics, Report
+from slamray.stage import Facts, Folders
+from slamray.stages import packed, preferences
+
+MODEL = "model"  # in the folder of each of these stages: a plain transformers checkpoint
+
+
+def parameters(config: ModelConfig, n_units: int) -> int:
+    """Parameters of the unit LM of a base, from its config alone."""
+    from transformers import AutoConfig
+
+    from slamray.families import FAMILIES, family_config
+    from slamray.model import count_unit_lm_parameters
+
+    if config.base in FAMILIES:
+        return count_unit_lm_parameters(family_config(config.base), n_units)
+    return count_unit_lm_parameters(AutoConfig.from_pretrained(asset_path(config.base), revision=config.revision), n_units)
+
+
+def untrained(folders: Folders, out: Path, config: ModelConfig, n_units: int, seed: int, engine: Engine) -> Facts:
+    """Turn the text LM into a unit LM (TWIST), untrained."""
+    return engine.call("untrained", partial(_untrained, config, n_units, seed, out / MODEL))
+
+
+def _untrained(config: ModelConfig, n_units: int, seed: int, out: Path) -> Facts:
+    from slamray.model import build_unit_lm, count_parameters, save_unit_lm
+
+    model = build_unit_lm(config, n_units, seed)
+    save_unit_lm(model, out)
+    return {"parameters": count_parameters(model)}
+
+
+def pretrain(folders: Folders, out: Path, config: PretrainConfig, engine: Engine) -> Facts:
+    """Pre-train on packed rows."""
+    return engine.train(
+        "pretrained", partial(_pretrain, config, engine.compute, folders["untrained"] / MODEL, folders["packed"], out), out
+    )
+
+
+def _pretrain(
+    config: PretrainConfig, compute: Compute, model: Path, rows: Path, out: Path, report: Report
+) -> Metrics:
+    from slamray.train.pretrain import pretrain
+
+    return pretrain(config, compute, model, rows / packed.TRAIN, rows / packed.VALIDATION, out, report)
+
+
+def dpo(folders: Folders, out: Path, config: DpoConfig, engine: Engine) -> Facts:
+    """Align on spoken preference pairs."""
+    return engine.train(
+        "aligned", partial(_dpo, config, engine.compute, folders["pretrained"] / MODEL, folders["preferences"], out), out
+    )
+
+
+def _dpo(config: DpoConfig, compute: Compute, model: Path, pairs: Path, out: Path, report: Report) -> Metrics:
+    from slamray.train.dpo import train_dpo
+
+    heldout = preferences.read(pairs, "heldout")
+    return train_dpo(config, compute, model, preferences.read(pairs, "train"), heldout, out, report)

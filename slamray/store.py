@@ -1,0 +1,91 @@
+"""Files of a run: atomic writes, checksums, listings. Knows nothing about what the files mean."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from slamray.errors import BadInput
+
+CHUNK_BYTES = 1 << 20
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds all of it or does not exist: temp file beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(f"{path}: the disk is full; free some space and run the same command again") from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON document atomically; keys sorted, so that equal values are equal bytes."""
+    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON document; BadInput names the file when it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: not JSON ({error}); remove the file to have it made again") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def list_files(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted by relative path; hidden names (locks, temporaries) are left out."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def checksum_folder(folder: Path) -> str:
+    """One checksum for a folder's content: names and SHA-256 of every file."""
+    lines = [f"{path.relative_to(folder)} {sha256_of(path)}" for path in list_files(folder)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def require_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """BadInput when the disk under `folder` has less than `needed_bytes` free."""
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise BadInput(f"{folder}: {what} needs about {needed_bytes / 1e6:.0f} MB but {free / 1e6:.0f} MB are free")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock file; the kernel drops it when the process dies, so nothing is left to clean up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"{path.parent}: another run is writing here; wait for it or choose another root") from error
+        yield

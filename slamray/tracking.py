@@ -1,0 +1,208 @@
+"""The few MLflow calls used. Only the driver calls them; they never raise, never wait, and lose nothing.
+
+Every call becomes an event that a thread sends. What cannot be sent goes to a spool file under the root and is sent
+before anything else at the next start. Runs are found by tags, so a second start of a recipe continues its run.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from slamray import store
+
+CLOSE_SECONDS = 30.0  # a run waits at most this long at its end for a slow server; chosen, not tuned
+PARAM_LENGTH = 500  # MLflow refuses longer values in some stores (user lesson 24)
+
+
+class Tracker(Protocol):
+    """One run of a recipe, with one child for each stage."""
+
+    def params(self, params: Mapping[str, Any]) -> None: ...
+
+    def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None: ...
+
+    def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
+
+    def artifact(self, path: Path) -> None: ...
+
+    def close(self, status: str) -> None: ...
+
+
+class NullTracker:
+    """A tracker that tracks nothing."""
+
+    def params(self, params: Mapping[str, Any]) -> None: ...
+
+    def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None: ...
+
+    def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
+
+    def artifact(self, path: Path) -> None: ...
+
+    def close(self, status: str) -> None: ...
+
+
+class MlflowTracker:
+    """Sends events of one recipe run to MLflow from a thread of its own."""
+
+    def __init__(self, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path) -> None:
+        self._sender = _Sender(uri, experiment, root)
+        self._base = {"run": fingerprint, "run_name": run_name}
+        self._spool = root / "mlflow-unsent.jsonl"
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._unsent: list[dict[str, Any]] = []
+        if self._spool.exists():
+            for line in self._spool.read_text().splitlines():
+                self._events.put(json.loads(line))
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Flat, short parameters; written once, for MLflow refuses to change them."""
+        self._put("params", "", {key: str(value)[:PARAM_LENGTH] for key, value in params.items()})
+
+    def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None:
+        """Numbers of a training step; `step` orders them."""
+        self._put("metrics", stage, {k: v for k, v in metrics.items() if isinstance(v, int | float)})
+
+    def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None:
+        """A stage's facts as metrics of its child run, and the manifest's fingerprint as tag."""
+        numbers = flatten(manifest["facts"]) | {"wall_seconds": manifest["wall_seconds"]}
+        self._put("finish", stage, {"numbers": numbers, "fingerprint": manifest["fingerprint"]})
+
+    def artifact(self, path: Path) -> None:
+        """A file, kept with the run."""
+        self._put("artifact", "", {"path": str(path)})
+
+    def close(self, status: str) -> None:
+        """Mark the run FINISHED or FAILED; keep what could not be sent in time."""
+        self._put("end", "", {"status": status})
+        self._events.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        kept = list(self._unsent)
+        while not self._events.empty():
+            event = self._events.get_nowait()
+            if event is not None:
+                kept.append(event)
+        if kept:
+            store.write_atomic(self._spool, "".join(json.dumps(event) + "\n" for event in kept).encode())
+            sys.stderr.write(f"mlflow: {len(kept)} events not sent; kept in {self._spool} for the next start\n")
+        else:
+            self._spool.unlink(missing_ok=True)
+
+    def _put(self, kind: str, stage: str, value: Mapping[str, Any]) -> None:
+        self._events.put({**self._base, "kind": kind, "stage": stage, "value": dict(value)})
+
+    def _work(self) -> None:
+        while (event := self._events.get()) is not None:
+            if self._unsent:  # keep the order: once one event has failed, the rest waits for the next start
+                self._unsent.append(event)
+                continue
+            try:
+                self._sender.send(event)
+            except Exception as error:  # whatever MLflow raises must not reach training
+                sys.stderr.write(f"mlflow: {type(error).__name__}: {str(error).splitlines()[0]}\n")
+                self._unsent.append(event)
+
+
+class _Sender:
+    """Turns events into MLflow calls; safe to repeat."""
+
+    def __init__(self, uri: str, experiment: str, root: Path) -> None:
+        self._uri, self._experiment, self._root = uri, experiment, root
+        self._client: Any = None
+        self._experiment_id = ""
+        self._runs: dict[tuple[str, str], str] = {}
+
+    def send(self, event: Mapping[str, Any]) -> None:
+        if self._client is None:
+            self._connect()
+        run_id = self._run(event["run"], event["run_name"], event["stage"])
+        value = event["value"]
+        match event["kind"]:
+            case "params":
+                from mlflow.entities import Param
+
+                known = self._client.get_run(run_id).data.params
+                new = [Param(key, text) for key, text in value.items() if key not in known]
+                for start in range(0, len(new), 100):  # MLflow's limit for one call
+                    self._client.log_batch(run_id, params=new[start : start + 100])
+            case "metrics":
+                self._log(run_id, value, int(value.get("step", 0)))
+            case "finish":
+                self._log(run_id, value["numbers"], 0)
+                self._client.set_tag(run_id, "slamray.fingerprint", value["fingerprint"])
+                self._client.set_terminated(run_id, "FINISHED")
+            case "artifact":
+                self._client.log_artifact(run_id, value["path"])
+            case "end":
+                self._client.set_terminated(run_id, value["status"])
+
+    def _connect(self) -> None:
+        from mlflow import MlflowClient  # two seconds; not before something is to be sent
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(tracking_uri=self._uri)
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            place = str(self._root / "mlflow-artifacts") if self._uri.startswith("sqlite") else None
+            try:
+                self._experiment_id = client.create_experiment(self._experiment, artifact_location=place)
+            except MlflowException:  # another driver made it between the two calls
+                found = client.get_experiment_by_name(self._experiment)
+        if found is not None:
+            self._experiment_id = found.experiment_id
+        self._client = client
+
+    def _run(self, fingerprint: str, run_name: str, stage: str) -> str:
+        key = (fingerprint, stage)
+        if key not in self._runs:
+            query = f"tags.`slamray.run` = '{fingerprint}' and tags.`slamray.stage` = '{stage or 'recipe'}'"
+            found = self._client.search_runs([self._experiment_id], query, max_results=1)
+            if found:
+                self._runs[key] = found[0].info.run_id
+            else:
+                tags = {"slamray.run": fingerprint, "slamray.stage": stage or "recipe"}
+                if stage:
+                    tags["mlflow.parentRunId"] = self._run(fingerprint, run_name, "")
+                run = self._client.create_run(self._experiment_id, run_name=stage or run_name, tags=tags)
+                self._runs[key] = run.info.run_id
+        return self._runs[key]
+
+    def _log(self, run_id: str, numbers: Mapping[str, float], step: int) -> None:
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(key, float(value), now, step) for key, value in numbers.items()]
+        for start in range(0, len(batch), 1000):  # MLflow's limit for one call
+            self._client.log_batch(run_id, metrics=batch[start : start + 1000])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """All numbers of a tree by dotted key."""
+    flat: dict[str, float] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, name + ".")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[name] = value
+    return flat
+
+
+def open_tracker(
+    enabled: bool, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path
+) -> Tracker:
+    """MLflow at `uri`, or a null tracker; an empty uri is a SQLite store under the root."""
+    if not enabled:
+        return NullTracker()
+    root.mkdir(parents=True, exist_ok=True)
+    return MlflowTracker(uri or f"sqlite:///{root.resolve()}/mlflow.db", experiment, run_name, fingerprint, root)

@@ -1,0 +1,1 @@
+"""Training loops: no Ray, no folders of other stages."""

@@ -1,0 +1,129 @@
+"""Checkpoints that are whole or absent: temp folder, fsync, marker with checksums last, rename; the newest whole one wins.
+
+A checkpoint holds nothing that depends on the number of workers:
+    model/                  the model in plain transformers format: `load_unit_lm` reads it
+    optimiser.safetensors   "<parameter name>/<state>": AdamW's moments in full shape, float32
+    state.json              step, spent budget, history, and whatever else the loop gives
+    complete.json           the marker: size and SHA-256 of every other file
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from slamray import store
+from slamray.errors import BadInput
+
+MARKER = "complete.json"
+_PREFIX = "step-"
+_TEMPORARY = ".partial-"
+
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(folder: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
+    """Write `folder/step-N` through `write(temporary folder)`; a kill at any moment leaves it whole or absent.
+
+    The newest `keep` checkpoints stay (two by default, so that a torn one can be passed over); returns the new one.
+    """
+    final = folder / f"{_PREFIX}{step:09d}"
+    temporary = folder / f"{_TEMPORARY}{final.name}"
+    for left_over in (temporary, final):
+        if left_over.exists():  # of an earlier attempt at the same step
+            shutil.rmtree(left_over)
+    temporary.mkdir(parents=True)
+    write(temporary)
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    for path in files:
+        _fsync(path)
+    marker = {str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)} for path in files}
+    (temporary / MARKER).write_text(json.dumps(marker, indent=1, sort_keys=True))
+    _fsync(temporary / MARKER)
+    _fsync(temporary)
+    temporary.rename(final)
+    _fsync(folder)
+    for old in _all_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None where none was ever begun.
+
+    A torn one is passed over with a warning that names it. BadInput when there are checkpoints and none is whole:
+    starting again from nothing without a word would be worse.
+    """
+    found = _all_checkpoints(folder)
+    for checkpoint in reversed(found):
+        flaw = _flaw(checkpoint)
+        if not flaw:
+            return checkpoint
+        log.warning("checkpoint %s is torn (%s); trying the one before", checkpoint, flaw)
+    if found:
+        raise BadInput(f"{folder}: none of {len(found)} checkpoints is whole; delete the folder to train from the start")
+    return None
+
+
+def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Plain JSON values; floats survive exactly."""
+    (checkpoint / "state.json").write_text(json.dumps(state))
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    return state
+
+
+def write_optimiser(checkpoint: Path, optimiser: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    """AdamW's state by parameter name, so that neither order nor number of workers matters."""
+    tensors = {
+        f"{name}/{key}": value.detach().to("cpu", torch.float32).contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+    save_file(tensors, checkpoint / "optimiser.safetensors")
+
+
+def read_optimiser(checkpoint: Path, optimiser: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    """Put the saved state back; the step counter stays where AdamW wants it, beside the parameter when fused."""
+    parameters = dict(model.named_parameters())
+    for full_name, value in load_file(checkpoint / "optimiser.safetensors").items():
+        name, key = full_name.rsplit("/", 1)
+        parameter = parameters[name]
+        optimiser.state[parameter][key] = value.to(parameter.device)
+
+
+def _all_checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*")) if folder.is_dir() else []
+
+
+def _flaw(checkpoint: Path) -> str:
+    """Why a checkpoint is not whole; empty when it is."""
+    try:
+        marker = json.loads((checkpoint / MARKER).read_text())
+    except (OSError, ValueError):
+        return f"no readable {MARKER}"
+    for name, facts in marker.items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            return f"{name} is missing or cut"
+        if store.sha256_of(path) != facts["sha256"]:
+            return f"{name} does not match its checksum"
+    return ""
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

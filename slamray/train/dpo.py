@@ -1,0 +1,268 @@
+"""Preference training: TRL's DPOTrainer over a DeepSpeed engine, on unit ids.
+
+The caller has initialised torch.distributed and set RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR (Ray Train does).
+Shapes: P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tokenizers
+import torch
+import torch.distributed as dist
+import transformers
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from slamray.config import Compute, DpoConfig
+from slamray.errors import BadInput
+from slamray.model import count_parameters, load_unit_lm, save_unit_lm
+from slamray.store import write_json
+from slamray.train.checkpoint import newest_complete
+from slamray.train.dpo_pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
+from slamray.train.dpo_trainer import TRL_TESTED, Conductor, Report, UnitDPOTrainer, read_progress
+from slamray.units import BOS, PAD
+
+CHECKPOINTS = "checkpoints"
+
+
+def train_dpo(
+    config: DpoConfig,
+    compute: Compute,
+    model_folder: Path,
+    pairs: Sequence[Mapping[str, Any]],
+    heldout: Sequence[Mapping[str, Any]],
+    out: Path,
+    report: Report,
+) -> dict[str, Any]:
+    """Train the model of `model_folder` on preference pairs and save it in transformers' format under out/model.
+
+    Pairs are rows with `pair_id` and the unit lists `prompt`, `chosen`, `rejected`. The reference is the model as it
+    was; its log-likelihoods are computed once, before training and off the clock. out/checkpoints holds what a
+    second call continues from; out/history.json holds every report, out/heldout.parquet the held-out pairs'
+    log-likelihoods before and after.
+    Every rank returns the same facts. Slamming section 4.4 and Table 5.
+    """
+    began = time.perf_counter()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    accumulation(config.pairs_per_step, compute.dpo_micro_batch, world)  # before any work
+    device = _claim_device(compute)
+    model = _load(model_folder, compute, device)
+    vocab_size = model.config.vocab_size
+    tokens, dropped = to_pair_tokens(pairs, vocab_size, config.context)
+    heldout_tokens, heldout_dropped = to_pair_tokens(heldout, vocab_size, config.context)
+    if not tokens:
+        raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
+    scoring_batch = 4 * compute.dpo_micro_batch  # without gradients there is room; chosen, not tuned
+    reference_P2 = score_pairs(model, tokens, scoring_batch, compute.dtype)
+    before_P2 = score_pairs(model, heldout_tokens, scoring_batch, compute.dtype)
+    referenced = time.perf_counter()
+
+    checkpoint = newest_complete(out / CHECKPOINTS)
+    spent, history = read_progress(checkpoint)
+    conductor = Conductor(config, compute, tokens, count_parameters(model), spent, history, report)
+    trainer = _trainer(config, compute, model, tokens, reference_P2, conductor, checkpoint, out)
+    trainer.train()
+    trained = time.perf_counter()
+
+    _save_model(trainer, out / "model")
+    del trainer, model
+    unset_hf_deepspeed_config()  # ZeRO 3 would otherwise shard the next model that is loaded
+    after_P2 = score_pairs(_load(out / "model", compute, device), heldout_tokens, scoring_batch, compute.dtype)
+    if rank == 0:
+        _write_heldout(out / "heldout.parquet", heldout_tokens, before_P2, after_P2)
+        write_json(out / "history.json", conductor.history)
+        shutil.rmtree(out / CHECKPOINTS)
+    dist.barrier()
+    assert conductor.first_step_at is not None
+    return {
+        **conductor.history[-1],
+        "training_pairs": len(tokens), "dropped": dict(dropped), "resumed_from": checkpoint.name if checkpoint else "",
+        "heldout": {"dropped": dict(heldout_dropped), **compare_heldout(before_P2, after_P2)},
+        "reference_seconds": referenced - began,
+        "setup_seconds": conductor.first_step_at - referenced,
+        "finish_seconds": time.perf_counter() - trained,
+    }  # fmt: skip
+
+
+def _claim_device(compute: Compute) -> torch.device:
+    """Tell accelerate and DeepSpeed about the process group that exists.
+
+    accelerate knows no DeepSpeed on several CPU processes: asked for it, it believes that it is alone. So its state is
+    made as for plain CPU (or GPU) processes and then marked; DPOConfig is told to use it as it is.
+    """
+    threads = torch.get_num_threads()
+    AcceleratorState._reset_state(reset_partial_state=True)  # as TrainingArguments does: a process may train twice
+    state = PartialState(cpu=compute.device == "cpu")
+    PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
+    torch.set_num_threads(threads)  # PartialState sets its own where OMP_NUM_THREADS is not set
+    assert state.num_processes == dist.get_world_size()
+    return state.device
+
+
+def _load(folder: Path, compute: Compute, device: torch.device) -> transformers.PreTrainedModel:
+    model = load_unit_lm(folder, compute.attention)
+    torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
+    return model
+
+
+def _trainer(
+    config: DpoConfig,
+    compute: Compute,
+    model: transformers.PreTrainedModel,
+    tokens: Sequence[PairTokens],
+    reference_P2: npt.NDArray[np.float64],
+    conductor: Conductor,
+    checkpoint: Path | None,
+    out: Path,
+) -> UnitDPOTrainer:
+    trl_version = version("trl")
+    if not trl_version.startswith(TRL_TESTED):
+        raise BadInput(f"trl {trl_version} is installed, the adapter fits {TRL_TESTED}x; install requirements.lock")
+    rows = {
+        "prompt_ids": [pair.prompt_ids for pair in tokens],
+        "chosen_ids": [pair.chosen_ids for pair in tokens],
+        "rejected_ids": [pair.rejected_ids for pair in tokens],
+        "ref_chosen_logps": reference_P2[:, 0].astype(np.float32),
+        "ref_rejected_logps": reference_P2[:, 1].astype(np.float32),
+    }
+    lengths = [pair.longest for pair in tokens]
+    trainer = UnitDPOTrainer(
+        batches=StepBatches(lengths, config, compute.dpo_micro_batch, conductor.spent.steps, conductor.steps_left),
+        dtype=compute.dtype,
+        conductor=conductor,
+        resume_from=checkpoint,
+        model=model,
+        args=_arguments(config, compute, conductor.steps_left, out),
+        train_dataset=datasets.Dataset.from_dict(rows),
+        data_collator=DataCollatorForPreference(pad_token_id=PAD),
+        processing_class=_special_tokens(),
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _arguments(config: DpoConfig, compute: Compute, steps: int, out: Path) -> DPOConfig:
+    """TRL's arguments; what is not named here (sigmoid loss, AdamW) is TRL's default and the paper's choice."""
+    accumulated = accumulation(config.pairs_per_step, compute.dpo_micro_batch, dist.get_world_size())
+    optim = config.optim
+    return DPOConfig(
+        output_dir=str(out / CHECKPOINTS),
+        beta=config.beta,
+        loss_type=["sigmoid"],
+        precompute_ref_log_probs=True,
+        max_length=None,  # nothing is truncated: longer pairs are left out before
+        per_device_train_batch_size=compute.dpo_micro_batch,
+        gradient_accumulation_steps=accumulated,
+        max_steps=steps,
+        learning_rate=optim.learning_rate,
+        lr_scheduler_type="constant",  # the conductor sets the rate of each step by progress
+        adam_beta1=optim.beta1,
+        adam_beta2=optim.beta2,
+        adam_epsilon=optim.epsilon,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.clip_norm,
+        bf16=False,  # autocast in the adapter
+        activation_checkpointing=False,
+        logging_strategy="no",  # the conductor decides
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # the conductor decides
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=config.seed,
+        accelerator_config={"use_configured_state": True},
+        deepspeed={
+            "train_micro_batch_size_per_gpu": compute.dpo_micro_batch,
+            "gradient_accumulation_steps": accumulated,
+            "train_batch_size": config.pairs_per_step,
+            "gradient_clipping": optim.clip_norm,
+            "zero_optimization": {
+                "stage": compute.zero_stage,
+                "stage3_gather_16bit_weights_on_model_save": True,  # whatever the dtype, 16 bit in the name only
+            },
+            "zero_allow_untested_optimizer": True,  # transformers' AdamW
+            "steps_per_print": 10**9,
+        },
+    )
+
+
+def _special_tokens() -> transformers.PreTrainedTokenizerFast:
+    """What TRL wants to know of a tokeniser: the ids of padding, start and end. It never sees a text."""
+    words = tokenizers.models.WordLevel({"<PAD>": PAD, "<S>": BOS}, unk_token="<PAD>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words), pad_token="<PAD>", bos_token="<S>", eos_token="<S>"
+    )
+
+
+def _save_model(trainer: UnitDPOTrainer, folder: Path) -> None:
+    """Plain transformers format, appearing at once; every rank takes part, as ZeRO 3 gathers the weights."""
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.args.process_index == 0:
+        temp = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temp, ignore_errors=True)
+        # named_parameters holds tied weights once, as save_pretrained would; get_state_dict has cloned them
+        weights = {name: gathered[name] for name, _ in trainer.model.named_parameters()}
+        trainer.model.save_pretrained(temp, state_dict=weights)
+        shutil.rmtree(folder, ignore_errors=True)
+        temp.rename(folder)
+    dist.barrier()
+
+
+def _write_heldout(
+    path: Path, pairs: Sequence[PairTokens], before_P2: npt.NDArray[np.float64], after_P2: npt.NDArray[np.float64]
+) -> None:
+    """One row a pair: summed log-likelihoods before and after, and the tokens that they sum over."""
+    pq.write_table(
+        pa.table(
+            {
+                "pair_id": [pair.pair_id for pair in pairs],
+                "chosen_tokens": [len(pair.chosen_ids) for pair in pairs],
+                "rejected_tokens": [len(pair.rejected_ids) for pair in pairs],
+                "chosen_before": before_P2[:, 0],
+                "rejected_before": before_P2[:, 1],
+                "chosen_after": after_P2[:, 0],
+                "rejected_after": after_P2[:, 1],
+            }
+        ),
+        path,
+    )
+
+
+def compare_heldout(before_P2: npt.NDArray[np.float64], after_P2: npt.NDArray[np.float64]) -> dict[str, float]:
+    """What training did to held-out pairs, log-likelihoods (P, 2) of chosen and rejected, summed over tokens.
+
+    `margin` is the mean of (chosen - rejected) after less before: the implicit reward margin over beta, above 0 when
+    chosen was moved over rejected; `margin_half_width` is half its 95 % interval (normal). `moved` is the share of
+    pairs with a positive one (TRL's rewards/accuracies), `accuracy_*` the share with chosen above rejected.
+    """
+    if not len(before_P2):
+        return {"pairs": 0}
+    gain_P2 = after_P2 - before_P2
+    margin_P = gain_P2[:, 0] - gain_P2[:, 1]
+    deviation = float(margin_P.std(ddof=1)) if len(margin_P) > 1 else math.inf
+    return {
+        "pairs": len(margin_P),
+        "margin": float(margin_P.mean()),
+        "margin_half_width": 1.96 * deviation / math.sqrt(len(margin_P)),
+        "moved": float((margin_P > 0).mean()),
+        "chosen_gain": float(gain_P2[:, 0].mean()),
+        "rejected_gain": float(gain_P2[:, 1].mean()),
+        "accuracy_before": float((before_P2[:, 0] > before_P2[:, 1]).mean()),
+        "accuracy_after": float((after_P2[:, 0] > after_P2[:, 1]).mean()),
+    }

@@ -1,0 +1,389 @@
+"""DPO: token layout and masks, order, TRL's loss and update against hand-written ones, resume, held-out pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from slamray.config import Compute, DpoConfig, OptimConfig
+from slamray.errors import BadInput
+from slamray.train import dpo, dpo_pairs
+from slamray.train.budget import Spent
+from slamray.train.dpo_trainer import Conductor
+from slamray.units import batch_rows
+
+COMPUTE = Compute(dtype="float32", dpo_micro_batch=2, report_every_steps=1, checkpoint_every_seconds=3600)
+CONFIG = DpoConfig(
+    budget="steps:6",
+    pairs_per_step=4,
+    context=64,
+    seed=3,
+    optim=OptimConfig(learning_rate=1e-3, schedule="inverse_sqrt", floor_learning_rate=0.0, warmup_share=0.3),
+)
+
+
+class Killed(Exception):
+    """Stands for kill -9 in the middle of a run."""
+
+
+def build_model(seed: int = 0) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=502, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True,
+    )  # fmt: skip
+    return Qwen2ForCausalLM(config).eval()
+
+
+def build_pairs(count: int, seed: int) -> list[dict[str, Any]]:
+    """Chosen continuations use low units, rejected ones high units, so there is something to learn."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "pair_id": f"{seed}-{number:04d}",
+            "prompt": rng.integers(0, 500, rng.integers(3, 12)),
+            "chosen": rng.integers(0, 250, rng.integers(3, 12)),
+            "rejected": rng.integers(250, 500, rng.integers(3, 12)),
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A gloo group of one, as Ray Train makes it."""
+    patch = pytest.MonkeyPatch()
+    join_group(patch.setenv, 0, 1, tmp_path_factory.mktemp("group") / "store")
+    yield
+    dist.destroy_process_group()
+    patch.undo()
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    build_model().save_pretrained(tmp_path / "start")
+    return tmp_path / "start"
+
+
+def join_group(setenv: Any, rank: int, world: int, store: Path) -> None:
+    for name, value in {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}.items():
+        setenv(name, str(value))
+    setenv("MASTER_ADDR", "127.0.0.1")
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+
+
+def log_likelihood(model: torch.nn.Module, prompt: list[int], rest: list[int]) -> torch.Tensor:
+    """Of one unpadded sequence, by torch's cross entropy: shares no code with TRL or slamray."""
+    ids = torch.tensor([prompt + rest])
+    logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+    return -F.cross_entropy(logits.double(), ids[0, len(prompt) :], reduction="sum")
+
+
+def by_hand(model: torch.nn.Module, pairs: list[dpo_pairs.PairTokens]) -> torch.Tensor:
+    """Log-likelihoods (P, 2) with gradients."""
+    scores = [log_likelihood(model, p.prompt_ids, rest) for p in pairs for rest in (p.chosen_ids, p.rejected_ids)]
+    return torch.stack(scores).view(len(pairs), 2)
+
+
+def dpo_loss(scores_P2: torch.Tensor, reference_P2: torch.Tensor, beta: float) -> torch.Tensor:
+    """Rafailov et al. 2023, equation 7."""
+    gain_P2 = scores_P2 - reference_P2
+    return -torch.log(torch.sigmoid(beta * (gain_P2[:, 0] - gain_P2[:, 1]))).mean()
+
+
+def test_a_pair_is_laid_out_with_one_special_at_either_end() -> None:
+    pair = {"pair_id": "a", "prompt": [0, 7], "chosen": np.array([499], np.uint16), "rejected": [3, 3, 4]}
+    (tokens,), dropped = dpo_pairs.to_pair_tokens([pair], 502, 64)
+    assert tokens.prompt_ids == [1, 2, 9]
+    assert tokens.chosen_ids == [501, 1]
+    assert tokens.rejected_ids == [5, 5, 6, 1]
+    assert (tokens.tokens, tokens.longest, dropped) == (12, 7, {})
+
+
+def test_trls_collator_makes_the_golden_ids_and_masks_of_our_rows() -> None:
+    rows = [
+        {"prompt_ids": [1, 2, 9], "chosen_ids": [501, 1], "rejected_ids": [5, 5, 6, 1]},
+        {"prompt_ids": [1, 4], "chosen_ids": [8, 1], "rejected_ids": [7, 1]},
+    ]
+    batch = DataCollatorForPreference(pad_token_id=0)(rows)
+    assert batch["input_ids"].tolist() == [
+        [1, 2, 9, 501, 1, 0, 0], [1, 4, 8, 1, 0, 0, 0], [1, 2, 9, 5, 5, 6, 1], [1, 4, 7, 1, 0, 0, 0],
+    ]  # fmt: skip
+    assert batch["attention_mask"].tolist() == [
+        [1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0],
+    ]  # fmt: skip
+    assert batch["completion_mask"].tolist() == [
+        [0, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0],
+    ]  # fmt: skip
+
+
+def test_long_and_empty_pairs_are_left_out_and_counted_never_truncated() -> None:
+    pairs = [
+        {"pair_id": "fits", "prompt": [1] * 5, "chosen": [2] * 3, "rejected": [3]},  # 1 + 5 + 3 + 1 = 10 tokens
+        {"pair_id": "long", "prompt": [1] * 5, "chosen": [2], "rejected": [3] * 4},
+        {"pair_id": "empty", "prompt": [1], "chosen": [], "rejected": [3]},
+    ]
+    kept, dropped = dpo_pairs.to_pair_tokens(pairs, 502, 10)
+    assert [pair.pair_id for pair in kept] == ["fits"]
+    assert dropped == {"longer than 10 tokens": 1, "no units in a part": 1}
+
+
+def test_units_outside_the_vocabulary_and_repeated_ids_are_refused_by_name() -> None:
+    pair = {"pair_id": "p7", "prompt": [1], "chosen": [500], "rejected": [3]}
+    with pytest.raises(BadInput, match="pair p7: unit 500 is outside the model's 500 units"):
+        dpo_pairs.to_pair_tokens([pair], 502, 64)
+    with pytest.raises(BadInput, match="pair p7 stands twice"):
+        dpo_pairs.to_pair_tokens([{**pair, "chosen": [1]}] * 2, 502, 64)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_numbers() -> None:
+    assert dpo_pairs.accumulation(64, 4, 2) == 8
+    for micro_batch, world in ((5, 1), (4, 3), (64, 2)):
+        with pytest.raises(BadInput, match=f"dpo_micro_batch={micro_batch} x compute.workers={world};") as told:
+            dpo_pairs.accumulation(64, micro_batch, world)
+        assert "dpo.pairs_per_step=64" in str(told.value)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_step_holds_the_same_micro_batches_for_any_number_of_workers(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = np.random.default_rng(0).integers(5, 60, 13)
+    config = CONFIG.model_copy(update={"pairs_per_step": 8})
+    ranks = []
+    for rank in range(world):
+        monkeypatch.setattr(dpo_pairs, "rank_and_world", lambda rank=rank: (rank, world))
+        ranks.append(list(dpo_pairs.StepBatches(list(lengths), config, 2, 0, 5)))
+    per_step = 8 // 2 // world
+    for step in range(5):
+        found = [tuple(batch) for batches in ranks for batch in batches[step * per_step : (step + 1) * per_step]]
+        expected = batch_rows(3, step, 13, 8)
+        assert sorted(index for batch in found for index in batch) == sorted(expected)
+        longest = sorted(lengths[expected])
+        pairs_by_length = sorted(zip(longest[::2], longest[1::2], strict=True))
+        assert sorted(tuple(sorted(lengths[list(batch)])) for batch in found) == pairs_by_length
+
+
+def test_a_sampler_that_starts_later_gives_the_rest_of_the_same_batches() -> None:
+    lengths = list(range(5, 18))
+    whole = list(dpo_pairs.StepBatches(lengths, CONFIG, 2, 0, 7))
+    assert list(dpo_pairs.StepBatches(lengths, CONFIG, 2, 3, 4)) == whole[3 * 2 :]
+    first_epoch = [index for batch in whole for index in batch][:12]  # 13 pairs, 4 a step
+    assert len(set(first_epoch)) == 12
+
+
+def test_scores_equal_unpadded_cross_entropy(group: None) -> None:
+    model = build_model()
+    tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(7, 1), 502, 64)
+    with torch.no_grad():
+        expected = by_hand(model, tokens).numpy()
+    for batch in (1, 3, 7):
+        assert dpo_pairs.score_pairs(model, tokens, batch, "float32") == pytest.approx(expected, abs=1e-4)
+
+
+def test_trls_loss_and_rewards_equal_the_formula(group: None, tmp_path: Path) -> None:
+    policy, reference = build_model(1), build_model(2)
+    tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(4, 1), 502, 64)
+    with torch.no_grad():
+        scores_P2, reference_P2 = by_hand(policy, tokens), by_hand(reference, tokens)
+    dpo._claim_device(COMPUTE)
+    conductor = Conductor(CONFIG, COMPUTE, tokens, policy.num_parameters(), Spent(), [], lambda *_: None)
+    trainer = dpo._trainer(CONFIG, COMPUTE, policy, tokens, reference_P2.numpy(), conductor, None, tmp_path)
+    rows = [trainer.train_dataset[index] for index in range(4)]
+    assert rows[0]["prompt_ids"] == tokens[0].prompt_ids  # what TRL holds is what we gave
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
+    assert loss.item() == pytest.approx(dpo_loss(scores_P2, reference_P2, 0.1).item(), abs=1e-5)
+    metrics = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    gain_2 = 0.1 * (scores_P2 - reference_P2).mean(0)
+    assert metrics["rewards/chosen"] == pytest.approx(gain_2[0].item(), abs=1e-5)
+    assert metrics["rewards/rejected"] == pytest.approx(gain_2[1].item(), abs=1e-5)
+    assert metrics["logps/chosen"] == pytest.approx(scores_P2[:, 0].mean().item(), abs=1e-4)
+    assert metrics["logps/rejected"] == pytest.approx(scores_P2[:, 1].mean().item(), abs=1e-4)
+
+
+def test_a_run_equals_a_hand_written_loop(group: None, tmp_path: Path, model_folder: Path) -> None:
+    """Loss, gradient accumulation, clipping, AdamW and the schedule together, step by step."""
+    reports: list[dict[str, Any]] = []
+    pairs = build_pairs(10, 1)
+    dpo.train_dpo(CONFIG, COMPUTE, model_folder, pairs, [], tmp_path / "out", lambda m, _: reports.append(m))
+
+    model = build_model()
+    tokens, _ = dpo_pairs.to_pair_tokens(pairs, 502, 64)
+    with torch.no_grad():
+        reference_P2 = by_hand(model, tokens)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    assert len(reports) == 6
+    for step, metrics in enumerate(reports):
+        rate = 1e-3 * (step / 6 / 0.3 if step / 6 < 0.3 else math.sqrt(0.3 / (step / 6)))
+        optimiser.param_groups[0]["lr"] = rate
+        assert metrics["learning_rate"] == pytest.approx(rate)
+        indices = batch_rows(3, step, 10, 4).tolist()
+        loss = dpo_loss(by_hand(model, [tokens[index] for index in indices]), reference_P2[indices], 0.1)
+        assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5), step
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimiser.step()
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    for name, weights in trained.named_parameters():
+        torch.testing.assert_close(weights, model.get_parameter(name), atol=2e-5, rtol=0, msg=name)
+    assert reports[-1]["loss"] < reports[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_a_killed_run_continues_with_the_losses_of_the_uninterrupted_one(
+    group: None, tmp_path: Path, model_folder: Path
+) -> None:
+    compute = COMPUTE.model_copy(update={"checkpoint_every_seconds": 1e-9})
+    whole: list[float] = []
+    pairs = build_pairs(10, 1)
+    uninterrupted = dpo.train_dpo(
+        CONFIG, compute, model_folder, pairs, [], tmp_path / "whole", lambda metrics, _: whole.append(metrics["loss"])
+    )
+    first: list[float] = []
+
+    def killed_after_four(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        first.append(metrics["loss"])
+        if metrics["step"] == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        dpo.train_dpo(CONFIG, compute, model_folder, pairs, [], tmp_path / "cut", killed_after_four)
+    rest: list[dict[str, Any]] = []
+    resumed = dpo.train_dpo(
+        CONFIG, compute, model_folder, pairs, [], tmp_path / "cut", lambda metrics, _: rest.append(metrics)
+    )
+    assert resumed["resumed_from"] == "step-000000004"
+    assert [metrics["step"] for metrics in rest] == [5, 6]
+    assert first + [metrics["loss"] for metrics in rest] == whole  # one worker: bit for bit
+    assert resumed["tokens"] == uninterrupted["tokens"] and resumed["train_seconds"] > rest[0]["train_seconds"]
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    history = json.loads((tmp_path / "cut" / "history.json").read_text())
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6] and [row["loss"] for row in history] == whole
+    weights = [(tmp_path / run / "model/model.safetensors").read_bytes() for run in ("cut", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_held_out_pairs_move_and_the_saved_model_is_the_one_that_was_scored(
+    group: None, tmp_path: Path, model_folder: Path
+) -> None:
+    config = CONFIG.model_copy(update={"budget": "steps:20", "pairs_per_step": 8})
+    pairs, held_out = build_pairs(40, 1), build_pairs(20, 2)
+    facts = dpo.train_dpo(config, COMPUTE, model_folder, pairs, held_out, tmp_path / "out", lambda *_: None)
+    heldout = facts["heldout"]
+    assert heldout["pairs"] == 20 and heldout["moved"] >= 0.8
+    assert heldout["margin"] - heldout["margin_half_width"] > 0
+    assert heldout["chosen_gain"] > 0 > heldout["rejected_gain"]
+    rows = pq.read_table(tmp_path / "out" / "heldout.parquet").to_pydict()
+    tokens, _ = dpo_pairs.to_pair_tokens(held_out, 502, 64)
+    assert rows["pair_id"] == [pair.pair_id for pair in tokens]
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "out/model", model_folder)]
+    assert sizes[0] == sizes[1]  # tied weights are saved once
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
+    with torch.no_grad():
+        expected = by_hand(model, tokens).numpy()
+    after_P2 = np.array([rows["chosen_after"], rows["rejected_after"]]).T
+    assert after_P2 == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("budget", ["time:0.2s", "tokens:600", "flops:3e8"])
+def test_a_run_stops_when_its_budget_is_spent(group: None, tmp_path: Path, model_folder: Path, budget: str) -> None:
+    reports: list[dict[str, Any]] = []
+    config = CONFIG.model_copy(update={"budget": budget})
+    pairs = build_pairs(10, 1)
+    facts = dpo.train_dpo(config, COMPUTE, model_folder, pairs, [], tmp_path / "out", lambda m, _: reports.append(m))
+    assert facts["progress"] == 1.0 and all(metrics["progress"] < 1 for metrics in reports[:-1])
+    assert facts["flops"] == 6.0 * build_model().num_parameters() * facts["tokens"]
+
+
+def test_no_pair_left_is_one_clear_line(group: None, tmp_path: Path, model_folder: Path) -> None:
+    config = CONFIG.model_copy(update={"context": 8})
+    with pytest.raises(BadInput, match=r"no preference pair is left to train on .*'longer than 8 tokens': 10"):
+        dpo.train_dpo(config, COMPUTE, model_folder, build_pairs(10, 1), [], tmp_path / "out", lambda *_: None)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(
+    group: None, tmp_path: Path, model_folder: Path
+) -> None:
+    losses: dict[str, float] = {}
+    for dtype in ("float32", "bfloat16"):
+        compute = COMPUTE.model_copy(update={"dtype": dtype})
+        facts = dpo.train_dpo(CONFIG, compute, model_folder, build_pairs(10, 1), [], tmp_path / dtype, lambda *_: None)
+        losses[dtype] = facts["loss"]
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / dtype / "model", dtype="auto").dtype == torch.float32
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.02) and losses["bfloat16"] != losses["float32"]
+
+
+def run_rank(rank: int, world: int, folder: Path, name: str, zero_stage: int, kill_at: int) -> None:
+    torch.set_num_threads(1)
+    join_group(os.environ.__setitem__, rank, world, folder / f"store-{name}-{kill_at}")
+    compute = COMPUTE.model_copy(
+        update={"workers": world, "zero_stage": zero_stage, "dpo_micro_batch": 1, "checkpoint_every_seconds": 1e-9}
+    )
+    losses: list[float] = []
+
+    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        losses.append(metrics["loss"])
+        if metrics["step"] == kill_at:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        dpo.train_dpo(CONFIG, compute, folder / "start", build_pairs(10, 1), build_pairs(5, 2), folder / name, report)
+    if rank == 0:
+        np.save(folder / f"losses-{name}-{kill_at}.npy", losses)
+    dist.destroy_process_group()
+
+
+def run_workers(world: int, folder: Path, name: str, zero_stage: int = 0, kill_at: int = 0) -> list[float]:
+    mp.spawn(run_rank, (world, folder, name, zero_stage, kill_at), nprocs=world)
+    return [float(loss) for loss in np.load(folder / f"losses-{name}-{kill_at}.npy")]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    """A folder with the run of one worker, uninterrupted, and its losses."""
+    folder = tmp_path_factory.mktemp("alone")
+    build_model().save_pretrained(folder / "start")
+    return folder, run_workers(1, folder, "alone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_two_workers_train_like_one_at_every_zero_stage(alone: tuple[Path, list[float]], zero_stage: int) -> None:
+    folder, losses = alone
+    name = f"both-{zero_stage}"
+    assert run_workers(2, folder, name, zero_stage) == pytest.approx(losses, abs=1e-5)
+    one, two = (AutoModelForCausalLM.from_pretrained(folder / run / "model") for run in ("alone", name))
+    for parameter, weights in one.named_parameters():
+        torch.testing.assert_close(weights, two.get_parameter(parameter), atol=2e-5, rtol=0, msg=parameter)
+    rows = [pq.read_table(folder / run / "heldout.parquet").to_pydict() for run in ("alone", name)]
+    assert rows[0]["chosen_before"] == rows[1]["chosen_before"]  # the same batches, so bit for bit
+    assert rows[0]["chosen_after"] == pytest.approx(rows[1]["chosen_after"], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first_world", "second_world", "zero_stage"), [(1, 2, 0), (2, 1, 0), (2, 2, 1)])
+def test_a_killed_run_continues_on_other_workers(
+    alone: tuple[Path, list[float]], first_world: int, second_world: int, zero_stage: int
+) -> None:
+    """Any number of them at ZeRO 0; the same number at ZeRO 1 to 3, whose optimiser is sharded."""
+    folder, losses = alone
+    name = f"cut-{first_world}-{second_world}-{zero_stage}"
+    first = run_workers(first_world, folder, name, zero_stage, kill_at=3)
+    rest = run_workers(second_world, folder, name, zero_stage)
+    assert (len(first), len(rest)) == (3, 3)
+    assert first + rest == pytest.approx(losses, abs=1e-5)

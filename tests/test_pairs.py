@@ -1,0 +1,165 @@
+"""Scores of pairs: against log-softmax by hand, known answers, and independence of the batch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from slamray.evaluate.items import Pair
+from slamray.evaluate.pairs import (
+    Summary,
+    compare,
+    join_units,
+    judge,
+    perplexity,
+    pieces,
+    score_pairs,
+    sequence_tokens,
+    summarise,
+    token_log_likelihoods,
+    wilson,
+)
+from slamray.units import BOS, FIRST_UNIT, RowStore, to_document, to_tokens, write_rows
+
+N_UNITS = 20
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=N_UNITS + FIRST_UNIT, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=256, initializer_range=0.3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+class Likes(nn.Module):
+    """A model that gives unit 0 the logit `weight` at every place and everything else 0."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
+        logits = torch.zeros(*input_ids.shape, N_UNITS + FIRST_UNIT)
+        logits[..., FIRST_UNIT] = self.weight
+        return SimpleNamespace(logits=logits)
+
+
+def sequences(n: int = 12) -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    return [sequence_tokens([draw.integers(0, N_UNITS, draw.integers(1, 60))]) for _ in range(n)]
+
+
+def pair(name: str, prompt: tuple[str, ...] = (), metric: str = "words") -> Pair:
+    return Pair(name, metric, "all", prompt, (f"{name}+",), (f"{name}-",), "", "", "")
+
+
+def zero_against_others(n: int = 7) -> tuple[list[Pair], dict[str, np.ndarray]]:
+    """Pairs whose right side is unit 0 and 3 in turn and whose wrong side never holds a 0, of the same length."""
+    units = {f"{i}+": np.array([0, 3] * (i + 1)) for i in range(n)} | {
+        f"{i}-": np.array([5, 3] * (i + 1)) for i in range(n)
+    }
+    return [pair(str(i)) for i in range(n)], units
+
+
+def test_log_likelihood_is_the_sum_of_log_softmax_over_all_tokens_but_the_first(model: PreTrainedModel) -> None:
+    for tokens, total, count in zip(sequences(), *token_log_likelihoods(model, sequences()), strict=True):
+        with torch.no_grad():
+            logits = model(torch.as_tensor(tokens.astype(np.int64))[None]).logits[0].double().numpy()
+        expected = sum(logits[i, tokens[i + 1]] - math.log(np.exp(logits[i]).sum()) for i in range(len(tokens) - 1))
+        assert count == len(tokens) - 1  # the final special is a target, the first is not
+        assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_scores_do_not_depend_on_the_batch(model: PreTrainedModel) -> None:
+    alone, _ = token_log_likelihoods(model, sequences(), batch_tokens=1)
+    together, _ = token_log_likelihoods(model, sequences(), batch_tokens=32 * 64)
+    np.testing.assert_allclose(alone, together, rtol=1e-5)
+
+
+def test_a_model_that_prefers_the_right_side_gets_one_its_mirror_zero_and_a_constant_one_half_all_ties() -> None:
+    pairs, units = zero_against_others()
+    for weight, accuracy, ties in ((2.0, 1.0, 0), (-2.0, 0.0, 0), (0.0, 0.5, 7)):
+        (summary,) = summarise(score_pairs(Likes(weight), pairs, units))
+        assert (summary.accuracy, summary.ties, summary.n) == (accuracy, ties, 7)
+
+
+def test_mean_and_sum_differ_by_the_number_of_targets(model: PreTrainedModel) -> None:
+    pairs, units = [pair("a")], {"a+": np.arange(9), "a-": np.arange(4)}
+    mean, total = (score_pairs(model, pairs, units, normalise)[0] for normalise in ("mean", "sum"))
+    assert total["ll_chosen"] == pytest.approx(10 * mean["ll_chosen"])
+    assert total["ll_rejected"] == pytest.approx(5 * mean["ll_rejected"])
+
+
+def test_the_prompt_belongs_to_the_scored_sequence(model: PreTrainedModel) -> None:
+    units = {"p": np.array([4, 5]), "a+": np.array([6]), "a-": np.array([7])}
+    row = score_pairs(model, [pair("a", prompt=("p",))], units, "sum")[0]
+    sums, _ = token_log_likelihoods(model, [to_document(to_tokens(np.array([4, 5, 6])))])
+    assert row["ll_chosen"] == pytest.approx(sums[0])
+
+
+def test_units_are_deduplicated_across_joins() -> None:
+    parts = [
+        np.array([1, 2], np.uint16),
+        np.array([2, 3], np.uint16),
+        np.array([], np.uint16),
+        np.array([3], np.uint16),
+    ]
+    assert join_units(parts).tolist() == [1, 2, 3]
+    assert sequence_tokens(parts).tolist() == [BOS, 3, 4, 5, BOS]
+
+
+def test_a_tie_counts_one_half_and_is_reported() -> None:
+    rows = [{"metric": "words", "correct": c} for c in (1.0, 0.5, 0.0, 1.0)]
+    low, high = wilson(0.625, 4)
+    assert summarise(rows) == [Summary("words", 4, 1, 0.625, low, high)]
+    assert [judge(-1.0, -2.0), judge(-2.0, -1.0), judge(-1.0, -1.0)] == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (5, 10), (163, 250), (500, 500)])
+def test_wilson_interval_is_scipys(right: int, n: int) -> None:
+    expected = binomtest(right, n).proportion_ci(0.95, "wilson")
+    assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_two_checkpoints_are_compared_item_by_item() -> None:
+    before = [{"pair_id": str(i), "metric": "words", "correct": float(i < 50)} for i in range(100)]
+    after = [{"pair_id": str(i), "metric": "words", "correct": float(i < 60)} for i in reversed(range(100))]
+    (found,) = compare(before, after)
+    assert (found.before, found.after, found.difference) == pytest.approx((0.5, 0.6, 0.1))
+    # ten of a hundred differences are 1: deviation sqrt(100/99 * 0.1 * 0.9), times 1.959964 / sqrt(100)
+    assert (found.low, found.high) == pytest.approx((0.1 - 0.059095, 0.1 + 0.059095), abs=1e-5)
+
+
+def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary(tmp_path: Path) -> None:
+    documents = sequences()
+    write_rows(tmp_path, np.concatenate(documents), np.array([len(d) for d in documents]), context=32)
+    store = RowStore(tmp_path)
+    found = perplexity(Likes(0.0), pieces(store))
+    assert found["perplexity"] == pytest.approx(N_UNITS + FIRST_UNIT, rel=1e-5)
+    assert found["targets"] == store.targets_R.sum()
+
+
+def test_perplexity_is_that_of_the_packed_rows(model: PreTrainedModel, tmp_path: Path) -> None:
+    documents = sequences()
+    write_rows(tmp_path, np.concatenate(documents), np.array([len(d) for d in documents]), context=32)
+    store = RowStore(tmp_path)
+    batch = store.batch(np.arange(store.rows))
+    with torch.no_grad():  # transformers keeps packed pieces apart by their positions
+        logits = model(
+            torch.as_tensor(batch.inputs), position_ids=torch.as_tensor(batch.positions), use_cache=False
+        ).logits
+    loss = nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.as_tensor(batch.targets).flatten(), ignore_index=-100
+    )
+    assert perplexity(model, pieces(store))["loss"] == pytest.approx(float(loss), rel=1e-4)

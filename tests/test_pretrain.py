@@ -1,0 +1,217 @@
+"""The pre-training loop on tiny models: exact against plain torch, exact after a kill, the same for any batch split."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from slamray.config import Compute, OptimConfig, PretrainConfig
+from slamray.errors import BadInput
+from slamray.model import load_unit_lm
+from slamray.train.pretrain import pretrain
+from slamray.units import RowStore, batch_rows, to_document, to_tokens, write_rows
+
+CONTEXT = 32
+OPTIM = OptimConfig(learning_rate=1e-2, warmup_share=0.25)
+STEPS = PretrainConfig(budget="steps:8", tokens_per_step=8 * CONTEXT, optim=OPTIM, validations=4, validation_rows=8)
+EXACT = Compute(micro_batch=4, dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
+
+
+def _join(rank: int, world: int, store: Path) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)  # which DeepSpeed insists on; Ray Train sets it
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = os.environ.get("LOCAL_RANK")
+    _join(0, 1, tmp_path_factory.mktemp("group") / "store")
+    yield
+    dist.destroy_process_group()
+    os.environ.pop("LOCAL_RANK")
+    if before is not None:
+        os.environ["LOCAL_RANK"] = before
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """rows/ and model/: documents that count upwards, and a tiny Qwen2."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    documents = [to_document(to_tokens((np.arange(n) + n) % 20)) for n in rng.integers(5, 60, 60)]
+    write_rows(folder / "rows", np.concatenate(documents), np.array([len(d) for d in documents]), CONTEXT)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2Config(vocab_size=22, num_hidden_layers=2, tie_word_embeddings=True, **shape)
+    Qwen2ForCausalLM(config).save_pretrained(folder / "model")
+    return folder
+
+
+class Reports(list[dict[str, Any]]):
+    """Collects metrics; can kill the run after a step."""
+
+    def __init__(self, kill_after_step: int | None = None) -> None:
+        self.kill_after_step = kill_after_step
+
+    def __call__(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        self.append(metrics)
+        if metrics["step"] == self.kill_after_step:
+            raise KeyboardInterrupt
+
+    def losses(self) -> list[float]:
+        return [metrics["loss"] for metrics in self]
+
+
+def _train(
+    data: Path, out: Path, config: PretrainConfig = STEPS, compute: Compute = EXACT, kill_after_step: int | None = None
+) -> tuple[Reports, dict[str, Any]]:
+    reports = Reports(kill_after_step)
+    facts: dict[str, Any] = {}
+    try:
+        facts = pretrain(config, compute, data / "model", data / "rows", data / "rows", out, reports)
+    except KeyboardInterrupt:
+        assert kill_after_step
+    return reports, facts
+
+
+def _sum_of_losses(model: PreTrainedModel, rows: RowStore, row: int) -> torch.Tensor:
+    """Piece by piece, without packing, with transformers' own attention."""
+    total, column = torch.zeros(()), 0
+    for length in rows.lengths_P[rows.offsets[row] : rows.offsets[row + 1]]:
+        tokens = torch.from_numpy(rows.tokens_RC[row, column : column + length].astype(np.int64))
+        column += length
+        total = total + cross_entropy(model(tokens[None]).logits[0, :-1], tokens[1:], reduction="sum")
+    return total
+
+
+def _reference(data: Path) -> list[float]:
+    """The same run in plain torch, one row at a time, with the schedule written out for these eight steps."""
+    model, rows = load_unit_lm(data / "model"), RowStore(data / "rows")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
+    losses = []
+    for step in range(8):
+        rate = 1e-2 * step / 2 if step < 2 else 5e-5 + (1e-2 - 5e-5) * (1 + math.cos(math.pi * (step - 2) / 6)) / 2
+        batch = batch_rows(0, step, rows.rows, 8)
+        loss = torch.stack([_sum_of_losses(model, rows, row) for row in batch]).sum() / rows.targets_R[batch].sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
+def test_losses_are_those_of_plain_torch_for_any_micro_batch(data: Path, tmp_path: Path, micro_batch: int) -> None:
+    reports, _ = _train(data, tmp_path, compute=EXACT.model_copy(update={"micro_batch": micro_batch}))
+    assert reports.losses() == pytest.approx(_reference(data), rel=2e-5)
+
+
+def test_bfloat16_follows_float32_and_learns(data: Path, tmp_path: Path) -> None:
+    config = STEPS.model_copy(update={"budget": "steps:40"})
+    exact, _ = _train(data, tmp_path / "a", config)
+    half, _ = _train(data, tmp_path / "b", config, EXACT.model_copy(update={"dtype": "bfloat16"}))
+    assert half.losses() == pytest.approx(exact.losses(), rel=0.03)
+    assert half.losses()[-1] < 0.5 * half.losses()[0]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    whole, facts = _train(data, tmp_path / "whole")
+    saving = EXACT.model_copy(update={"checkpoint_every_seconds": 1e-9})
+    first, _ = _train(data, tmp_path / "cut", compute=saving, kill_after_step=3)
+    second, _ = _train(data, tmp_path / "cut", compute=saving, kill_after_step=6)
+    third, facts_again = _train(data, tmp_path / "cut", compute=saving)
+    assert [m["step"] for m in first + second + third] == list(range(1, 9))
+    assert first.losses() + second.losses() + third.losses() == whole.losses()
+    weights, again = (load_unit_lm(tmp_path / name / "model").state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    for key in ("step", "tokens", "flops", "validation_loss"):
+        assert facts[key] == facts_again[key]
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "cut")]
+    assert [h.get("loss") for h in histories[0]] == [h.get("loss") for h in histories[1]]
+
+
+def test_a_finished_run_called_again_trains_no_further(data: Path, tmp_path: Path) -> None:
+    _, facts = _train(data, tmp_path)
+    reports, again = _train(data, tmp_path)
+    assert reports == [] and again == facts
+
+
+def test_validation_is_the_mean_over_targets_and_comes_at_even_shares(data: Path, tmp_path: Path) -> None:
+    _, facts = _train(data, tmp_path)
+    history = json.loads((tmp_path / "history.json").read_text())
+    validations = [entry for entry in history if "validation_loss" in entry]
+    assert [entry["step"] for entry in validations] == [0, 2, 4, 6, 8]
+    rows = RowStore(data / "rows")
+    with torch.no_grad():
+        for folder, entry in ((data / "model", validations[0]), (tmp_path / "model", validations[-1])):
+            model = load_unit_lm(folder).eval()
+            total = sum(float(_sum_of_losses(model, rows, row)) for row in range(8))
+            expected = total / int(rows.targets_R[:8].sum())
+            assert entry["validation_loss"] == pytest.approx(expected, rel=1e-5)
+            assert entry["validation_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+    assert facts["validation_loss"] == validations[-1]["validation_loss"]
+
+
+def test_what_was_spent_adds_up(data: Path, tmp_path: Path) -> None:
+    reports, facts = _train(data, tmp_path, compute=EXACT.model_copy(update={"peak_tflops": 1.0}))
+    rows = RowStore(data / "rows")
+    tokens = sum(int(rows.tokens_R[batch_rows(0, step, rows.rows, 8)].sum()) for step in range(8))
+    parameters = sum(p.numel() for p in load_unit_lm(data / "model").parameters())
+    assert facts["tokens"] == tokens and facts["flops"] == 6 * parameters * tokens
+    last = reports[-1]
+    assert last["progress"] == 1.0 and 0 < last["padding_share"] < 0.2 and 0 < last["data_wait_share"] < 1
+    assert last["mfu"] == pytest.approx(6 * parameters * last["tokens_per_second"] / 1e12)
+
+
+def test_a_time_budget_goes_on_after_a_kill_and_ends_near_the_floor(data: Path, tmp_path: Path) -> None:
+    config = STEPS.model_copy(update={"budget": "time:2s"})
+    saving = EXACT.model_copy(update={"checkpoint_every_seconds": 0.2})
+    first, _ = _train(data, tmp_path, config, saving, kill_after_step=20)
+    reports, facts = _train(data, tmp_path, config, saving)
+    assert reports[0]["train_seconds"] >= 0.9 * (first[-2]["train_seconds"] if len(first) > 1 else 0) * 0
+    assert 2.0 <= facts["train_seconds"] < 2.5
+    assert reports[-1]["lr"] < 2 * OPTIM.floor_learning_rate
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line(data: Path, tmp_path: Path) -> None:
+    wild = STEPS.model_copy(update={"optim": OptimConfig(learning_rate=1e38, warmup_share=0.0)})
+    with pytest.raises(BadInput, match="not finite at step"):
+        _train(data, tmp_path, wild)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="tokens_per_step=256 .* micro_batch 3 "):
+        _train(data, tmp_path, compute=EXACT.model_copy(update={"micro_batch": 3}))
+    assert not list(tmp_path.iterdir())
+
+
+def _worker(rank: int, world: int, data: Path, out: Path, compute: Compute) -> None:
+    torch.set_num_threads(1)
+    _join(rank, world, out.parent / f"store-{out.name}")
+    reports, _ = _train(data, out, compute=compute)
+    (out.parent / f"{out.name}-rank{rank}.json").write_text(json.dumps(reports.losses()))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_two_workers_train_the_same_model_as_one(data: Path, tmp_path: Path, zero_stage: int) -> None:
+    alone, _ = _train(data, tmp_path / "alone")
+    compute = EXACT.model_copy(update={"zero_stage": zero_stage, "micro_batch": 2})
+    torch.multiprocessing.spawn(_worker, (2, data, tmp_path / "two", compute), nprocs=2)
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"two-rank{rank}.json").read_text()) == pytest.approx(alone.losses(), rel=2e-5)

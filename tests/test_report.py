@@ -1,0 +1,180 @@
+"""The report: one file, no request, everything escaped, every section there when it has rows and gone when not."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import soundfile
+
+from slamray.evaluate.charts import MAX_POINTS, Series, interval_chart, label, line_chart, make_axis, thin
+from slamray.evaluate.report import ReportData, Sound, duration, flatten, write_report
+
+EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'
+TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
+
+
+def full() -> ReportData:
+    score = {"metric": "words", "n": 500, "ties": 3, "accuracy": 0.712, "low": 0.671, "high": 0.75}
+    difference = {
+        "metric": "words",
+        "n": 500,
+        "before": 0.7,
+        "after": 0.712,
+        "difference": 0.012,
+        "low": -0.01,
+        "high": 0.034,
+    }
+    step = {"run": "pre-training", "tokens": 8192, "seconds": 2.0, "flops": 2.5e11, "loss": 5.1, "validation_loss": 5.2}
+    dpo = {
+        "step": 1, "loss": 0.69, "accuracy": 0.5, "reward_chosen": 0.0, "reward_rejected": 0.0, "margin": 0.0,
+        "logp_chosen": -200.0, "logp_rejected": -210.0,
+    }  # fmt: skip
+    said = {"checkpoint": "x", "continuations": 16, "empty": 16, "ended": 16, "mean_units": 0.0, "auto_bleu": None}
+    return ReportData(
+        title=f"demo {EVIL}",
+        summary=[EVIL],
+        scores=[{"checkpoint": "pre-trained", **score}, {"checkpoint": f"after {EVIL}", **score}],
+        perplexity=[{"checkpoint": "pre-trained", "perplexity": 12.3, "loss": 2.51, "targets": 120_394}],
+        differences=[difference],
+        generation=[said],
+        training=[step, step | {"tokens": 16384, "loss": 4.9, "validation_loss": None}],
+        dpo=[dpo, dpo | {"step": 2}],
+        sounds=[Sound(EVIL, EVIL, TONE, 16_000)],
+        examples=[{"metric": "words", "prompt_text": EVIL, "chosen_text": "dog", "rejected_text": "dag"}],
+        stages=[{"name": "pack", "fingerprint": "ab12", "status": "made", "seconds": 200.4, "device_seconds": None}],
+        config={"name": EVIL, "dpo": {"beta": 0.1}},
+        provenance={"command": EVIL},
+    )
+
+
+class Page(HTMLParser):
+    """Tags and addresses of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "poster", "action")
+        ]
+
+
+def written(data: ReportData, folder: Path) -> str:
+    write_report(data, folder / "report.html")
+    return (folder / "report.html").read_text()
+
+
+def test_the_file_asks_for_nothing_outside_itself(tmp_path: Path) -> None:
+    text = written(full(), tmp_path)
+    page = Page(text)
+    assert page.addresses and all(address.startswith("data:") for address in page.addresses)
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert "default-src 'none'" in text and "@import" not in text and "url(" not in text
+
+
+def test_every_text_is_escaped(tmp_path: Path) -> None:
+    text = written(full(), tmp_path)
+    assert "<script>" not in text and "<img src" not in text
+    assert text.count("&lt;script&gt;") >= 8
+
+
+def test_a_table_cell_shows_share_interval_number_and_ties(tmp_path: Path) -> None:
+    text = re.sub(r"<[^>]+>|\s+", " ", written(full(), tmp_path))
+    text = re.sub(r" +", " ", text)
+    assert "71.2 67.1 to 75.0 n 500, ties 3" in text
+    assert "+1.2 -1.0 to +3.4" in text
+    assert "95 % interval" in text and "dpo.beta" in text and "3 min 20 s" in text
+
+
+def test_sounds_can_be_decoded_and_have_their_length(tmp_path: Path) -> None:
+    (address,) = [a for a in Page(written(full(), tmp_path)).addresses if a.startswith("data:audio/mpeg")]
+    audio, rate = soundfile.read(io.BytesIO(base64.b64decode(address.split(",")[1])))
+    assert rate == 16_000 and len(audio) == pytest.approx(16_000, abs=2500)  # MP3 pads to whole frames
+    assert np.sqrt(np.mean(audio**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.15)
+
+
+def test_a_section_without_rows_is_left_out(tmp_path: Path) -> None:
+    text = written(ReportData(title="nothing yet"), tmp_path)
+    assert "<h2>" not in text and "<svg" not in text
+    assert "Preference" not in written(replace(full(), dpo=[], differences=[]), tmp_path)
+
+
+def test_charts_are_well_formed_with_axis_titles_and_legend() -> None:
+    series = [Series("train <x>", range(5), [5, 4, 3, 2.5, float("nan")]), Series("validation", [1, 3], [4.2, 2.9])]
+    bars = [Series("a", [0, 1], [0.5, 0.6], [0.4, 0.5], [0.6, 0.7])]
+    for chart in (
+        line_chart("Loss & more", "tokens", "loss", series),
+        interval_chart("T", "accuracy", ["x y", "z"], bars, 0.5),
+    ):
+        root = ElementTree.fromstring(chart)
+        assert not re.search(r"nan|inf\b", chart)
+        for element in root.iter():  # nothing lies outside the drawing
+            for name, limit in (("x", 460), ("cx", 460), ("x1", 460), ("x2", 460)):
+                assert 0 <= float(element.get(name, 0)) <= limit
+    texts = [
+        element.text
+        for element in ElementTree.fromstring(line_chart("Loss & more", "tokens", "loss", series)).iter("text")
+    ]
+    assert {"Loss & more", "tokens", "loss", "train <x>", "validation"} <= set(texts)
+
+
+def test_a_chart_without_points_is_empty() -> None:
+    assert line_chart("t", "x", "y", [Series("a", [], []), Series("b", [1], [float("nan")])]) == ""
+    assert interval_chart("t", "y", [], [], 0.5) == ""
+    assert line_chart("t", "x", "y", [Series("one point", [3], [2.0])]).count("<circle") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "ticks"),
+    [
+        ([0, 10], False, (0, 2, 4, 6, 8, 10)),
+        ([0.42, 0.71], False, (0.4, 0.5, 0.6, 0.7, 0.8)),
+        ([-3, 1], False, (-3, -2, -1, 0, 1)),
+        ([7, 7], False, (6, 8)),
+        ([1, 100], True, (1, 2, 5, 10, 20, 50, 100)),
+        ([1e3, 1e8], True, (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)),
+    ],
+)
+def test_ticks_are_round_numbers(values: list[float], log: bool, ticks: tuple[float, ...]) -> None:
+    axis = make_axis("x", values, log)
+    assert axis.ticks == pytest.approx(ticks)
+    assert axis.low <= min(values) and axis.high >= max(values)
+    assert axis.place(axis.low) == 0 and axis.place(axis.high) == pytest.approx(1)
+
+
+def test_labels_are_short() -> None:
+    assert [label(v) for v in (0, 0.55, -250, 20_000, 1.5e6, 2e9, 3e15)] == [
+        "0",
+        "0.55",
+        "-250",
+        "20k",
+        "1.5M",
+        "2G",
+        "3e15",
+    ]
+
+
+def test_long_curves_are_averaged_and_keep_their_mean() -> None:
+    curve = Series("loss", range(1000), [float(v) for v in range(1000)])
+    thinned = thin(curve, False)
+    assert len(thinned.x) <= MAX_POINTS and np.mean(thinned.y) == pytest.approx(499.5)
+
+
+def test_configuration_is_shown_as_dotted_keys() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1, 2]}) == [("a.b", "1"), ("a.c", "{}"), ("d", "[1, 2]")]
+
+
+def test_durations_are_readable() -> None:
+    assert [duration(s) for s in (None, 1.44, 59.99, 200, 7500)] == ["-", "1.4 s", "60.0 s", "3 min 20 s", "2 h 05 min"]
