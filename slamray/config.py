@@ -42,7 +42,7 @@ class CorpusConfig(Model):
 class RecordedConfig(Model):
     """Recorded audio: the second entrance to units (Libri-Light, LibriSpeech)."""
 
-    paths: tuple[str, ...] = Field((), description="folders or patterns of flac, wav, mp3, ogg; Parquet with an audio column")
+    paths: tuple[str, ...] = Field((), description="folders or files of flac, wav, mp3, ogg, or Parquet with an audio column")
     validation_share: float = Field(0.01, ge=0, lt=1, description="by hash of the name; recipe 1.6: random 1 % of Libri-Light")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="more unreadable files than this fail the stage; chosen, not tuned")
 
@@ -61,7 +61,7 @@ class EncoderConfig(Model):
     revision: str | None = Field(None, description="commit of the hub id; required there, so that a name never changes meaning")
     layer: int = Field(4, ge=1, description="hidden_states[layer] is quantised")
     centroids: str = Field(ASSETS + "hubert-nano/centroids.safetensors", description="k-means matrix `centroids_KD`")
-    pad_samples: int = Field(0, ge=0, description="zeros before and after each recording; 40 for slprl/mhubert-base-25hz")
+    pad_samples: int = Field(580, ge=0, description="zeros before and after a recording; 580 for hubert-nano, 40 for mhubert-base-25hz")
 
 
 class SpeechConfig(Model):

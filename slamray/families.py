@@ -5,6 +5,8 @@ Sources: the config.json of each hub id; the counts in recipe.md 1.3 are reprodu
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
 
 
@@ -14,7 +16,7 @@ def family_config(name: str) -> PreTrainedConfig:
     return kind(**fields)
 
 
-def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocabulary: int) -> dict[str, int | bool]:
+def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocabulary: int) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -26,7 +28,7 @@ def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocabu
     }
 
 
-def _neox(hidden: int, layers: int, heads: int) -> dict[str, int | bool]:
+def _neox(hidden: int, layers: int, heads: int) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -37,7 +39,7 @@ def _neox(hidden: int, layers: int, heads: int) -> dict[str, int | bool]:
     }
 
 
-FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, int | bool]]] = {
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "Qwen/Qwen2.5-0.5B": (Qwen2Config, _llama(896, 24, 14, 2, 4864, 151936)),
     "Qwen/Qwen2.5-1.5B": (Qwen2Config, _llama(1536, 28, 12, 2, 8960, 151936)),
     "HuggingFaceTB/SmolLM2-135M": (LlamaConfig, _llama(576, 30, 9, 3, 1536, 49152)),

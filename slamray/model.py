@@ -117,7 +117,9 @@ def _take_weights(model: PreTrainedModel, text_lm: PreTrainedModel, config: Mode
                 continue
             text_VH = source[name]
             if len(text_VH) < len(weight_NH):
-                raise BadInput(f"model.base={config.base}: {len(text_VH)} embedding rows, fewer than {len(weight_NH)} units")
+                raise BadInput(
+                    f"model.base={config.base}: {len(text_VH)} embedding rows, fewer than {len(weight_NH)} units"
+                )
             if config.embedding == "first_rows":
                 weight_NH.copy_(text_VH[: len(weight_NH)])
             elif config.embedding == "mean":

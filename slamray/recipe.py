@@ -1,9 +1,9 @@
 """The page to read first: the stages of Slam in order, built from a Recipe.
 
-    corpus --> units --> packed -----------v
-          |              untrained --> pretrained --> aligned
-          |                                            ^
-          +--> preferences ----------------------------+
+    corpus --> units ------v
+          |    recorded --> packed ---------v                  (recordings, where a recipe names some)
+          |                untrained --> pretrained --> aligned
+          +--> preferences -----------------------------^
           +--> items --> scores of untrained, pretrained, aligned --> report
 
 Each stage's config is its identity: what changes its result, and nothing else. What comes from outside (models,
@@ -19,7 +19,7 @@ from slamray.config import Recipe, identity
 from slamray.errors import BadInput
 from slamray.runtime.engine import Engine
 from slamray.stage import Stage
-from slamray.stages import corpus, items, packed, preferences, report, scores, training, units
+from slamray.stages import corpus, items, packed, preferences, recorded, report, scores, training, units
 from slamray.stages.outside import check_encoder, content_of, model_identity, speech_identity
 from slamray.train.budget import parse_budget
 
@@ -43,7 +43,21 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         (documents,),
         cost=lambda: f"speaks and encodes {speech.train_documents or 'all'} training documents",
     )
-    rows = Stage("packed", identity(recipe.pack), partial(packed.run, config=recipe.pack), (spoken, documents))
+    heard = []
+    if recipe.recorded.paths:
+        heard.append(
+            Stage(
+                "recorded",
+                voice | {"paths": recorded.sources(recipe.recorded)},
+                partial(recorded.run, config=recipe.recorded, spoken=speech, engine=engine),
+            )
+        )
+    rows = Stage(
+        "packed",
+        identity(recipe.pack) | {"recorded_validation_share": recipe.recorded.validation_share},
+        partial(packed.run, config=recipe.pack, recorded_validation_share=recipe.recorded.validation_share),
+        (spoken, documents, *heard),
+    )
     untrained = Stage(
         "untrained",
         model_identity(recipe.model) | {"n_units": encoder.n_units, "seed": recipe.pretrain.seed},
@@ -97,7 +111,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         )
         for checkpoint in (untrained, pretrained, aligned)
     ]
-    made = (documents, spoken, rows, untrained, pretrained, pairs, aligned, tests, *scored)
+    made = (documents, spoken, *heard, rows, untrained, pretrained, pairs, aligned, tests, *scored)
     return [Stage("report", {"name": recipe.name}, partial(report.run, recipe=recipe, stages=made), made)]
 
 

@@ -5,7 +5,7 @@ Legend: R rows, C context (tokens of a row), P pieces, D documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +38,15 @@ def to_tokens(units: npt.NDArray[np.integer]) -> Tokens:
     return (units.astype(np.int64) + FIRST_UNIT).astype(np.uint16)
 
 
+def join_units(parts: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.integer]:
+    """Units of utterances that were encoded one by one, as one sequence: deduplicated across the joins too.
+
+    The same sound goes on over a join (mostly silence), so its unit stands once, as it would in continuous speech.
+    """
+    units = np.concatenate([np.asarray(part) for part in parts]) if parts else np.zeros(0, np.uint16)
+    return units[np.insert(units[1:] != units[:-1], 0, True)] if len(units) else units
+
+
 def to_document(tokens: Tokens) -> Tokens:
     """`<S> t1 .. tT <S>`, once for a whole document, before it is cut (recipe.md 1.2)."""
     special = np.array([BOS], dtype=tokens.dtype)
@@ -48,7 +57,7 @@ def to_document(tokens: Tokens) -> Tokens:
 class Packing:
     """Where each piece goes; pieces are in the order of their rows and places.
 
-    source_P: first token of the piece in the concatenated documents; length_P; row_P; column_P: first column in the row.
+    source_P: first token of the piece in the concatenated documents; column_P: its first column in the row.
     """
 
     context: int
@@ -103,7 +112,9 @@ def pack(document_lengths: npt.NDArray[np.integer], context: int) -> Packing:
     return Packing(context, rows, source_P[in_place], length_P[in_place], row_P[in_place], column_P[in_place])
 
 
-def write_rows(folder: Path, tokens: Tokens, document_lengths: npt.NDArray[np.integer], context: int) -> dict[str, float]:
+def write_rows(
+    folder: Path, tokens: Tokens, document_lengths: npt.NDArray[np.integer], context: int
+) -> dict[str, float]:
     """Pack concatenated documents into `folder`; the same input gives the same bytes. Returns facts for the manifest.
 
     tokens.npy (R, C) uint16 or uint32, PAD at the end of a row; lengths.npy (P,) int32 of the pieces in row order;

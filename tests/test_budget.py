@@ -30,11 +30,27 @@ def test_budget_words_mean_what_they_say(text: str, budget: Budget) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "200", "steps", "steps:", "steps:-3", "steps:2.5", "steps:nan", "tokens:inf", "time:", "time:90", "time:0s"]
-    + ["time:1m1h", "time:24:00", "epochs:3", "steps:1k", "time:-5m"],
+    [
+        "",
+        "200",
+        "steps",
+        "steps:",
+        "steps:-3",
+        "steps:2.5",
+        "steps:nan",
+        "tokens:inf",
+        "time:",
+        "time:90",
+        "time:0s",
+        "time:1m1h",
+        "time:24:00",
+        "epochs:3",
+        "steps:1k",
+        "time:-5m",
+    ],
 )
 def test_nonsense_is_refused_with_the_dotted_key(text: str) -> None:
-    with pytest.raises(BadInput, match="^pretrain.budget="):
+    with pytest.raises(BadInput, match=r"^pretrain\.budget="):
         parse_budget(text, "pretrain.budget")
 
 

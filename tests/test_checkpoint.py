@@ -11,6 +11,7 @@ import torch
 from slamray.errors import BadInput
 from slamray.train.checkpoint import (
     MARKER,
+    gather_optimiser,
     newest_complete,
     read_optimiser,
     read_state,
@@ -91,13 +92,13 @@ def test_adamw_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
     model, optimiser = model_and_optimiser()
     step(model, optimiser)
-    write_optimiser(tmp_path, optimiser, model)
+    write_optimiser(tmp_path, gather_optimiser(optimiser, model, 0))
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     step(model, optimiser)
 
     again, optimiser_again = model_and_optimiser()
     again.load_state_dict(weights)
-    read_optimiser(tmp_path, optimiser_again, again)
+    read_optimiser(tmp_path, optimiser_again, again, 0)
     step(again, optimiser_again)
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])

@@ -49,7 +49,12 @@ SMALL: dict[str, PreTrainedConfig] = {
         attention_dropout=0.1,
     ),
     "llama": LlamaConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
     ),
     "pythia": GPTNeoXConfig(
         vocab_size=64,
@@ -152,11 +157,11 @@ def test_rope_base_is_the_recipes_unless_kept() -> None:
 
 
 def test_bad_bases_are_one_line_errors(tmp_path: Path, text_lm: tuple[Path, torch.nn.Module]) -> None:
-    with pytest.raises(BadInput, match="^model.base="):
+    with pytest.raises(BadInput, match=r"^model\.base="):
         build_unit_lm(ModelConfig(base=str(tmp_path / "nothing")), N_UNITS, seed=0)
     with pytest.raises(BadInput, match="64 embedding rows, fewer than 502"):
         build_unit_lm(ModelConfig(base=str(text_lm[0])), 500, seed=0)
-    with pytest.raises(BadInput, match="config.json is missing"):
+    with pytest.raises(BadInput, match=r"config\.json is missing"):
         load_unit_lm(tmp_path)
 
 
@@ -175,7 +180,8 @@ def test_logits_of_a_piece_do_not_depend_on_its_neighbours_in_the_row(
     piece, before, after, other = (torch.randint(2, 22, (n,), generator=generator) for n in (300, 11, 7, 30))
     with torch.no_grad():
         tokens, positions = _packed([piece])
-        alone = model(input_ids=tokens, attention_mask=piece_mask(positions, attention), position_ids=positions).logits[0]
+        mask = piece_mask(positions, attention)
+        alone = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits[0]
         for neighbours in ([before, piece, after], [other, piece], [piece, other]):
             tokens, positions = _packed(neighbours)
             start = sum(len(p) for p in neighbours[: [p is piece for p in neighbours].index(True)])

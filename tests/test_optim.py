@@ -49,7 +49,9 @@ def test_inverse_square_root_equals_transformers() -> None:
 
 
 def test_constant_equals_transformers() -> None:
-    assert _ours(schedule="constant") == pytest.approx(_theirs(get_constant_schedule_with_warmup, num_warmup_steps=WARMUP))
+    assert _ours(schedule="constant") == pytest.approx(
+        _theirs(get_constant_schedule_with_warmup, num_warmup_steps=WARMUP)
+    )
 
 
 def test_warmup_stable_decay_equals_transformers_after_the_warmup() -> None:

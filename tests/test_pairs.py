@@ -14,20 +14,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from slamray.evaluate.items import Pair
-from slamray.evaluate.pairs import (
-    Summary,
-    compare,
-    join_units,
-    judge,
-    perplexity,
-    pieces,
-    score_pairs,
-    sequence_tokens,
-    summarise,
-    token_log_likelihoods,
-    wilson,
-)
-from slamray.units import BOS, FIRST_UNIT, RowStore, to_document, to_tokens, write_rows
+from slamray.evaluate.pairs import judge, perplexity, pieces, score_pairs, sequence_tokens, token_log_likelihoods
+from slamray.evaluate.summary import Summary, compare, summarise, wilson
+from slamray.units import BOS, FIRST_UNIT, RowStore, join_units, to_document, to_tokens, write_rows
 
 N_UNITS = 20
 

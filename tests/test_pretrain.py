@@ -182,7 +182,7 @@ def test_a_time_budget_goes_on_after_a_kill_and_ends_near_the_floor(data: Path, 
     saving = EXACT.model_copy(update={"checkpoint_every_seconds": 0.2})
     first, _ = _train(data, tmp_path, config, saving, kill_after_step=20)
     reports, facts = _train(data, tmp_path, config, saving)
-    assert reports[0]["train_seconds"] >= 0.9 * (first[-2]["train_seconds"] if len(first) > 1 else 0) * 0
+    assert first[-1]["step"] < reports[0]["step"]
     assert 2.0 <= facts["train_seconds"] < 2.5
     assert reports[-1]["lr"] < 2 * OPTIM.floor_learning_rate
 
@@ -194,24 +194,36 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(data: Path, tmp_path: Pat
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="tokens_per_step=256 .* micro_batch 3 "):
+    with pytest.raises(BadInput, match=r"tokens_per_step=256 .* micro_batch 3 "):
         _train(data, tmp_path, compute=EXACT.model_copy(update={"micro_batch": 3}))
     assert not list(tmp_path.iterdir())
 
 
-def _worker(rank: int, world: int, data: Path, out: Path, compute: Compute) -> None:
+def _worker(rank: int, world: int, data: Path, folder: Path, first: bool) -> None:
+    """Two workers' part of the test below; each rank leaves the losses it was told."""
     torch.set_num_threads(1)
-    _join(rank, world, out.parent / f"store-{out.name}")
-    reports, _ = _train(data, out, compute=compute)
-    (out.parent / f"{out.name}-rank{rank}.json").write_text(json.dumps(reports.losses()))
+    _join(rank, world, folder / f"store-{first}")
+    plain = EXACT.model_copy(update={"micro_batch": 2})
+    sharded = plain.model_copy(update={"zero_stage": 1, "checkpoint_every_seconds": 1e-9})
+    if first:
+        told = [_train(data, folder / "two", compute=plain)[0].losses()]
+        told.append(_train(data, folder / "moved", compute=sharded, kill_after_step=3)[0].losses())
+    else:
+        told = [_train(data, folder / "moved", compute=sharded)[0].losses()]
+    (folder / f"{first}-{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [0, 1])
-def test_two_workers_train_the_same_model_as_one(data: Path, tmp_path: Path, zero_stage: int) -> None:
-    alone, _ = _train(data, tmp_path / "alone")
-    compute = EXACT.model_copy(update={"zero_stage": zero_stage, "micro_batch": 2})
-    torch.multiprocessing.spawn(_worker, (2, data, tmp_path / "two", compute), nprocs=2)
+def test_two_workers_train_what_one_trains_and_a_run_moves_between_them(data: Path, tmp_path: Path) -> None:
+    whole, _ = _train(data, tmp_path / "whole")
+    torch.multiprocessing.spawn(_worker, (2, data, tmp_path, True), nprocs=2)
+    saving = EXACT.model_copy(update={"checkpoint_every_seconds": 1e-9})
+    alone, _ = _train(data, tmp_path / "moved", compute=saving, kill_after_step=5)
+    torch.multiprocessing.spawn(_worker, (2, data, tmp_path, False), nprocs=2)
     for rank in (0, 1):
-        assert json.loads((tmp_path / f"two-rank{rank}.json").read_text()) == pytest.approx(alone.losses(), rel=2e-5)
+        two, moved = json.loads((tmp_path / f"True-{rank}.json").read_text())
+        (end,) = json.loads((tmp_path / f"False-{rank}.json").read_text())
+        assert two == pytest.approx(whole.losses(), rel=2e-5)
+        # steps 1-3 on two workers under ZeRO 1, 4-5 on one without, 6-8 on two again
+        assert moved + alone.losses() + end == pytest.approx(whole.losses(), rel=2e-5)

@@ -47,7 +47,10 @@ def test_every_token_of_the_input_is_in_exactly_one_place(tmp_path: Path, contex
     assert sorted(sources) == list(range(lengths.sum()))
     assert packing.length_P.max() <= context
     places = np.concatenate(
-        [r * context + np.arange(c, c + n) for r, c, n in zip(packing.row_P, packing.column_P, packing.length_P, strict=True)]
+        [
+            r * context + np.arange(c, c + n)
+            for r, c, n in zip(packing.row_P, packing.column_P, packing.length_P, strict=True)
+        ]
     )
     assert len(set(places.tolist())) == lengths.sum()
     assert places.max() < packing.rows * context
@@ -115,7 +118,9 @@ def test_target_counts_hold_for_every_row(tmp_path: Path) -> None:
 
 
 def test_an_epoch_reads_every_row_once_and_the_next_in_another_order() -> None:
-    read = np.concatenate([batch_rows(seed=4, step=step, n_rows=37, rows_per_step=8) for step in range(37 * 2 // 8 + 1)])
+    read = np.concatenate(
+        [batch_rows(seed=4, step=step, n_rows=37, rows_per_step=8) for step in range(37 * 2 // 8 + 1)]
+    )
     assert sorted(read[:37]) == list(range(37))
     assert sorted(read[37:74]) == list(range(37))
     assert read[:37].tolist() != read[37:74].tolist()

@@ -1,4 +1,4 @@
-"""Score pairs by log-likelihood under a unit LM, and say how sure the accuracy is.
+"""Score pairs by log-likelihood under a unit LM.
 
 The score of a side is the mean log-likelihood of its whole sequence, prompt included, over all targets up to the final
 special (recipe.md 1.10, as slamkit does it for sBLIMP and StoryCloze); the sum is an option. Shapes: B batch, T tokens.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -17,45 +15,11 @@ import torch
 from torch import nn
 
 from slamray.evaluate.items import Pair
-from slamray.units import PAD, RowStore, to_document, to_tokens
+from slamray.units import PAD, RowStore, join_units, to_document, to_tokens
 
 Normalise = Literal["mean", "sum"]
 BATCH_TOKENS = 8192  # padded tokens in a forward pass: the memory of the logits, not the result; chosen, not tuned
 TIE = 1e-6  # relative: what float32 sums of the same sequence differ by in batches of other shapes
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Accuracy of one metric (ties count one half) with its Wilson interval."""
-
-    metric: str
-    n: int
-    ties: int
-    accuracy: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy after minus before, on the same items, with its interval."""
-
-    metric: str
-    n: int
-    before: float
-    after: float
-    difference: float
-    low: float
-    high: float
-
-
-def join_units(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Units of utterances that were encoded one by one, as one sequence: deduplicated across the joins too.
-
-    The same sound goes on over a join (mostly silence), so its unit stands once, as it would in continuous speech.
-    """
-    units = np.concatenate([np.asarray(part) for part in parts]) if parts else np.zeros(0, np.uint16)
-    return units[np.insert(units[1:] != units[:-1], 0, True)] if len(units) else units
 
 
 def sequence_tokens(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -126,53 +90,6 @@ def judge(chosen: float, rejected: float) -> float:
     return 0.5 if abs(chosen - rejected) <= TIE * max(1.0, abs(chosen)) else float(chosen > rejected)
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], by: str = "metric", confidence: float = 0.95) -> list[Summary]:
-    """A summary of each metric (or of each value of another column) in the order of first appearance."""
-    summaries = []
-    for metric in dict.fromkeys(row[by] for row in rows):
-        correct = [row["correct"] for row in rows if row[by] == metric]
-        accuracy = float(np.mean(correct))
-        low, high = wilson(accuracy, len(correct), confidence)
-        summaries.append(Summary(metric, len(correct), correct.count(0.5), accuracy, low, high))
-    return summaries
-
-
-def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share of n, (0, 1) if n is 0; a tie enters as half a success.
-
-    Unlike the normal interval it has a width at 0 and 1. Half successes vary less than whole ones, so it is on the safe
-    side where there are ties.
-    """
-    if n == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def compare(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], confidence: float = 0.95
-) -> list[Difference]:
-    """Accuracy of `after` minus that of `before` for each metric, paired by pair_id.
-
-    The interval is the normal one of the mean of the paired differences (-1 .. 1), whose variance is what the two
-    models disagree on: much narrower than the difference of two independent accuracies.
-    """
-    earlier = {row["pair_id"]: row["correct"] for row in before}
-    assert earlier.keys() == {row["pair_id"] for row in after}, "the two checkpoints were scored on different items"
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    found = []
-    for metric in dict.fromkeys(row["metric"] for row in after):
-        rows = [row for row in after if row["metric"] == metric]
-        old, new = np.array([earlier[row["pair_id"]] for row in rows]), np.array([row["correct"] for row in rows])
-        mean = float((new - old).mean())
-        half = z * float((new - old).std(ddof=1)) / math.sqrt(len(rows)) if len(rows) > 1 else 1.0
-        low, high = max(-1.0, mean - half), min(1.0, mean + half)
-        found.append(Difference(metric, len(rows), float(old.mean()), float(new.mean()), mean, low, high))
-    return found
-
-
 def perplexity(model: nn.Module, sequences: Sequence[np.ndarray], batch_tokens: int = BATCH_TOKENS) -> dict[str, float]:
     """perplexity, loss (nats per target) and number of targets: exp(sum NLL / targets), e.g. of `pieces(store)`.
 
@@ -188,8 +105,3 @@ def pieces(store: RowStore) -> list[np.ndarray]:
     """The pieces of all packed rows, each a token array; padding is left behind."""
     rows = zip(store.tokens_RC, store.offsets[:-1], store.offsets[1:], strict=True)
     return [piece for row, a, b in rows for piece in np.split(row, np.cumsum(store.lengths_P[a:b]))[:-1]]
-
-
-def as_rows(results: Sequence[Summary] | Sequence[Difference]) -> list[dict[str, Any]]:
-    """Summaries or differences as plain dicts, for a table or the report."""
-    return [asdict(result) for result in results]

@@ -41,11 +41,11 @@ class ReportData:
     summary: list[str] = field(default_factory=list)
     """Sentences under the title: what was found."""
     scores: list[Row] = field(default_factory=list)
-    """checkpoint, metric, n, ties, accuracy, low, high (0..1): `pairs.Summary` and a checkpoint."""
+    """checkpoint, metric, n, ties, accuracy, low, high (0..1): `summary.Summary` and a checkpoint."""
     perplexity: list[Row] = field(default_factory=list)
     """checkpoint, perplexity, loss (nats), targets."""
     differences: list[Row] = field(default_factory=list)
-    """metric, n, before, after, difference, low, high: `pairs.Difference`, of DPO."""
+    """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
     generation: list[Row] = field(default_factory=list)
     """checkpoint, continuations, empty, ended, mean_units, auto_bleu (or None): `generate.describe`."""
     training: list[Row] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from slamray.errors import BadInput
 
 SILENCE = 1e-4  # peak of full scale 1 (-80 dB) under which a recording counts as silent; chosen, not tuned
 
+# How libsndfile's log of a RIFF file says that its data chunk ends early; 4294967295 stands for a length unknown to the
+# program that wrote a stream.
+_TRUNCATED = re.compile(r"^data : (?!4294967295)\d+ \(should be", re.MULTILINE)
+
 
 def load_audio(source: str | Path | bytes, rate_hz: int = 16_000) -> np.ndarray:
     """Float32 mono samples at `rate_hz`: channels averaged, resampled. Reads what libsndfile reads: wav flac mp3 ogg.
@@ -23,13 +28,13 @@ def load_audio(source: str | Path | bytes, rate_hz: int = 16_000) -> np.ndarray:
     name = "audio" if isinstance(source, bytes) else str(source)
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            promised, found_hz, seekable = file.frames, file.samplerate, file.format != "MP3"
+            cut_short, promised, found_hz = _TRUNCATED.search(file.extra_info), file.frames, file.samplerate
+            exact = file.format != "MP3"  # whose header only estimates the number of frames
             samples_LC = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise BadInput(f"{name}: cannot be read as audio ({str(error).splitlines()[0]}); remove or replace it") from error
-    # an MP3's header only estimates the number of its frames
-    if len(samples_LC) < promised and seekable:
-        raise BadInput(f"{name}: truncated, {len(samples_LC)} of {promised} samples; remove or replace it")
+    if cut_short or (exact and len(samples_LC) < promised):
+        raise BadInput(f"{name}: truncated after {len(samples_LC)} samples; remove or replace it")
     if len(samples_LC) == 0:
         raise BadInput(f"{name}: no samples; remove it")
     if not np.isfinite(samples_LC).all():

@@ -137,6 +137,12 @@ def masked_group_norm(x_BCT: torch.Tensor, frames: Sequence[int], norm: torch.nn
     return out
 
 
+class _LowerLayers(HubertModel):
+    """A HubertModel with fewer layers than its checkpoint: the weights of the others are left on disk without a warning."""
+
+    _keys_to_ignore_on_load_unexpected = (r"encoder\.layers\.",)
+
+
 def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
     folder = Path(model)
     if not folder.is_dir() and revision is None and (isinstance(model, Path) or model.count("/") != 1):
@@ -154,7 +160,7 @@ def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
 
 def _load_model(model: str | Path, revision: str | None, config: HubertConfig) -> HubertModel:
     try:
-        found, facts = HubertModel.from_pretrained(
+        found, facts = _LowerLayers.from_pretrained(
             model, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:

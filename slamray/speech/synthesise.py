@@ -62,6 +62,8 @@ class Synthesiser(Protocol):
 
     def phonemise(self, text: str) -> list[str]: ...
 
+    def lexicon(self) -> list[str]: ...
+
 
 class Hibari:
     """hibari-tts (Apache-2.0): one voice distilled from Kokoro, 24 kHz, numpy and onnxruntime.
@@ -83,6 +85,13 @@ class Hibari:
     def phonemise(self, text: str) -> list[str]:
         """Phoneme strings (misaki's alphabet), one for each piece that the model sees at once."""
         return self._model.phonemize(text)
+
+    def lexicon(self) -> list[str]:
+        """The phonemes of every word that the voice's dictionaries know, about 184 000."""
+        books = self._model.g2p.lexicon
+        entries = [entry for book in (books.golds, books.silvers) for entry in book.d.values()]
+        nested = [[entry] if isinstance(entry, str) else list(entry.values()) for entry in entries]
+        return [phonemes for pronunciations in nested for phonemes in pronunciations if phonemes]
 
     def speak(self, sentences: Sequence[str], seed: int) -> Speech:
         """The sentences in order. BadInput when one of them holds nothing that can be spoken."""

@@ -12,7 +12,6 @@ from slamray.evaluate.grammar import make_grammar
 from slamray.evaluate.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
 from slamray.evaluate.pseudowords import make_words
 from slamray.runtime.engine import Engine
-from slamray.speech.synthesise import load_synthesiser
 from slamray.stage import Facts, Folders
 from slamray.stages import corpus, speech
 
@@ -21,15 +20,19 @@ ITEMS = "items.json"
 
 def run(folders: Folders, out: Path, config: ItemsConfig, spoken: SpeechConfig, engine: Engine) -> Facts:
     """Make the items of all four metrics, and speak their utterances."""
+    from slamray.speech.synthesise import load_synthesiser  # a second that a finished run does not need
+
     documents = corpus.read(folders["corpus"], "evaluation")
     if not documents:
         raise BadInput("corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text")
     counts = count_words([" ".join(row["sentences"]) for row in corpus.read(folders["corpus"], "train")])
-    phonemise = load_synthesiser(spoken.tts.backend).phonemise
+    voice = load_synthesiser(spoken.tts.backend)
     items = merge(
         make_topic_cloze(documents, config.topic_cloze, config.seed, config.prompt_sentences, config.max_sentence_words),
         make_sentence_order(documents, config.sentence_order, config.seed, config.prompt_sentences, config.max_sentence_words),
-        make_words(counts, phonemise, config.words, config.seed, config.min_word_count, config.min_phonemes),
+        make_words(
+            counts, voice.phonemise, config.words, config.seed, config.min_word_count, config.min_phonemes, voice.lexicon()
+        ),
         make_grammar(counts, config.grammar, config.seed),
     )
     facts = speech.speak(items.utterances, out, spoken, engine, "items")

@@ -16,12 +16,12 @@ from slamray.units import Tokens, to_document, to_tokens, write_rows
 TRAIN, VALIDATION = "train", "validation"
 
 
-def run(folders: Folders, out: Path, config: PackConfig) -> Facts:
+def run(folders: Folders, out: Path, config: PackConfig, recorded_validation_share: float) -> Facts:
     """Pack each split's documents, in the order of their ids; facts count rows, tokens and targets."""
     return {
         split: write_documents(
             out / split,
-            [to_document(to_tokens(row)) for _, row in units.read(folders["units"], folders["corpus"], split)],
+            [to_document(to_tokens(row)) for _, row in units.read(folders, split, recorded_validation_share)],
             config.context,
             split,
         )

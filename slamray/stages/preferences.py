@@ -16,10 +16,10 @@ from slamray.config import CorpusConfig, PreferencesConfig, SpeechConfig
 from slamray.corpus import cut_sentences, list_sources, split_of
 from slamray.errors import BadInput
 from slamray.evaluate.items import Utterance, content_id
-from slamray.evaluate.pairs import join_units
 from slamray.runtime.engine import Engine
 from slamray.stage import Facts, Folders
 from slamray.stages import corpus, speech, tables, units
+from slamray.units import join_units
 
 PAIRS = "pairs.parquet"
 _UNITS = pa.list_(pa.uint16())

@@ -10,8 +10,8 @@ import soundfile
 
 from slamray import store
 from slamray.config import Recipe
-from slamray.evaluate.pairs import as_rows, compare
 from slamray.evaluate.report import ReportData, Sound, write_report
+from slamray.evaluate.summary import as_rows, compare
 from slamray.runtime.pool import METRICS, read_metrics
 from slamray.stage import Facts, Folders, Stage
 from slamray.stages import items, scores, speech

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from slamray import store
 from slamray.config import EvaluateConfig
-from slamray.evaluate.pairs import as_rows, summarise
+from slamray.evaluate.summary import as_rows, summarise
 from slamray.runtime.engine import Engine
 from slamray.runtime.pool import Pool, Row
 from slamray.stage import Facts, Folders
@@ -56,6 +56,7 @@ def run(
         "perplexity": store.read_json(task_file(out, "perplexity")),
         "pairs": {row["metric"]: row for row in as_rows(summarise(rows, confidence=config.interval))},
         "parts": {row["metric"]: row for row in as_rows(summarise(parts, by="part", confidence=config.interval))},
+        "pairs_without_sound": len(items.read(folders["items"]).pairs) - len(rows),
         "continuations": {key: value for key, value in continued.items() if key != "samples"},
     }
 

@@ -49,17 +49,19 @@ def speak(utterances: Sequence[Utterance], out: Path, config: SpeechConfig, engi
     """Speak and encode utterances into `out/units/`; raises BadInput when too many of them had to be quarantined."""
     rows = [asdict(utterance) for utterance in utterances]
     pool = Pool(_speaking, {"tts": config.tts.model_dump()}, engine.compute.tts_actors)
-    return _encode(rows, pool, out, config, engine, name)
+    _encode(rows, pool, out, config, engine, name)
+    return facts_of(out, len(rows), config.max_bad_share, "speech.max_bad_share")
 
 
-def listen(recordings: Sequence[dict[str, Any]], out: Path, config: SpeechConfig, engine: Engine, name: str) -> Facts:
-    """Read and encode recordings {utterance_id, path, parquet_row} into `out/units/`."""
-    return _encode(list(recordings), Pool(_listening, {}, engine.compute.tts_actors), out, config, engine, name)
-
-
-def _encode(
-    rows: list[dict[str, Any]], first: Pool, out: Path, config: SpeechConfig, engine: Engine, name: str
+def listen(
+    recordings: Sequence[Row], out: Path, config: SpeechConfig, engine: Engine, name: str, max_bad: float, key: str
 ) -> Facts:
+    """Read and encode recordings {utterance_id, path, parquet_row} into `out/units/`."""
+    _encode(list(recordings), Pool(_listening, {}, engine.compute.tts_actors), out, config, engine, name)
+    return facts_of(out, len(recordings), max_bad, key)
+
+
+def _encode(rows: list[Row], first: Pool, out: Path, config: SpeechConfig, engine: Engine, name: str) -> None:
     size = config.shard_documents
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]
     todo = [
@@ -79,14 +81,13 @@ def _encode(
     if todo:
         store.require_space(out, 2_000_000 * len(todo), f"stage {name}")
         engine.stream(name, todo, [first, encoder], total=len(shards), unit="shards")
-    return facts_of(out, len(rows), config.max_bad_share)
 
 
-def facts_of(out: Path, total: int, max_bad_share: float) -> Facts:
+def facts_of(out: Path, total: int, max_bad_share: float, key: str) -> Facts:
     """Counts over all shards, read from the files so that they are right after any number of restarts."""
     bad = tables.read_quarantine(out)
     first = f"{bad[0]['id']}: {bad[0]['reason']}" if bad else ""
-    check_bad_share(len(bad), total, max_bad_share, "speech.max_bad_share", first)
+    check_bad_share(len(bad), total, max_bad_share, key, first)
     table = tables.read_shards(out / SHARDS)
     seconds = float(np.sum(table["seconds"].to_numpy(), dtype=np.float64))
     units = sum(len(row) for row in table["units"])

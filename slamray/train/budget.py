@@ -24,7 +24,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent so far, over all restarts. Seconds are optimiser time alone: no validation, checkpoint or start-up."""
+    """What was spent so far, over all restarts. Seconds are optimiser time: no validation, checkpoint or start-up."""
 
     steps: int = 0
     tokens: int = 0
@@ -80,7 +80,7 @@ def accumulation_steps(tokens_per_step: int, micro_batch: int, context: int, wor
     at_once = micro_batch * context * workers
     if tokens_per_step % at_once or tokens_per_step < at_once:
         raise BadInput(
-            f"{keys}: tokens_per_step={tokens_per_step} is no multiple of micro_batch {micro_batch} x context {context} "
-            f"x workers {workers} = {at_once}; change one of them"
+            f"{keys}: tokens_per_step={tokens_per_step} is not a multiple of "
+            f"micro_batch {micro_batch} x context {context} x workers {workers} = {at_once}; change one of them"
         )
     return tokens_per_step // at_once

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: temp folder, fsync, marker with checksums last, rename; the newest whole one wins.
+"""Checkpoints, whole or absent: temp folder, fsync, marker with checksums last, rename; the newest whole one wins.
 
 A checkpoint holds nothing that depends on the number of workers:
     model/                  the model in plain transformers format: `load_unit_lm` reads it
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from safetensors.torch import load_file, save_file
 
 from slamray import store
 from slamray.errors import BadInput
 
 MARKER = "complete.json"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 _PREFIX = "step-"
 _TEMPORARY = ".partial-"
 
@@ -45,7 +47,10 @@ def save_checkpoint(folder: Path, step: int, write: Callable[[Path], None], keep
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     for path in files:
         _fsync(path)
-    marker = {str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)} for path in files}
+    marker = {
+        str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)}
+        for path in files
+    }
     (temporary / MARKER).write_text(json.dumps(marker, indent=1, sort_keys=True))
     _fsync(temporary / MARKER)
     _fsync(temporary)
@@ -69,7 +74,9 @@ def newest_complete(folder: Path) -> Path | None:
             return checkpoint
         log.warning("checkpoint %s is torn (%s); trying the one before", checkpoint, flaw)
     if found:
-        raise BadInput(f"{folder}: none of {len(found)} checkpoints is whole; delete the folder to train from the start")
+        raise BadInput(
+            f"{folder}: none of {len(found)} checkpoints is whole; delete the folder to train from the start"
+        )
     return None
 
 
@@ -83,23 +90,50 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def write_optimiser(checkpoint: Path, optimiser: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-    """AdamW's state by parameter name, so that neither order nor number of workers matters."""
-    tensors = {
-        f"{name}/{key}": value.detach().to("cpu", torch.float32).contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimiser.state.get(parameter, {}).items()
-    }
-    save_file(tensors, checkpoint / "optimiser.safetensors")
+def write_optimiser(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, checkpoint / "optimiser.safetensors")
 
 
-def read_optimiser(checkpoint: Path, optimiser: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-    """Put the saved state back; the step counter stays where AdamW wants it, beside the parameter when fused."""
-    parameters = dict(model.named_parameters())
-    for full_name, value in load_file(checkpoint / "optimiser.safetensors").items():
-        name, key = full_name.rsplit("/", 1)
-        parameter = parameters[name]
-        optimiser.state[parameter][key] = value.to(parameter.device)
+def gather_optimiser(
+    optimiser: torch.optim.Optimizer, model: torch.nn.Module, zero_stage: int
+) -> dict[str, torch.Tensor]:
+    """AdamW's state in full shape by parameter name; under ZeRO 1 and 2 a collective that every rank must call."""
+    if zero_stage == 0:
+        return {
+            f"{name}/{key}": value.detach()
+            for name, parameter in model.named_parameters()
+            for key, value in optimiser.state[parameter].items()
+        }
+    sharded = optimiser.optimizer  # DeepSpeed's wrapper keeps torch's optimiser over its flat shards
+    count = next(iter(sharded.state.values()))["step"]
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"{name}/step"] = count.clone()
+        for key in _MOMENTS:
+            tensors[f"{name}/{key}"] = safe_get_full_optimizer_state(parameter, key)
+    return tensors
+
+
+def read_optimiser(checkpoint: Path, optimiser: torch.optim.Optimizer, model: torch.nn.Module, zero_stage: int) -> None:
+    """Put the saved state back, whatever number of workers and ZeRO stage (0, 1, 2) wrote it."""
+    tensors = load_file(checkpoint / "optimiser.safetensors")
+    if zero_stage == 0:
+        parameters = dict(model.named_parameters())
+        for full_name, value in tensors.items():
+            name, key = full_name.rsplit("/", 1)
+            optimiser.state[parameters[name]][key] = value.to(parameters[name].device)
+        return
+    sharded = optimiser.optimizer
+    count = next(value for name, value in tensors.items() if name.endswith("/step"))
+    for group in sharded.param_groups:
+        for shard in group["params"]:
+            moments = {key: torch.zeros_like(shard) for key in _MOMENTS}
+            sharded.state[shard] = {"step": count.clone().to(shard.device), **moments}
+    # DeepSpeed links parameters to these states at its first step; the moments are needed before.
+    optimiser._lazy_init_hp_params_optimizer_state()
+    for name, parameter in model.named_parameters():
+        for key in _MOMENTS:
+            safe_set_full_optimizer_state(parameter, tensors[f"{name}/{key}"].to(parameter.device), key)
 
 
 def _all_checkpoints(folder: Path) -> list[Path]:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 import transformers
@@ -29,6 +30,7 @@ Report = Callable[[dict[str, Any], Path | None], None]
 
 TRL_TESTED = "1.16."  # the adapter overrides TRL's internals; tests/test_dpo.py holds their golden values
 ENDLESS = 10**9  # steps of a run that is not bounded by steps: more than anybody can pay for
+START_SCORES = "start_scores.npy"  # log-likelihoods of training and held-out pairs under the reference
 ENGINE = "engine"  # DeepSpeed's part of a checkpoint: weights and optimiser
 
 
@@ -124,9 +126,16 @@ class UnitDPOTrainer(DPOTrainer):
     """DPOTrainer for data that is already token ids, in an order that is already decided."""
 
     def __init__(
-        self, batches: StepBatches, dtype: str, conductor: Conductor, resume_from: Path | None, **kwargs: Any
+        self,
+        batches: StepBatches,
+        dtype: str,
+        conductor: Conductor,
+        start_P2: npt.NDArray[np.float64],
+        resume_from: Path | None,
+        **kwargs: Any,
     ) -> None:
-        self._batches, self._dtype, self._conductor, self._resume_from = batches, dtype, conductor, resume_from
+        self._batches, self._dtype, self._conductor = batches, dtype, conductor
+        self._start_P2, self._resume_from = start_P2, resume_from
         super().__init__(callbacks=[conductor], **kwargs)
 
     def _prepare_dataset(self, dataset: datasets.Dataset, *args: Any, **kwargs: Any) -> datasets.Dataset:
@@ -142,8 +151,9 @@ class UnitDPOTrainer(DPOTrainer):
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """Not prepared by accelerate: the batch sampler knows which rows are this rank's."""
+        rows: Any = self.train_dataset
         return torch.utils.data.DataLoader(
-            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator, num_workers=0
+            rows, batch_sampler=self._batches, collate_fn=self.data_collator, num_workers=0
         )
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
@@ -156,28 +166,30 @@ class UnitDPOTrainer(DPOTrainer):
         """Continue from a checkpoint. transformers' own resume would skip data; our sampler starts at the step."""
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self._resume_from is not None:
-            path, _ = self.model_wrapped.load_checkpoint(str(self._resume_from / ENGINE))
+            engine: Any = self.model_wrapped
+            path, _ = engine.load_checkpoint(str(self._resume_from / ENGINE))
             assert path is not None
         return prepared
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Weights, optimiser, what was spent and reported; there is no random state to keep, as dropout is off.
+        """Weights, optimiser, the reference's scores, what was spent and reported; there is no random state to keep, as dropout is off.
 
         Every rank writes its part of the engine, then rank 0 puts the whole in place, so a kill leaves no half.
         """
-        folder = Path(self.args.output_dir)
+        folder, engine = Path(str(self.args.output_dir)), cast(Any, self.model_wrapped)
         scratch = folder / f".{ENGINE}"
         if self.args.process_index == 0:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
         dist.barrier()
-        self.model_wrapped.save_checkpoint(str(scratch), tag=ENGINE)
+        engine.save_checkpoint(str(scratch), tag=ENGINE)
         dist.barrier()
         if self.args.process_index == 0:
             conductor = self._conductor
 
             def write(temporary: Path) -> None:
                 scratch.rename(temporary / ENGINE)
+                np.save(temporary / START_SCORES, self._start_P2)
                 write_state(temporary, {"spent": asdict(conductor.spent), "history": conductor.history})
 
             conductor.last_checkpoint = save_checkpoint(folder, conductor.spent.steps, write)

@@ -31,7 +31,9 @@ def learning_rate(config: OptimConfig, progress: float) -> float:
         return peak * math.sqrt(warmup / progress)
     if config.schedule == "cosine":
         share = (progress - warmup) / (1.0 - warmup)
-        return config.floor_learning_rate + (peak - config.floor_learning_rate) * 0.5 * (1.0 + math.cos(math.pi * share))
+        return config.floor_learning_rate + (peak - config.floor_learning_rate) * 0.5 * (
+            1.0 + math.cos(math.pi * share)
+        )
     decay_start = max(warmup, 1.0 - config.decay_share)
     if progress < decay_start or decay_start == 1.0:
         return peak

@@ -59,8 +59,8 @@ def pretrain(
     """Train until the budget is spent and leave `out/model` and `out/history.json`; returns facts.
 
     Training starts from the model in `model_folder`, or goes on from the newest whole checkpoint in `out/checkpoints`
-    where there is one: a first start and a restart are the same call. torch.distributed must be initialised; every rank calls this and every
-    rank's `report` is called with the same metrics, rank 0's with the newest checkpoint's folder or None.
+    where there is one: a first start and a restart are the same call. torch.distributed must be initialised; every rank
+    calls this, and every rank's `report` gets the same metrics, rank 0's the newest checkpoint's folder too.
     """
     loop = Pretraining(config, compute, model_folder, RowStore(train_rows), RowStore(validation_rows), out, report)
     loop.run()
@@ -83,7 +83,9 @@ class Pretraining:
         self.config, self.compute, self.train, self.validation = config, compute, train, validation
         self.out, self.report = out, report
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.device = torch.device(compute.device, torch.cuda.current_device() if compute.device == "cuda" else None)
+        self.device = torch.device(compute.device)
+        if compute.zero_stage == 3:
+            raise BadInput("compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2; choose one of them")
         self.budget = parse_budget(config.budget, "pretrain.budget")
         self.accumulation = accumulation_steps(
             config.tokens_per_step, compute.micro_batch, train.context, self.world, KEYS
@@ -102,7 +104,7 @@ class Pretraining:
 
     def _resume(self, newest: Path) -> None:
         state = checkpoint.read_state(newest)
-        checkpoint.read_optimiser(newest, self.optimiser, self.engine.module)
+        checkpoint.read_optimiser(newest, self.optimiser, self.engine.module, self.compute.zero_stage)
         self.spent, self.validations, self.history = Spent(**state["spent"]), state["validations"], state["history"]
         self.latest_validation = state["latest_validation"]
 
@@ -237,18 +239,20 @@ class Pretraining:
     def _save(self) -> Path | None:
         """Write a checkpoint; rank 0 writes and gets its folder, the others go on."""
         began = time.monotonic()
+        tensors = checkpoint.gather_optimiser(self.optimiser, self.engine.module, self.compute.zero_stage)
+        state = {"spent": asdict(self.spent), "validations": self.validations, "history": self.history}
+
+        def write(folder: Path) -> None:
+            save_unit_lm(self.engine.module, folder / "model")
+            checkpoint.write_optimiser(folder, tensors)
+            checkpoint.write_state(folder, {**state, "latest_validation": self.latest_validation})
+
         saved = None
         if self.rank == 0:
-            saved = checkpoint.save_checkpoint(self.out / "checkpoints", self.spent.steps, self._write)
+            saved = checkpoint.save_checkpoint(self.out / "checkpoints", self.spent.steps, write)
         self.saved_at = time.monotonic()
         self.window.checkpoint_seconds += self.saved_at - began
         return saved
-
-    def _write(self, folder: Path) -> None:
-        save_unit_lm(self.engine.module, folder / "model")
-        checkpoint.write_optimiser(folder, self.optimiser, self.engine.module)
-        state = {"spent": asdict(self.spent), "validations": self.validations, "history": self.history}
-        checkpoint.write_state(folder, {**state, "latest_validation": self.latest_validation})
 
     def finish(self) -> dict[str, Any]:
         """Write the model and the curves; facts for the manifest."""

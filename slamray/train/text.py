@@ -34,7 +34,7 @@ def train_tokeniser(texts: Iterable[str], size: int, folder: Path) -> None:
     )
     tokeniser.train_from_iterator(texts, trainer)
     if tokeniser.get_vocab_size() != size:
-        raise BadInput(f"text_lm.vocab_size={size}: the text yields only {tokeniser.get_vocab_size()} tokens; ask for fewer")
+        raise BadInput(f"text_lm.vocab_size={size}: more than the text yields")
     pad, special = SPECIALS
     assert (tokeniser.token_to_id(pad), tokeniser.token_to_id(special)) == (PAD, BOS)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokeniser, pad_token=pad, bos_token=special, eos_token=special)
@@ -55,7 +55,7 @@ def build_text_lm(config: TextLmConfig, seed: int) -> Qwen2ForCausalLM:
     """A fresh Qwen2 of the given shape, float32, tied head, RoPE base 10 000."""
     if config.hidden % config.heads or config.heads % config.kv_heads:
         raise BadInput(
-            f"text_lm: hidden {config.hidden} must divide by heads {config.heads}, and heads by kv_heads {config.kv_heads}"
+            f"text_lm: heads={config.heads} must divide hidden={config.hidden}, kv_heads={config.kv_heads} heads"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
