@@ -1,4 +1,4 @@
-"""Convert a published k-means (joblib or pickle) once: `python jobs/convert_centroids.py IN.bin OUT.safetensors LAYER`."""
+"""Convert a published k-means (joblib) once: `python jobs/convert_centroids.py IN.bin OUT.safetensors LAYER`."""
 
 import sys
 from pathlib import Path

@@ -2,7 +2,8 @@
 
 import sys
 
+from slamray.recipe import build
 from slamray.run import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], build))

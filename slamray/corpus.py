@@ -24,8 +24,42 @@ SPLITS = ("train", "validation", "evaluation")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".txt")
 
 # Typographic characters that TTS lexicons and BPE tokenisers know only in their plain form.
-_PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\u00a0": " "})
-_TITLES = frozenset("mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt rev jr sr vs etc".split())
+_PLAIN = str.maketrans(
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2013": "-",
+        "\u2014": "-",
+        "\u2026": "...",
+        "\u00a0": " ",
+    }
+)
+_TITLES = frozenset(
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "prof",
+        "st",
+        "mt",
+        "ft",
+        "gen",
+        "gov",
+        "sen",
+        "rep",
+        "capt",
+        "lt",
+        "col",
+        "sgt",
+        "rev",
+        "jr",
+        "sr",
+        "vs",
+    ]
+)
 _END = re.compile(r"[.!?]+[\"')\]]*\s+")
 
 
@@ -176,4 +210,6 @@ def to_document(
     if not min_words <= words <= max_words:
         return f"{words} words, outside corpus.min_words={min_words} .. corpus.max_words={max_words}"
     doc_id = document_id(text)
-    return Document(doc_id, sentences, raw.place.rsplit(":", 1)[0], split_of(doc_id, validation_share, evaluation_share))
+    return Document(
+        doc_id, sentences, raw.place.rsplit(":", 1)[0], split_of(doc_id, validation_share, evaluation_share)
+    )

@@ -21,7 +21,7 @@ from slamray.runtime.engine import Engine
 from slamray.stage import Stage
 from slamray.stages import corpus, items, packed, preferences, recorded, report, scores, training, units
 from slamray.stages.outside import check_encoder, content_of, model_identity, speech_identity
-from slamray.train.budget import parse_budget
+from slamray.train.budget import accumulation_steps, parse_budget
 
 
 def build(recipe: Recipe, engine: Engine) -> list[Stage]:
@@ -120,12 +120,10 @@ def check(recipe: Recipe) -> None:
     c = recipe.compute
     if recipe.preferences.voices != ("default",):
         raise BadInput(f"preferences.voices: {recipe.speech.tts.backend} has one voice; leave it at [default]")
-    rows = c.micro_batch * recipe.pack.context * c.workers
-    if recipe.pretrain.tokens_per_step % rows:
-        raise BadInput(
-            f"pretrain.tokens_per_step={recipe.pretrain.tokens_per_step} is no multiple of compute.micro_batch "
-            f"{c.micro_batch} x pack.context {recipe.pack.context} x compute.workers {c.workers} = {rows}"
-        )
+    accumulation_steps(
+        recipe.pretrain.tokens_per_step, c.micro_batch, recipe.pack.context, c.workers,
+        "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers",
+    )  # fmt: skip
     pairs = c.dpo_micro_batch * c.workers
     if recipe.dpo.pairs_per_step % pairs:
         raise BadInput(
@@ -141,6 +139,8 @@ def spending(budget: str, tokens_per_step: int, parameters: int) -> str:
     if parsed.kind == "time":
         return f"{budget} of optimiser time; {tokens_per_step:,} tokens and {per_step:.2e} FLOPs a step"
     steps = math.ceil(
-        {"steps": parsed.amount, "tokens": parsed.amount / tokens_per_step, "flops": parsed.amount / per_step}[parsed.kind]
+        {"steps": parsed.amount, "tokens": parsed.amount / tokens_per_step, "flops": parsed.amount / per_step}[
+            parsed.kind
+        ]
     )
     return f"{steps:,} steps, {steps * tokens_per_step:,} tokens, {steps * per_step:.2e} FLOPs"

@@ -20,26 +20,25 @@ from slamray.tracking import NullTracker, Tracker, flatten, open_tracker
 
 LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
 Build = Callable[[Recipe, Engine], list[Stage]]
+Afterwards = Callable[[Path, list[Stage]], None]  # root and targets, when all is made
 
 
-def main(words: Sequence[str], build: Build | None = None) -> int:
+def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = None) -> int:
     """The whole command; 0 when all is made, 2 when the user's input is at fault, with one line that says how."""
     try:
         plan_only = "--plan" in words
         recipe = load_recipe([word for word in words if word != "--plan"])
-        if build is None:
-            from slamray.recipe import build
         if plan_only:
             engine = Engine(recipe.compute)
             print(plan(recipe, build(recipe, engine)))
             return 0
-        return run(recipe, build, words)
+        return run(recipe, build, words, afterwards)
     except BadInput as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
 
 
-def run(recipe: Recipe, build: Build, words: Sequence[str]) -> int:
+def run(recipe: Recipe, build: Build, words: Sequence[str], afterwards: Afterwards | None) -> int:
     """Make every stage of the recipe, and print what it found."""
     root = Path(recipe.root)
     tracker: Tracker = NullTracker()
@@ -66,13 +65,17 @@ def run(recipe: Recipe, build: Build, words: Sequence[str]) -> int:
 
     status = "FAILED"
     try:
-        manifests = stages.materialise(targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages)
+        manifests = stages.materialise(
+            targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages
+        )
         for page in root.glob(f"report/{targets[-1].fingerprint}/*.html"):
             tracker.artifact(page)
         status = "FINISHED"
     finally:
         engine.close()
         tracker.close(status)
+    if afterwards:
+        afterwards(root, targets)
     print(summary(recipe, wanted, manifests, len(wanted) - len(todo), time.monotonic() - began))
     return 0
 
@@ -82,8 +85,8 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
     root = Path(recipe.root)
     c = recipe.compute
     lines = [
-        f"recipe {recipe.name}, root {root}, {c.workers} x {c.device} worker(s) of {c.cpus_per_worker} core(s), {c.dtype}, "
-        f"ZeRO {c.zero_stage}; {c.tts_actors} speaking and {c.encoder_actors} encoding actor(s)",
+        f"recipe {recipe.name}, root {root}, {c.workers} x {c.device} worker(s) of {c.cpus_per_worker} core(s), "
+        f"{c.dtype}, ZeRO {c.zero_stage}; {c.tts_actors} speaking and {c.encoder_actors} encoding actor(s)",
         f"{'stage':<19}{'fingerprint':<18}{'state':<7}inputs / cost",
     ]
     for stage in stages.order(targets):
@@ -99,7 +102,9 @@ def summary(
     recipe: Recipe, wanted: Sequence[Stage], manifests: dict[str, dict[str, Any]], done_before: int, seconds: float
 ) -> str:
     """Where time went, what was found, and where the report lies."""
-    lines = [f"{len(wanted) - done_before} of {len(wanted)} stages made in {seconds:.1f} s, {done_before} were done before"]
+    lines = [
+        f"{len(wanted) - done_before} of {len(wanted)} stages made in {seconds:.1f} s, {done_before} were done before"
+    ]
     lines += [f"  {name:<19}{manifest['wall_seconds']:8.1f} s" for name, manifest in manifests.items()]
     table = manifests.get("report", {}).get("facts", {}).get("table", [])
     lines += ["", *table] if table else []

@@ -154,5 +154,6 @@ def check_bad_share(bad: int, total: int, allowed_share: float, key: str, first_
         raise BadInput(f"{key}: no rows at all; {first_reason or 'the input is empty'}")
     if bad > allowed_share * total:
         raise BadInput(
-            f"{key}: {bad} of {total} rows are bad, more than the allowed share {allowed_share:g}; first: {first_reason}"
+            f"{key}: {bad} of {total} rows are bad, more than the share {allowed_share:g} that may be; "
+            f"first: {first_reason}"
         )

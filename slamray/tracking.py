@@ -198,9 +198,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def open_tracker(
-    enabled: bool, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path
-) -> Tracker:
+def open_tracker(enabled: bool, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path) -> Tracker:
     """MLflow at `uri`, or a null tracker; an empty uri is a SQLite store under the root."""
     if not enabled:
         return NullTracker()

@@ -52,3 +52,34 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vocoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained unit decoder for 20 units, as save leaves it."""
+    import torch
+
+    from slamray.speech.vocode import Vocoder, VocoderNet, VocoderShape
+
+    folder = tmp_path_factory.mktemp("vocoder")
+    torch.manual_seed(0)
+    Vocoder(VocoderNet(VocoderShape(n_units=20, frames_per_unit=4, hidden=16, unit_blocks=1, frame_blocks=1))).save(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_words(tiny_encoder: Path, tiny_lm: Path, tiny_vocoder: Path) -> list[str]:
+    """Words that make the demo recipe run in seconds: real stages, tiny models, few rows."""
+    return [
+        "profile=laptop", "tracking.enabled=false", "compute.cpus_per_worker=1",
+        f"speech.encoder.model={tiny_encoder}", f"speech.encoder.centroids={tiny_encoder}/centroids.safetensors",
+        "speech.encoder.layer=2", "speech.encoder.pad_samples=40", "speech.train_documents=16",
+        "speech.validation_documents=2", "speech.shard_documents=2", f"model.base={tiny_lm}", "pack.context=128",
+        "pretrain.budget=steps:4", "pretrain.tokens_per_step=1024", "preferences.max_pairs=8",
+        "preferences.heldout_pairs=4", "dpo.budget=steps:2", "dpo.pairs_per_step=4", "evaluate.items.topic_cloze=4",
+        "evaluate.items.sentence_order=4", "evaluate.items.words=4", "evaluate.items.grammar=10",
+        "evaluate.sampling.prompts=2", "evaluate.sampling.max_new_tokens=20", "evaluate.audio_samples=1",
+        f"evaluate.vocoder={tiny_vocoder}",
+    ]  # fmt: skip

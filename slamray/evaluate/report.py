@@ -40,22 +40,22 @@ class ReportData:
     title: str
     summary: list[str] = field(default_factory=list)
     """Sentences under the title: what was found."""
-    scores: list[Row] = field(default_factory=list)
+    scores: Sequence[Row] = field(default_factory=list)
     """checkpoint, metric, n, ties, accuracy, low, high (0..1): `summary.Summary` and a checkpoint."""
-    perplexity: list[Row] = field(default_factory=list)
+    perplexity: Sequence[Row] = field(default_factory=list)
     """checkpoint, perplexity, loss (nats), targets."""
-    differences: list[Row] = field(default_factory=list)
+    differences: Sequence[Row] = field(default_factory=list)
     """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
-    generation: list[Row] = field(default_factory=list)
+    generation: Sequence[Row] = field(default_factory=list)
     """checkpoint, continuations, empty, ended, mean_units, auto_bleu (or None): `generate.describe`."""
-    training: list[Row] = field(default_factory=list)
+    training: Sequence[Row] = field(default_factory=list)
     """run ('pre-training' ...), tokens, seconds, flops, loss, and validation_loss where it was measured."""
-    dpo: list[Row] = field(default_factory=list)
+    dpo: Sequence[Row] = field(default_factory=list)
     """step, loss, accuracy, reward_chosen, reward_rejected, margin, logp_chosen, logp_rejected."""
     sounds: list[Sound] = field(default_factory=list)
-    examples: list[Row] = field(default_factory=list)
+    examples: Sequence[Row] = field(default_factory=list)
     """A few test items: metric, prompt_text, chosen_text, rejected_text."""
-    stages: list[Row] = field(default_factory=list)
+    stages: Sequence[Row] = field(default_factory=list)
     """name, fingerprint, status, seconds, device_seconds."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The whole resolved recipe, nested."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from slamray.runtime.pool import Metrics, Pool, Row
 
@@ -31,7 +31,7 @@ def stream(rows: Sequence[Row], pools: Sequence[Pool]) -> Iterator[Row]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    dataset: Dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,

@@ -21,11 +21,13 @@ def connect(compute: Compute) -> None:
     if ray.is_initialized():
         return
     # Workers' own output stays in Ray's log folder: stages report their progress, and errors come back as exceptions.
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:  # token authentication is Ray's default
-        ray.init(address="local", dashboard_host="127.0.0.1", **quiet)
+    inside = bool(os.environ.get("RAY_ADDRESS"))
+    ray.init(  # token authentication is Ray's default
+        address=None if inside else "local",
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     check_resources(compute, ray.cluster_resources())
 

@@ -32,7 +32,8 @@ def load_audio(source: str | Path | bytes, rate_hz: int = 16_000) -> np.ndarray:
             exact = file.format != "MP3"  # whose header only estimates the number of frames
             samples_LC = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise BadInput(f"{name}: cannot be read as audio ({str(error).splitlines()[0]}); remove or replace it") from error
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{name}: cannot be read as audio ({reason}); remove or replace it") from error
     if cut_short or (exact and len(samples_LC) < promised):
         raise BadInput(f"{name}: truncated after {len(samples_LC)} samples; remove or replace it")
     if len(samples_LC) == 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ OVERLAP_SECONDS = 4.0  # of neighbouring windows; every frame has at least half 
 class HubertEncoder:
     """Audio to the features of one layer: `hidden_states[layer]` of the model run on the recording alone.
 
-    model: folder or hub id. revision: commit of the hub id, which must be given. layer: 1 to the model's number of layers.
+    model: folder, or hub id whose commit is `revision`. layer: 1 to the model's number of layers.
     pad_samples: zeros on both sides of a recording before the convolutions: 40 for slprl/mhubert-base-25hz
     (slamkit hubert_feature_extractor.py:42), `train.hubert.pad_samples(config)` for own models.
     hop_samples: samples from frame to frame. rate_hz: frames a second. width: features of a frame. min_samples: the
@@ -46,7 +47,7 @@ class HubertEncoder:
         if not 1 <= layer <= layers:
             raise BadInput(f"encoder.layer: {model} has layers 1 to {layers}, not {layer}")
         config.num_hidden_layers = layer
-        self._model = _load_model(model, revision, config).to(device, dtype).eval()
+        self._model: Any = _load_model(model, revision, config).to(device, dtype).eval()
         if config.do_stable_layer_norm and layer < layers:
             self._model.encoder.layer_norm = torch.nn.Identity()  # the final norm belongs to the last layer's output
         self._device, self._dtype, self._pad = device, dtype, pad_samples
@@ -89,7 +90,7 @@ class HubertEncoder:
         lengths = [len(piece) + 2 * self._pad for piece in pieces]
         frames = [int(self._model._get_feat_extract_output_lengths(length)) for length in lengths]
         if min(frames) < 1:
-            raise BadInput(f"audio of {min(map(len, pieces))} samples is shorter than one frame of HuBERT; leave it out")
+            raise BadInput(f"audio of {min(map(len, pieces))} samples is shorter than one frame; leave it out")
         audio_BL = torch.zeros(len(pieces), max(lengths))
         for row, piece in zip(audio_BL, pieces, strict=True):
             row[self._pad : self._pad + len(piece)] = torch.from_numpy(piece)
@@ -138,9 +139,9 @@ def masked_group_norm(x_BCT: torch.Tensor, frames: Sequence[int], norm: torch.nn
 
 
 class _LowerLayers(HubertModel):
-    """A HubertModel with fewer layers than its checkpoint: the weights of the others are left on disk without a warning."""
+    """A HubertModel with fewer layers than its checkpoint: no warning about the weights that are left on disk."""
 
-    _keys_to_ignore_on_load_unexpected = (r"encoder\.layers\.",)
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"encoder\.layers\."]  # type: ignore[misc]
 
 
 def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
@@ -150,7 +151,7 @@ def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
     if not folder.is_dir() and revision is None:
         raise BadInput(f"encoder.revision: pin the commit of {model}, so that the same recipe gives the same units")
     try:
-        config = HubertConfig.from_pretrained(model, revision=revision)
+        config = HubertConfig.from_pretrained(model, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise BadInput(f"encoder.model: no HuBERT configuration in {model} ({_first_line(error)})") from error
     if config.to_dict()["model_type"] != "hubert":
@@ -158,13 +159,14 @@ def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
     return config
 
 
-def _load_model(model: str | Path, revision: str | None, config: HubertConfig) -> HubertModel:
+def _load_model(model: str | Path, revision: str | None, config: HubertConfig) -> Any:
     try:
-        found, facts = _LowerLayers.from_pretrained(
-            model, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+        loaded: Any = _LowerLayers.from_pretrained(
+            model, revision=revision or "main", config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"encoder.model: cannot load the weights of {model} ({_first_line(error)})") from error
+    found, facts = loaded
     missing = sorted(facts["missing_keys"])
     if missing:
         raise BadInput(f"encoder.model: {model} lacks {len(missing)} weights of a HubertModel, {missing[0]} among them")

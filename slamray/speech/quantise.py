@@ -11,8 +11,9 @@ import io
 import math
 import pickle
 import zlib
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +28,12 @@ CHUNK = 65536  # frames whose distances to all centroids are held at once: 131 M
 SEEDS_FROM = 20_000  # frames that k-means++ draws its seeds from; chosen, not tuned
 MAX_UNITS = 2**16  # units are stored as uint16
 # What a pickled numpy array, data type or number is made with.
-_NUMPY = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar}
+_NUMPY = {
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+    "_reconstruct": multiarray._reconstruct,
+    "scalar": multiarray.scalar,
+}
 
 
 class Quantiser:
@@ -134,7 +140,7 @@ def deduplicate(units_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     changes = np.flatnonzero(units[1:] != units[:-1]) + 1
     edges = np.concatenate([[0], changes, [len(units)]]) if len(units) else np.zeros(1, np.int64)
     longest = np.iinfo(np.uint16).max
-    cuts = [np.arange(a, b, longest) for a, b in zip(edges, edges[1:], strict=False) if b - a > longest]
+    cuts = [np.arange(a, b, longest) for a, b in pairwise(edges) if b - a > longest]
     starts = np.unique(np.concatenate([edges[:-1], *cuts])).astype(np.int64)
     durations = np.diff(np.append(starts, len(units)))
     return units[starts].astype(np.uint16), durations.astype(np.uint16)
@@ -152,12 +158,12 @@ def convert_joblib(path: Path) -> torch.Tensor:
     when the file is no pickle of a k-means.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(2)
-        opened = gzip.open(path) if start == b"\x1f\x8b" else path.open("rb")
-        with opened as file:
-            stream = io.BytesIO(zlib.decompress(file.read())) if start[:1] == b"\x78" else file
-            centroids = _KMeansUnpickler(stream).load().centroids()
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        elif content[:1] == b"\x78":
+            content = zlib.decompress(content)
+        centroids = _KMeansUnpickler(io.BytesIO(content)).load().centroids()
     except (OSError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError, zlib.error) as error:
         raise BadInput(f"{path}: no k-means of scikit-learn can be read from it ({error})") from error
     return torch.from_numpy(np.ascontiguousarray(centroids, np.float32))
@@ -204,7 +210,8 @@ class _Empty:
 class _KMeansUnpickler(pickle._Unpickler):
     """Pickle's interpreter in Python, for joblib's arrays within the stream (joblib/numpy_pickle.py NumpyUnpickler)."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)

@@ -19,6 +19,10 @@ from slamray.errors import BadInput
 
 FRAME_SECONDS = 0.025  # unit of hibari's durations: two frames of its 80 Hz spectrum (dsp.HOP / dsp.SR = 12.5 ms)
 DURATIONS = "/Cast_32_output_0"  # int64, one per phoneme id: found in the graph of hibari-tts 0.2.1, no output there
+# A sign sounds two frames before the durations ahead of it add up. Measured: over 40 stories the clusters of MFCCs tell
+# most about the phones when all spans are moved by -50 ms (PNMI 0.46; 0.36 unmoved, 0.44 at -75 ms). Kokoro's own
+# KPipeline.join_timestamps takes off three frames, and asks whether that is right.
+EARLY_FRAMES = 2
 STRESS = "\u02c8\u02cc"  # primary and secondary stress stand before their vowel and have durations of their own
 EDGE = "_"  # our sign for the padding id 0 at both ends of what the model sees at once
 PAUSES = frozenset(EDGE + ' ;:,.!?\u2014\u2026"()\u201c\u201d')  # vocab.json: what is no phone
@@ -105,7 +109,8 @@ class Hibari:
         """A phoneme string as one sentence. BadInput on a sign that is not in the model's alphabet."""
         unknown = sorted(set(phonemes) - set(self._model.vocab))
         if unknown or not set(phonemes) - PAUSES:
-            raise BadInput(f"cannot speak the phonemes {phonemes!r}: " + (f"unknown {unknown}" if unknown else "no phone"))
+            reason = f"unknown {unknown}" if unknown else "no phone"
+            raise BadInput(f"cannot speak the phonemes {phonemes!r}: {reason}")
         return self._speak([phonemes], [[phonemes]], seed)
 
     def _speak(self, sentences: Sequence[str], pieces: list[list[str]], seed: int) -> Speech:
@@ -133,7 +138,7 @@ class Hibari:
         inputs = {"ids": np.asarray([self._model.ids(phonemes)], np.int64), "speed": np.ones(1, np.float32)}
         *parts, durations = self._model.sess.run(None, inputs)
         wave = dsp.synth(*(part[0] for part in parts), rng)
-        assert len(wave) == round(durations.sum() * FRAME_SECONDS * self.rate_hz), "durations do not add up to the audio"
+        assert len(wave) == round(durations.sum() * FRAME_SECONDS * self.rate_hz), "durations do not add up"
         return wave, durations.ravel()
 
 
@@ -147,7 +152,9 @@ def load_synthesiser(name: str, threads: int = 1) -> Synthesiser:
 
 def _phone_spans(phonemes: str, durations: np.ndarray, first_frame: int) -> list[Span]:
     """Spans that tile a piece: one for each sign, stress marks joined to the sign that follows."""
-    edges = first_frame + np.concatenate([[0], np.cumsum(durations)])
+    edges = np.concatenate([[0], np.cumsum(durations)])
+    edges[1:-1] = np.maximum(edges[1:-1] - EARLY_FRAMES, 0)
+    edges += first_frame
     spans: list[Span] = []
     start = edges[0]
     for place, sign in enumerate(EDGE + phonemes + EDGE):

@@ -24,14 +24,26 @@ def run(folders: Folders, out: Path, config: ItemsConfig, spoken: SpeechConfig, 
 
     documents = corpus.read(folders["corpus"], "evaluation")
     if not documents:
-        raise BadInput("corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text")
+        raise BadInput(
+            "corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text"
+        )
     counts = count_words([" ".join(row["sentences"]) for row in corpus.read(folders["corpus"], "train")])
     voice = load_synthesiser(spoken.tts.backend)
     items = merge(
-        make_topic_cloze(documents, config.topic_cloze, config.seed, config.prompt_sentences, config.max_sentence_words),
-        make_sentence_order(documents, config.sentence_order, config.seed, config.prompt_sentences, config.max_sentence_words),
+        make_topic_cloze(
+            documents, config.topic_cloze, config.seed, config.prompt_sentences, config.max_sentence_words
+        ),
+        make_sentence_order(
+            documents, config.sentence_order, config.seed, config.prompt_sentences, config.max_sentence_words
+        ),
         make_words(
-            counts, voice.phonemise, config.words, config.seed, config.min_word_count, config.min_phonemes, voice.lexicon()
+            counts,
+            voice.phonemise,
+            config.words,
+            config.seed,
+            config.min_word_count,
+            config.min_phonemes,
+            voice.lexicon(),
         ),
         make_grammar(counts, config.grammar, config.seed),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def content_of(path: str, revision: str | None, key: str) -> dict[str, str]:
     """Identity of a model: a local folder by checksum, a hub id by its pinned revision."""
     local = Path(asset_path(path))
     if local.is_dir():
-        return {"sha256": _checksum(local)}
+        return {"sha256": store.checksum_folder(local)}
     _require_hub_id(path, revision, key)
     return {"hub": path, "revision": str(revision)}
 
@@ -49,7 +48,7 @@ def model_identity(config: ModelConfig) -> dict[str, Any]:
 
 
 def speech_identity(config: SpeechConfig) -> dict[str, Any]:
-    """Identity of everything that turns text into units; sizes of shards are part of it, for files are compared whole."""
+    """Identity of all that turns text into units; the size of shards is part of it, for files are compared whole."""
     encoder = identity(config.encoder)
     for name in ("model", "revision", "centroids"):
         del encoder[name]
@@ -105,11 +104,8 @@ def _hub_config(name: str, revision: str, key: str) -> dict[str, Any]:
     try:
         path = hf_hub_download(name, "config.json", revision=revision)
     except Exception as error:  # the hub client raises many kinds; each means that the model cannot be had
-        raise BadInput(f"{key}={name}: cannot be fetched ({str(error).splitlines()[0]}); give a local folder") from error
+        raise BadInput(
+            f"{key}={name}: cannot be fetched ({str(error).splitlines()[0]}); give a local folder"
+        ) from error
     tree: dict[str, Any] = json.loads(Path(path).read_text())
     return tree
-
-
-@lru_cache(maxsize=16)  # by path, within one command
-def _checksum(folder: Path) -> str:
-    return store.checksum_folder(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -40,7 +41,9 @@ def run(
     chosen = [("train", pair) for pair in _first(train.pairs, config.max_pairs)]
     chosen += [("heldout", pair) for pair in heldout.pairs[: config.heldout_pairs]]
     if not chosen:
-        raise BadInput(f"preferences: no pair is left of {dict(train.dropped)}; give more text or a higher max_auto_bleu")
+        raise BadInput(
+            f"preferences: no pair is left of {dict(train.dropped)}; give more text or a higher max_auto_bleu"
+        )
     said = {_utterance(text) for _, pair in chosen for text in (pair.prompt, pair.chosen, pair.rejected)}
     facts = speech.speak(sorted(said, key=lambda u: u.utterance_id), out, spoken, engine, "preferences")
     by_id = units.by_id(out)
@@ -103,15 +106,22 @@ def _utterance(text: str) -> Utterance:
     return Utterance(content_id("sentences", sentences), sentences, None)
 
 
-def _row(split: str, pair: preferences.Pair, by_id: dict[str, Any]) -> dict[str, Any] | None:
-    parts = [by_id.get(_utterance(text).utterance_id) for text in (pair.prompt, pair.chosen, pair.rejected)]
-    if any(part is None or not len(part) for part in parts):
+def _row(split: str, pair: preferences.Pair, by_id: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    found = [by_id.get(_utterance(text).utterance_id) for text in (pair.prompt, pair.chosen, pair.rejected)]
+    parts = [units for units in found if units is not None and len(units)]
+    if len(parts) < 3:
         return None
     prompt, chosen, rejected = parts
     return {
-        "pair_id": pair.pair_id, "split": split, "prompt": prompt,
+        "pair_id": pair.pair_id,
+        "split": split,
+        "prompt": prompt,
         # The continuation as it follows the prompt: a unit that goes on over the join stands once.
-        "chosen": join_units([prompt, chosen])[len(prompt) :], "rejected": join_units([prompt, rejected])[len(prompt) :],
-        "prompt_text": pair.prompt, "chosen_text": pair.chosen, "rejected_text": pair.rejected,
-        "voice": pair.voice, "auto_bleu": pair.auto_bleu,
-    }  # fmt: skip
+        "chosen": join_units([prompt, chosen])[len(prompt) :],
+        "rejected": join_units([prompt, rejected])[len(prompt) :],
+        "prompt_text": pair.prompt,
+        "chosen_text": pair.chosen,
+        "rejected_text": pair.rejected,
+        "voice": pair.voice,
+        "auto_bleu": pair.auto_bleu,
+    }

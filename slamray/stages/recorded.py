@@ -42,7 +42,9 @@ def _files(config: RecordedConfig) -> list[tuple[str, Path]]:
         paths = sorted(root.rglob("*")) if root.is_dir() else [root]
         kept = [p for p in paths if p.is_file() and p.suffix.lower() in (*AUDIO_SUFFIXES, ".parquet")]
         if not kept:
-            raise BadInput(f"recorded.paths: {given} holds no {' '.join(AUDIO_SUFFIXES)} or .parquet file; check the path")
+            raise BadInput(
+                f"recorded.paths: {given} holds no {' '.join(AUDIO_SUFFIXES)} or .parquet file; check the path"
+            )
         for path in kept:
             name = f"{root.name}/{path.relative_to(root)}" if root.is_dir() else path.name
             if name in found:

@@ -58,7 +58,9 @@ def run(folders: Folders, out: Path, config: EncoderTrainingConfig, tts: TtsConf
         documents = corpus.read(folders["corpus"], split, count)
         for start in range(0, len(documents), SHARD_DOCUMENTS):
             path = out / split / f"shard-{start // SHARD_DOCUMENTS:06d}.parquet"
-            shard = [asdict(Utterance(d["doc_id"], tuple(d["sentences"]), None)) for d in documents[start:][:SHARD_DOCUMENTS]]
+            shard = [
+                asdict(Utterance(d["doc_id"], tuple(d["sentences"]), None)) for d in documents[start:][:SHARD_DOCUMENTS]
+            ]
             total += 1
             if not path.exists():
                 todo.append({"shard": total, "path": str(path), "utterances": json.dumps(shard)})

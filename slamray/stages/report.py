@@ -32,7 +32,9 @@ def run(folders: Folders, out: Path, recipe: Recipe, stages: Sequence[Stage]) ->
     data = ReportData(
         title=f"slamray: {recipe.name}",
         summary=_summary(manifests, measured, heldout),
-        scores=[{**row, "checkpoint": NAMES[name]} for name, facts in measured.items() for row in facts["pairs"].values()],
+        scores=[
+            {**row, "checkpoint": NAMES[name]} for name, facts in measured.items() for row in facts["pairs"].values()
+        ],
         perplexity=[{**facts["perplexity"], "checkpoint": NAMES[name]} for name, facts in measured.items()],
         differences=changes,
         generation=[{**facts["continuations"], "checkpoint": NAMES[name]} for name, facts in measured.items()],
@@ -56,7 +58,9 @@ def _table(measured: dict[str, dict[str, Any]]) -> list[str]:
     for name, facts in measured.items():
         cells = [facts["pairs"][metric] for metric in metrics]
         shown = [f"{100 * c['accuracy']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in cells]
-        lines.append(f"{NAMES[name]:<14}{facts['perplexity']['perplexity']:>11.2f}" + "".join(f"{s:>24}" for s in shown))
+        lines.append(
+            f"{NAMES[name]:<14}{facts['perplexity']['perplexity']:>11.2f}" + "".join(f"{s:>24}" for s in shown)
+        )
     n = ", ".join(f"{metric} n={c['n']} ties={c['ties']}" for metric, c in measured["untrained"]["pairs"].items())
     return [*lines, f"accuracy in %, 95 % intervals; {n}"]
 
@@ -102,7 +106,9 @@ def _sounds(folders: Folders, recipe: Recipe) -> list[Sound]:
         for path in sorted((folders[f"scores_{name}"] / scores.AUDIO).glob("*.flac")):
             audio, rate_hz = soundfile.read(path, dtype="float32")
             seconds = recipe.evaluate.sampling.prompt_seconds
-            sounds.append(Sound(f"Continuation, {title}", f"{path.stem}: {seconds:g} s of prompt, then the model", audio, rate_hz))
+            sounds.append(
+                Sound(f"Continuation, {title}", f"{path.stem}: {seconds:g} s of prompt, then the model", audio, rate_hz)
+            )
     return sounds
 
 

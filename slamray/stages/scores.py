@@ -1,4 +1,4 @@
-"""Stages `scores_*`: one checkpoint measured: perplexity, every metric's pairs, sampled continuations and their sound."""
+"""Stages `scores_*`: one checkpoint measured: perplexity, every metric's pairs, sampled continuations, their sound."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def _measuring(**args: Any) -> Callable[[Row], Row]:
     return Measure(**args)
 
 
-def run(
-    folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, engine: Engine
-) -> Facts:
+def run(folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, engine: Engine) -> Facts:
     """Measure a checkpoint, named by its stage; per-item scores to Parquet, summaries to the facts."""
     metrics = list(dict.fromkeys(pair.metric for pair in items.read(folders["items"]).pairs))
     tasks = ["continue", *(f"pairs:{metric}" for metric in metrics), "perplexity"]
@@ -43,9 +41,13 @@ def run(
     cuda = engine.compute.device == "cuda"
     if todo:
         args = {
-            "model": str(folders[checkpoint] / training.MODEL), "folders": {key: str(folder) for key, folder in folders.items()},
-            "config": config.model_dump(), "rate_hz": rate_hz, "out": str(out), "device": "cuda" if cuda else "cpu",
-        }  # fmt: skip
+            "model": str(folders[checkpoint] / training.MODEL),
+            "folders": {key: str(folder) for key, folder in folders.items()},
+            "config": config.model_dump(),
+            "rate_hz": rate_hz,
+            "out": str(out),
+            "device": "cuda" if cuda else "cpu",
+        }
         pool = Pool(_measuring, args, engine.compute.score_actors, gpus=1 if cuda else 0)
         engine.stream(f"scores_{checkpoint}", todo, [pool], total=len(tasks), unit="tasks")
     rows = [row for metric in metrics for row in store.read_json(task_file(out, f"pairs:{metric}"))]

@@ -24,9 +24,13 @@ from slamray.units import RowStore
 class Measure:
     """Kernel: one task on one checkpoint, its result as JSON in a file of the task's name."""
 
-    def __init__(self, model: str, folders: dict[str, str], config: dict[str, Any], rate_hz: float, out: str, device: str) -> None:
+    def __init__(
+        self, model: str, folders: dict[str, str], config: dict[str, Any], rate_hz: float, out: str, device: str
+    ) -> None:
         torch.set_num_threads(1)
-        self._model = load_unit_lm(Path(model)).to(device).eval()  # float32: a score must not depend on its batch
+        loaded = load_unit_lm(Path(model))  # float32: a score must not depend on its batch
+        loaded.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` in a way mypy cannot follow
+        self._model = loaded.eval()
         self._folders = {name: Path(folder) for name, folder in folders.items()}
         self._config = EvaluateConfig(**config)
         self._rate_hz, self._out = rate_hz, Path(out)
@@ -59,11 +63,19 @@ class Measure:
         table = tables.read_shards(self._folders["units"] / speech.SHARDS)
         wanted = {row["doc_id"] for row in corpus.read(self._folders["corpus"], "validation")}
         prompts = [
-            generate.cut_prompt(row["utterance_id"], np.array(row["units"]), np.array(row["durations"]), config.prompt_seconds, self._rate_hz)
+            generate.cut_prompt(
+                row["utterance_id"],
+                np.array(row["units"]),
+                np.array(row["durations"]),
+                config.prompt_seconds,
+                self._rate_hz,
+            )
             for row in table.select(["utterance_id", "units", "durations"]).to_pylist()
             if row["utterance_id"] in wanted
         ]
-        made = generate.continue_units(self._model, generate.choose_prompts(prompts, config.prompts, config.seed), config)
+        made = generate.continue_units(
+            self._model, generate.choose_prompts(prompts, config.prompts, config.seed), config
+        )
         vocoder = load_vocoder(Path(asset_path(self._config.vocoder)))
         for continuation in made[: self._config.audio_samples]:
             audio = vocoder(np.concatenate([continuation.prompt, continuation.units]))
@@ -71,5 +83,7 @@ class Measure:
             soundfile.write(buffer, audio, vocoder.rate_hz, format="FLAC")
             store.write_atomic(self._out / AUDIO / f"{continuation.prompt_id}.flac", buffer.getvalue())
         return generate.describe(made) | {
-            "samples": [{"prompt_id": c.prompt_id, "prompt": c.prompt.tolist(), "units": c.units.tolist()} for c in made]
+            "samples": [
+                {"prompt_id": c.prompt_id, "prompt": c.prompt.tolist(), "units": c.units.tolist()} for c in made
+            ]
         }

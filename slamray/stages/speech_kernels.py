@@ -78,14 +78,20 @@ class Speak:
 
 
 class Listen:
-    """Kernel: a shard of recordings to their audio, 16-bit at 16 kHz. A recording that cannot be read carries its reason."""
+    """Kernel: a shard of recordings to their audio, 16-bit at 16 kHz. One that cannot be read carries its reason."""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         heard = [self._load(**recording) for recording in json.loads(row["utterances"])]
         return {"shard": row["shard"], "audio": [a for a, _ in heard], "about": json.dumps([b for _, b in heard])}
 
     def _load(self, utterance_id: str, path: str, parquet_row: int | None) -> tuple[bytes, dict[str, Any]]:
-        about: dict[str, Any] = {"utterance_id": utterance_id, "speaker": "", "sentences": [], "words": [], "reason": ""}
+        about: dict[str, Any] = {
+            "utterance_id": utterance_id,
+            "speaker": "",
+            "sentences": [],
+            "words": [],
+            "reason": "",
+        }
         try:
             content: str | bytes = path if parquet_row is None else read_parquet_audio(path, parquet_row)
             return _to_pcm(load_audio(content, RATE_HZ)), about
@@ -102,7 +108,7 @@ class Encode:
         self._encoder = HubertEncoder(
             asset_path(config.model), config.layer, device, pad_samples=config.pad_samples, revision=config.revision
         )
-        self._quantiser = Quantiser(load_centroids(asset_path(config.centroids)), device)
+        self._quantiser = Quantiser(load_centroids(Path(asset_path(config.centroids))), device)
         self._batch_seconds, self._out, self._samples = batch_seconds, Path(out), samples
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +157,8 @@ class Encode:
             return min(frames, max(0, round(seconds * rate_hz)))
 
         return [
-            {"text": s["text"], "start_frame": edge(s["start_seconds"]), "end_frame": edge(s["end_seconds"])} for s in spans
+            {"text": s["text"], "start_frame": edge(s["start_seconds"]), "end_frame": edge(s["end_seconds"])}
+            for s in spans
         ]
 
 

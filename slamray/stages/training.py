@@ -26,7 +26,9 @@ def parameters(config: ModelConfig, n_units: int) -> int:
 
     if config.base in FAMILIES:
         return count_unit_lm_parameters(family_config(config.base), n_units)
-    return count_unit_lm_parameters(AutoConfig.from_pretrained(asset_path(config.base), revision=config.revision), n_units)
+    return count_unit_lm_parameters(
+        AutoConfig.from_pretrained(asset_path(config.base), revision=config.revision), n_units
+    )
 
 
 def untrained(folders: Folders, out: Path, config: ModelConfig, n_units: int, seed: int, engine: Engine) -> Facts:
@@ -45,13 +47,13 @@ def _untrained(config: ModelConfig, n_units: int, seed: int, out: Path) -> Facts
 def pretrain(folders: Folders, out: Path, config: PretrainConfig, engine: Engine) -> Facts:
     """Pre-train on packed rows."""
     return engine.train(
-        "pretrained", partial(_pretrain, config, engine.compute, folders["untrained"] / MODEL, folders["packed"], out), out
+        "pretrained",
+        partial(_pretrain, config, engine.compute, folders["untrained"] / MODEL, folders["packed"], out),
+        out,
     )
 
 
-def _pretrain(
-    config: PretrainConfig, compute: Compute, model: Path, rows: Path, out: Path, report: Report
-) -> Metrics:
+def _pretrain(config: PretrainConfig, compute: Compute, model: Path, rows: Path, out: Path, report: Report) -> Metrics:
     from slamray.train.pretrain import pretrain
 
     return pretrain(config, compute, model, rows / packed.TRAIN, rows / packed.VALIDATION, out, report)
@@ -60,7 +62,9 @@ def _pretrain(
 def dpo(folders: Folders, out: Path, config: DpoConfig, engine: Engine) -> Facts:
     """Align on spoken preference pairs."""
     return engine.train(
-        "aligned", partial(_dpo, config, engine.compute, folders["pretrained"] / MODEL, folders["preferences"], out), out
+        "aligned",
+        partial(_dpo, config, engine.compute, folders["pretrained"] / MODEL, folders["preferences"], out),
+        out,
     )
 
 

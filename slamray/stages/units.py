@@ -24,7 +24,7 @@ def run(folders: Folders, out: Path, config: SpeechConfig, engine: Engine) -> Fa
 
 
 def read(folders: Folders, split: str, recorded_validation_share: float) -> list[tuple[str, np.ndarray]]:
-    """(id, deduplicated units) of a split: spoken documents, then recordings where there are any, each by order of id."""
+    """(id, deduplicated units) of a split: spoken documents, then recordings if there are any, each by order of id."""
     wanted = {row["doc_id"] for row in corpus.read(folders["corpus"], split)}
     rows = [(key, row) for key, row in sorted(by_id(folders["units"]).items()) if key in wanted]
     if "recorded" in folders:

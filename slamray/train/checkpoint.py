@@ -94,10 +94,11 @@ def write_optimiser(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, checkpoint / "optimiser.safetensors")
 
 
-def gather_optimiser(
-    optimiser: torch.optim.Optimizer, model: torch.nn.Module, zero_stage: int
-) -> dict[str, torch.Tensor]:
-    """AdamW's state in full shape by parameter name; under ZeRO 1 and 2 a collective that every rank must call."""
+def gather_optimiser(optimiser: Any, model: torch.nn.Module, zero_stage: int) -> dict[str, torch.Tensor]:
+    """The state of AdamW, or of DeepSpeed's wrapper around it, in full shape by parameter name.
+
+    Under ZeRO 1 and 2 a collective that every rank must call.
+    """
     if zero_stage == 0:
         return {
             f"{name}/{key}": value.detach()
@@ -114,7 +115,7 @@ def gather_optimiser(
     return tensors
 
 
-def read_optimiser(checkpoint: Path, optimiser: torch.optim.Optimizer, model: torch.nn.Module, zero_stage: int) -> None:
+def read_optimiser(checkpoint: Path, optimiser: Any, model: torch.nn.Module, zero_stage: int) -> None:
     """Put the saved state back, whatever number of workers and ZeRO stage (0, 1, 2) wrote it."""
     tensors = load_file(checkpoint / "optimiser.safetensors")
     if zero_stage == 0:

@@ -172,8 +172,9 @@ class UnitDPOTrainer(DPOTrainer):
         return prepared
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Weights, optimiser, the reference's scores, what was spent and reported; there is no random state to keep, as dropout is off.
+        """Weights, optimiser, the reference's scores, what was spent and reported.
 
+        There is no random state to keep: dropout is off and the order of the pairs is a function of the step.
         Every rank writes its part of the engine, then rank 0 puts the whole in place, so a kill leaves no half.
         """
         folder, engine = Path(str(self.args.output_dir)), cast(Any, self.model_wrapped)

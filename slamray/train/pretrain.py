@@ -223,14 +223,8 @@ class Pretraining:
         return {**self.latest_validation, **metrics}
 
     def _spent(self, share: float) -> dict[str, float]:
-        spent = self.spent
-        return {
-            "step": spent.steps,
-            "progress": share,
-            "tokens": spent.tokens,
-            "flops": spent.flops,
-            "train_seconds": spent.seconds,
-        }
+        spent = {"step": self.spent.steps, "progress": share, "tokens": self.spent.tokens}
+        return {**spent, "flops": self.spent.flops, "train_seconds": self.spent.seconds}
 
     def _agreed_to_save(self) -> bool:
         due = time.monotonic() - self.saved_at >= self.compute.checkpoint_every_seconds
@@ -272,8 +266,7 @@ class Pretraining:
         """What rank 0 says: decisions that depend on a clock are taken there alone."""
         if self.world == 1:
             return value
-        told = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.broadcast(told, src=0)
+        dist.broadcast(told := torch.tensor(value, dtype=torch.float64, device=self.device), src=0)
         return told.item()
 
 

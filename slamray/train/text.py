@@ -42,7 +42,7 @@ def train_tokeniser(texts: Iterable[str], size: int, folder: Path) -> None:
 
 
 def encode_documents(texts: Iterable[str], tokeniser_folder: Path) -> tuple[Tokens, Ints]:
-    """Token ids of all documents, each `<S> .. <S>`, concatenated (uint16), and their lengths: what write_rows takes."""
+    """Token ids (uint16) of all documents, each `<S> .. <S>`, concatenated, and their lengths: for write_rows."""
     tokeniser = AutoTokenizer.from_pretrained(tokeniser_folder)
     assert len(tokeniser) <= 2**16
     documents = [to_document(np.array(ids, dtype=np.uint16)) for ids in tokeniser(list(texts))["input_ids"]]

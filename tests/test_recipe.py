@@ -1,0 +1,108 @@
+"""The whole recipe as stages: what a changed word redoes, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from slamray.config import Recipe, load_recipe
+from slamray.errors import BadInput
+from slamray.recipe import build
+from slamray.run import main
+from slamray.runtime.engine import Engine
+from slamray.stage import order
+
+
+def fingerprints(words: list[str]) -> dict[str, str]:
+    recipe: Recipe = load_recipe(words)
+    return {stage.name: stage.fingerprint for stage in order(build(recipe, Engine(recipe.compute)))}
+
+
+def redone(before: list[str], after: list[str]) -> set[str]:
+    old, new = fingerprints(before), fingerprints(after)
+    return {name for name in new if new[name] != old[name]}
+
+
+def test_a_new_beta_redoes_dpo_and_what_follows(tiny_words: list[str]) -> None:
+    assert redone(tiny_words, [*tiny_words, "dpo.beta=0.2"]) == {"aligned", "scores_aligned", "report"}
+
+
+def test_a_new_profile_redoes_nothing(tiny_words: list[str]) -> None:
+    other = ["profile=a5000" if word == "profile=laptop" else word for word in tiny_words]
+    assert redone(tiny_words, other) == set()
+
+
+def test_moving_a_model_folder_redoes_nothing(tiny_words: list[str], tiny_lm: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for path in tiny_lm.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    assert redone(tiny_words, [*tiny_words, f"model.base={copy}"]) == set()
+    (copy / "config.json").write_text(
+        json.dumps(json.loads((copy / "config.json").read_text()) | {"rms_norm_eps": 1e-5})
+    )
+    assert "untrained" in redone(tiny_words, [*tiny_words, f"model.base={copy}"])
+
+
+def test_another_voice_seed_redoes_all_speech_and_keeps_the_corpus(tiny_words: list[str]) -> None:
+    changed = redone(tiny_words, [*tiny_words, "speech.tts.seed=1"])
+    assert {"units", "preferences", "items", "pretrained"} <= changed and not {"corpus", "untrained"} & changed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain.tokens_per_step=1000"], r"tokens_per_step=1000 is not a multiple of micro_batch 8 x context 128"),
+        (["dpo.pairs_per_step=6"], r"dpo.pairs_per_step=6 is no multiple of compute.dpo_micro_batch 4"),
+        (["corpus.paths=[/nowhere/x.jsonl]"], r"corpus.paths: /nowhere/x.jsonl names no file"),
+        (["speech.encoder.model=/nowhere"], r"speech.encoder.model=/nowhere: no such folder"),
+        (["speech.encoder.model=slprl/mhubert-base-25hz"], r"pin a hub id with its revision"),
+        (["speech.encoder.layer=3"], r"speech.encoder.layer=3: .* has 2 layers"),
+        (["speech.encoder.centroids=/nowhere"], r"speech.encoder.centroids=/nowhere: no such file"),
+        (["model.base=no/model"], r"model.base=no/model: pin a hub id with its revision"),
+        (["preferences.voices=[bf_emma]"], r"preferences.voices: hibari has one voice"),
+        (["recorded.paths=[/nowhere]"], r"recorded.paths: /nowhere holds no"),
+        (["dpo.bta=1"], r"dpo.bta: no such key; did you mean beta\?"),
+        (["corpus.max_words=-4"], r"corpus.max_words=-4"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_before_any_work(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main([*tiny_words, f"root={tmp_path / 'runs'}", *words], build) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    with pytest.raises(BadInput, match=message):
+        raise BadInput(error)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_encoder_folder_without_weights_is_refused(
+    tiny_words: list[str], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_bytes((tiny_encoder / "config.json").read_bytes())
+    with pytest.raises(BadInput, match=r"lacks config\.json or weights"):
+        fingerprints([*tiny_words, f"speech.encoder.model={tmp_path}"])
+
+
+def test_centroids_of_another_width_are_refused(tiny_words: list[str], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"centroids_KD": torch.zeros(20, 31)}, tmp_path / "c.safetensors")
+    with pytest.raises(BadInput, match=r"31 wide, but .* gives 32"):
+        fingerprints([*tiny_words, f"speech.encoder.centroids={tmp_path}/c.safetensors"])
+
+
+def test_the_plan_shows_every_stage_and_starts_nothing(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*tiny_words, f"root={tmp_path / 'runs'}", "--plan"], build) == 0
+    shown = capsys.readouterr().out
+    for name, fingerprint in fingerprints(tiny_words).items():
+        assert name in shown and fingerprint in shown
+    # 4 steps of 1024 tokens, 6 N FLOPs a token
+    assert "4 steps, 4,096 tokens" in shown
+    assert not (tmp_path / "runs").exists()

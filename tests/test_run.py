@@ -1,0 +1,129 @@
+"""The command itself, as a person or a cluster runs it: whole runs of the recipe with tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+DASHBOARD = "http://127.0.0.1:18265"  # not Ray's own port: another cluster may run on this machine
+
+
+def slam(words: list[str], root: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "jobs/slam.py", *words, f"root={root}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """A one-machine cluster with token authentication, as `make cluster-up` starts it; the environment to reach it."""
+    ray = str(Path(sys.executable).parent / "ray")
+    environment = os.environ | {"RAY_AUTH_MODE": "token"}
+    start = ["start", "--head", "--port=16379", "--dashboard-host=127.0.0.1", "--dashboard-port=18265", "--num-cpus=2"]
+    subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    subprocess.run([ray, *start], env=environment, check=True, capture_output=True)
+    yield environment | {"RAY_ADDRESS": DASHBOARD}
+    subprocess.run([ray, "stop", "--force"], env=environment, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def finished(cluster: dict[str, str], tiny_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a run that was submitted as a Ray job and has ended well."""
+    root = tmp_path_factory.mktemp("runs")
+    ray = str(Path(sys.executable).parent / "ray")
+    words = [*tiny_words, f"root={root}", "tracking.enabled=true"]
+    job = [ray, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, "jobs/slam.py", *words]
+    done = subprocess.run(job, env=cluster, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "12 of 12 stages made" in done.stdout
+    return root
+
+
+def test_an_unauthenticated_request_to_the_cluster_is_refused(cluster: dict[str, str]) -> None:
+    import urllib.error
+    import urllib.request
+
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{DASHBOARD}/api/jobs/", timeout=30)
+
+
+def test_a_submitted_job_leaves_every_stage_with_its_record(finished: Path) -> None:
+    manifests = [json.loads(path.read_text()) for path in finished.glob("*/*/manifest.json")]
+    assert len(manifests) == 12
+    assert all(manifest["provenance"]["libraries"]["ray"] for manifest in manifests)
+    units = next(m for m in manifests if m["name"] == "units")["facts"]
+    assert units["utterances"] == 18 and units["quarantined"] == 0  # 16 for training and 2 for validation
+
+
+def test_the_report_is_one_file_that_needs_no_network(finished: Path) -> None:
+    (page,) = finished.glob("report/*/report.html")
+    text = page.read_text()
+    assert "<svg" in text and "<audio" in text
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']+""", text)
+
+
+def test_mlflow_holds_one_run_with_a_child_for_each_stage(finished: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished}/mlflow.db")
+    experiment = client.get_experiment_by_name("slamray")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.data.tags["slamray.stage"]: run for run in runs if run is not parent}
+    assert len(children) == 12 and {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {
+        parent.info.run_id
+    }
+    assert parent.info.status == "FINISHED" and parent.data.params["dpo.beta"] == "0.1"
+    history = client.get_metric_history(children["pretrained"].info.run_id, "loss")
+    assert [point.step for point in history][-1] == 4
+    assert client.list_artifacts(parent.info.run_id)[0].path == "report.html"
+
+
+def test_the_same_command_again_does_nothing_in_under_20_seconds(finished: Path, tiny_words: list[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    began = time.monotonic()
+    done = slam(tiny_words, finished)
+    assert time.monotonic() - began < 20
+    assert done.returncode == 0 and "0 of 12 stages made" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_driver_killed_while_speaking_continues_to_the_same_bytes(
+    finished: Path, tiny_words: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "jobs/slam.py", *tiny_words, f"root={tmp_path}"]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("units/*/units/*.parquet")):
+        assert driver.poll() is None and time.monotonic() < deadline, "no shard was made before the run ended"
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not list(tmp_path.glob("units/*/manifest.json"))
+    done = slam(tiny_words, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shards = sorted(path.relative_to(finished) for path in finished.glob("units/*/units/*.parquet"))
+    assert len(shards) == 9  # 18 documents, two a shard
+    for shard in shards:
+        assert (tmp_path / shard).read_bytes() == (finished / shard).read_bytes()
+    packed = [path.relative_to(finished) for path in finished.glob("packed/*/*/*.npy")]
+    assert packed and all((tmp_path / path).read_bytes() == (finished / path).read_bytes() for path in packed)
+
+
+def test_a_request_the_machine_can_never_meet_ends_before_any_work(tiny_words: list[str], tmp_path: Path) -> None:
+    done = slam([*tiny_words, "compute.tts_actors=999"], tmp_path)
+    assert done.returncode == 2
+    assert "error: compute.tts_actors + compute.encoder_actors: needs 1000 CPUs" in done.stderr
+    assert not list(tmp_path.glob("*/*/manifest.json"))
