@@ -75,7 +75,7 @@ class EncoderConfig(Model):
     revision: str | None = Field(
         None, description="commit of the hub id; required there, so that a name never changes meaning"
     )
-    layer: int = Field(4, ge=1, description="hidden_states[layer] is quantised")
+    layer: int = Field(5, ge=1, description="hidden_states[layer] is quantised")
     centroids: str = Field(ASSETS + "hubert-nano/centroids.safetensors", description="k-means matrix `centroids_KD`")
     pad_samples: int = Field(
         580, ge=0, description="zeros before and after a recording; 580 for hubert-nano, 40 for mhubert-base-25hz"
@@ -184,7 +184,7 @@ class TextLmConfig(Model):
         2048, ge=300, le=65535, description="BPE tokens, 256 bytes and 2 specials included; chosen, not tuned"
     )
     hidden: int = Field(256, ge=32, description="model width")
-    layers: int = Field(6, ge=1, description="decoder layers")
+    layers: int = Field(4, ge=1, description="decoder layers")
     heads: int = Field(4, ge=1, description="query heads")
     kv_heads: int = Field(2, ge=1, description="key and value heads")
     ffn: int = Field(704, ge=32, description="SwiGLU width")
@@ -339,7 +339,7 @@ class EncoderTrainingConfig(Model):
         (200, 1000), min_length=1, description="one codebook each (HuBERT section III-C)"
     )
     second: HubertTrainingConfig = HubertTrainingConfig(seed=1)
-    layer: int = Field(4, ge=1, description="layer of iteration 2 that becomes units")
+    layer: int = Field(5, ge=1, description="layer of iteration 2 that becomes units")
     n_units: int = Field(500, ge=2, description="recipe 1.2")
     kmeans_frames: int = Field(200_000, ge=500, description="frames that the k-means is fitted on; chosen, not tuned")
 
@@ -471,7 +471,9 @@ def load_recipe(words: Sequence[str]) -> Recipe:
     tree = _read_recipe_file(named["recipe"])
     if {"compute", "root", "tracking"} & tree.keys():
         raise BadInput(f"recipe={named['recipe']}: compute, root and tracking are execution; give them as words")
-    tree["compute"] = PROFILES[named["profile"]].model_dump()
+    # A group that is named in part keeps the rest of *its* defaults (dpo.optim is not pretrain.optim), so the whole
+    # tree of defaults is laid first.
+    tree = _merge(Recipe().model_dump(), tree) | {"compute": PROFILES[named["profile"]].model_dump()}
     for key, value in overrides:
         _set(tree, key, _parse(key, value))
     return parse_recipe(tree)
@@ -530,6 +532,14 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(tree, dict):
             raise BadInput(f"{key}: {parent} is a value, not a group of keys")
     tree[last] = value
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        deeper = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _merge(below[key], value) if deeper else value
+    return merged
 
 
 def _near_miss(location: tuple[int | str, ...]) -> str:

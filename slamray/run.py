@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -50,9 +51,9 @@ def run(recipe: Recipe, build: Build, words: Sequence[str], afterwards: Afterwar
     if todo:
         engine.connect()  # before any work: the cluster may be too small
         settings = recipe.tracking
-        tracker = open_tracker(
-            settings.enabled, settings.uri, settings.experiment, recipe.name, targets[-1].fingerprint, root
-        )
+        uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        fingerprint = targets[-1].fingerprint
+        tracker = open_tracker(settings.enabled, uri, settings.experiment, recipe.name, fingerprint, root)
         tracker.params(parameters(recipe))
 
     def observe(event: str, stage: Stage, record: dict[str, Any]) -> None:

@@ -17,6 +17,11 @@ def test_words_override_the_recipe_file_which_overrides_defaults(tmp_path: Path)
     assert (recipe.name, recipe.dpo.beta, recipe.dpo.pairs_per_step, recipe.dpo.context) == ("mine", 0.2, 8, 1024)
 
 
+def test_a_group_named_in_part_keeps_its_own_defaults() -> None:
+    optim = load_recipe(["recipe=slam", "dpo.optim.learning_rate=1e-4"]).dpo.optim
+    assert (optim.learning_rate, optim.schedule) == (1e-4, "inverse_sqrt")  # pre-training's default is cosine
+
+
 def test_the_profile_changes_compute_and_nothing_else() -> None:
     laptop, cluster = load_recipe(["profile=laptop"]), load_recipe(["profile=cluster"])
     assert laptop.compute == PROFILES["laptop"] and cluster.compute == PROFILES["cluster"]

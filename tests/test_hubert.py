@@ -79,7 +79,7 @@ def test_padding_is_that_of_zeros_around_the_recording(folder: Path) -> None:
         np.testing.assert_allclose(feats, reference(folder, np.pad(audio, 40), 2), atol=2e-5)
 
 
-def test_only_the_layers_up_to_the_one_used_are_built(folder: Path) -> None:
+def test_only_the_layers_up_to_the_one_used_are_kept(folder: Path) -> None:
     assert len(HubertEncoder(folder, 2)._model.encoder.layers) == 2
 
 

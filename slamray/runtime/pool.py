@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +28,3 @@ class Pool:
     actors: int
     cpus: float = 1
     gpus: float = 0
-
-
-def read_metrics(path: Path) -> list[Metrics]:
-    """What a loop reported, by step; of steps that a restart did again, the last report."""
-    by_step: dict[int, Metrics] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # the line that a kill cut in half
-            continue
-        by_step[row["step"]] = row
-    return [by_step[step] for step in sorted(by_step)]

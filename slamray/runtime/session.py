@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
@@ -59,7 +60,7 @@ def check_resources(compute: Compute, available: dict[str, float]) -> None:
 
 
 def user_error(error: BaseException) -> BadInput | None:
-    """The BadInput that a remote worker raised, dug out of Ray's wrappers; None when there is none."""
+    """What a remote worker raised for the user to read (BadInput, or a full disk), dug out of Ray's wrappers."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -69,6 +70,8 @@ def user_error(error: BaseException) -> BadInput | None:
         seen.add(id(current))
         if isinstance(current, BadInput) and not isinstance(current, RayError):
             return current
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
+            return BadInput(f"{current.filename or 'root'}: the disk is full; free some space and run the command again")
         failures = getattr(current, "worker_failures", None) or {}  # Ray Train's WorkerGroupError: by rank
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None), *failures.values()]
     return None

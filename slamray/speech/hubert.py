@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,10 +46,10 @@ class HubertEncoder:
         layers = config.num_hidden_layers
         if not 1 <= layer <= layers:
             raise BadInput(f"encoder.layer: {model} has layers 1 to {layers}, not {layer}")
-        config.num_hidden_layers = layer
         self._model: Any = _load_model(model, revision, config).to(device, dtype).eval()
-        if config.do_stable_layer_norm and layer < layers:
-            self._model.encoder.layer_norm = torch.nn.Identity()  # the final norm belongs to the last layer's output
+        self._model.encoder.layers = self._model.encoder.layers[:layer]
+        if config.do_stable_layer_norm:  # the norm that follows the last layer is no part of hidden_states
+            self._model.encoder.layer_norm = torch.nn.Identity()
         self._device, self._dtype, self._pad = device, dtype, pad_samples
         self.config = config
         self.hop_samples = math.prod(config.conv_stride)
@@ -138,12 +138,6 @@ def masked_group_norm(x_BCT: torch.Tensor, frames: Sequence[int], norm: torch.nn
     return out
 
 
-class _LowerLayers(HubertModel):
-    """A HubertModel with fewer layers than its checkpoint: no warning about the weights that are left on disk."""
-
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"encoder\.layers\."]  # type: ignore[misc]
-
-
 def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
     folder = Path(model)
     if not folder.is_dir() and revision is None and (isinstance(model, Path) or model.count("/") != 1):
@@ -151,17 +145,19 @@ def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
     if not folder.is_dir() and revision is None:
         raise BadInput(f"encoder.revision: pin the commit of {model}, so that the same recipe gives the same units")
     try:
-        config = HubertConfig.from_pretrained(model, revision=revision or "main")
+        found, _ = HubertConfig.get_config_dict(model, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise BadInput(f"encoder.model: no HuBERT configuration in {model} ({_first_line(error)})") from error
-    if config.to_dict()["model_type"] != "hubert":
-        raise BadInput(f"encoder.model: {model} is of type {config.to_dict()['model_type']!r}, not a HubertModel")
-    return config
+    if "model_type" not in found:
+        raise BadInput(f"encoder.model: no HuBERT configuration in {model}; give a folder with config.json")
+    if found["model_type"] != "hubert":
+        raise BadInput(f"encoder.model: {model} is of type {found['model_type']!r}, not a HubertModel")
+    return HubertConfig.from_dict(found)
 
 
 def _load_model(model: str | Path, revision: str | None, config: HubertConfig) -> Any:
     try:
-        loaded: Any = _LowerLayers.from_pretrained(
+        loaded: Any = HubertModel.from_pretrained(
             model, revision=revision or "main", config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:

@@ -12,7 +12,6 @@ from slamray import store
 from slamray.config import Recipe
 from slamray.evaluate.report import ReportData, Sound, write_report
 from slamray.evaluate.summary import as_rows, compare
-from slamray.runtime.pool import METRICS, read_metrics
 from slamray.stage import Facts, Folders, Stage
 from slamray.stages import items, scores, speech
 
@@ -94,7 +93,7 @@ def _dpo(folder: Path) -> list[dict[str, Any]]:
         "reward_rejected": "rewards/rejected", "margin": "rewards/margins", "logp_chosen": "logps/chosen",
         "logp_rejected": "logps/rejected",
     }  # fmt: skip
-    return [{ours: row.get(theirs) for ours, theirs in columns.items()} for row in read_metrics(folder / METRICS)]
+    return [{ours: row.get(theirs) for ours, theirs in columns.items()} for row in store.read_json(folder / "history.json")]
 
 
 def _sounds(folders: Folders, recipe: Recipe) -> list[Sound]:

@@ -107,6 +107,7 @@ def gather_optimiser(optimiser: Any, model: torch.nn.Module, zero_stage: int) ->
         }
     sharded = optimiser.optimizer  # DeepSpeed's wrapper keeps torch's optimiser over its flat shards
     count = next(iter(sharded.state.values()))["step"]
+    _link(optimiser)
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"{name}/step"] = count.clone()
@@ -130,11 +131,20 @@ def read_optimiser(checkpoint: Path, optimiser: Any, model: torch.nn.Module, zer
         for shard in group["params"]:
             moments = {key: torch.zeros_like(shard) for key in _MOMENTS}
             sharded.state[shard] = {"step": count.clone().to(shard.device), **moments}
-    # DeepSpeed links parameters to these states at its first step; the moments are needed before.
-    optimiser._lazy_init_hp_params_optimizer_state()
+    _link(optimiser)
     for name, parameter in model.named_parameters():
         for key in _MOMENTS:
             safe_set_full_optimizer_state(parameter, tensors[f"{name}/{key}"].to(parameter.device), key)
+
+
+def _link(optimiser: Any) -> None:
+    """Tell DeepSpeed's ZeRO 1 or 2 wrapper where each parameter's moments lie in its flat shards.
+
+    It does so by itself after the first step, but once and too early: after the step of the first of several parameter
+    groups (0.19.8), so that the other groups' moments stay unknown.
+    """
+    optimiser._hp_optimizer_states_linked = False
+    optimiser._lazy_init_hp_params_optimizer_state()
 
 
 def _all_checkpoints(folder: Path) -> list[Path]:

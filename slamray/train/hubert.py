@@ -8,13 +8,13 @@ Frame i covers samples [i, i + 1) x HOP: `pad_samples` zeros on both sides centr
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,24 +28,15 @@ from slamray.speech.quantise import Quantiser, fit_kmeans
 
 RATE_HZ = 16_000
 HOP = 640  # 40 ms: 25 frames a second, as slprl/mhubert-base-25hz
-MFCC_HOP = 160  # 10 ms, and 25 ms windows: HuBERT's MFCCs (section III-A; Kaldi's defaults)
-
-# None: a small model that sees its data a few times has no need of it, and the run has few steps.
-DROPOUTS = (
-    "hidden_dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "feat_proj_dropout",
-    "final_dropout",
-    "layerdrop",
-)
-
+# A small model that sees its data a few times, in few steps, has no need of them.
+_DROPOUTS = "hidden_dropout attention_dropout activation_dropout feat_proj_dropout final_dropout layerdrop"
+NO_DROPOUT: dict[str, Any] = dict.fromkeys(_DROPOUTS.split(), 0.0)
 Report = Callable[[dict, Path | None], None]
 
 
 @dataclass(frozen=True)
 class HubertTraining:
-    """One iteration of training. The defaults are those of hubert-nano's last iteration; its card has the measurements."""
+    """One iteration of training. The defaults are those of hubert-nano's last one; its card has the measurements."""
 
     steps: int
     seconds: float = math.inf  # of training; whichever of steps and seconds is spent first ends it
@@ -79,7 +70,7 @@ def nano_config() -> HubertConfig:
         feat_extract_norm="layer",
         num_conv_pos_embeddings=15,
         num_conv_pos_embedding_groups=4,
-        **dict.fromkeys(DROPOUTS, 0.0),
+        **NO_DROPOUT,
     )
 
 
@@ -99,9 +90,8 @@ def mfcc_39(audio: torch.Tensor) -> torch.Tensor:
 
 def mfcc_100hz(audio: torch.Tensor) -> torch.Tensor:
     """(4 T + 1, 39): row j has its window's middle at sample j x 160, so 4 i + 2 is the middle of frame i."""
-    settings = {"n_fft": 400, "hop_length": MFCC_HOP, "n_mels": 40, "center": True}
-    transform = torchaudio.transforms.MFCC(sample_rate=RATE_HZ, n_mfcc=13, melkwargs=settings)
-    coefficients = transform(audio)
+    settings = {"n_fft": 400, "hop_length": 160, "n_mels": 40, "center": True}  # 25 ms and 10 ms, as Kaldi
+    coefficients = torchaudio.transforms.MFCC(RATE_HZ, n_mfcc=13, melkwargs=settings)(audio)
     deltas = torchaudio.functional.compute_deltas(coefficients)
     return torch.cat([coefficients, deltas, torchaudio.functional.compute_deltas(deltas)]).T
 
@@ -110,9 +100,8 @@ def mask_spans(frames: int, share: float, length: int, rng: np.random.Generator)
     """bool (frames,): spans of `length` at random starts, overlaps allowed, until at least `share` is masked."""
     mask = np.zeros(frames, bool)
     for start in rng.permutation(frames - length + 1):
-        if mask.mean() >= share:
-            break
-        mask[start : start + length] = True
+        if mask.mean() < share:
+            mask[start : start + length] = True
     return mask
 
 
@@ -157,7 +146,7 @@ def as_float(audio: np.ndarray) -> torch.Tensor:
 class MaskedPrediction(torch.nn.Module):
     """A HubertModel with one linear head for each codebook; the loss of a batch.
 
-    A linear head in place of HuBERT's cosine similarity to code embeddings: see the card for what was measured.
+    A linear head in place of HuBERT's cosine similarity to code embeddings: chosen for its simplicity, not compared.
     """
 
     def __init__(self, config: HubertConfig, clusters: Sequence[int]) -> None:
@@ -235,8 +224,8 @@ def train_hubert(
 ) -> HubertModel:
     """Train one iteration and save it in `out` as a transformers checkpoint; a rerun goes on from the last checkpoint.
 
-    audios: int16 or float32 at 16 kHz; targets: int64 (T, H) for each. init: weights to start from (not HuBERT's way,
-    which starts every iteration afresh).
+    audios: int16 or float32 at 16 kHz; targets: int64 (T, H) for each. init: weights to start from, where HuBERT starts
+    every iteration afresh.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(training.seed)
@@ -251,7 +240,7 @@ def train_hubert(
     model.train()
     started, reported = time.monotonic(), step
     total = torch.zeros(2, device=device)
-    while (progress := _progress(step, before + time.monotonic() - started, training)) < 1:
+    while (progress := _progress(step, before + time.monotonic() - started, training, device)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(progress, training)
         batch = [part.to(device) for part in crops.batch(step, rank, world)]
@@ -268,19 +257,17 @@ def train_hubert(
             mean_loss, mean_masked = (total / (step - reported)).tolist()
             losses = {"loss": mean_loss, "masked_loss": mean_masked, "gradient_norm": float(norm)}
             report({"step": step, "progress": progress, "seconds": spent} | losses, None)
-            total.zero_()
-            reported = step
+            total, reported = torch.zeros_like(total), step
         if rank == 0 and step % training.checkpoint_every == 0:
             _save(out / "state.pt", step, spent, model, optimiser)
     if rank == 0:
         model.hubert.save_pretrained(out)
-        (out / "training.json").write_text(json.dumps(asdict(training), indent=1))
     return model.hubert.eval()
 
 
-def _progress(step: int, seconds: float, training: HubertTraining) -> float:
+def _progress(step: int, seconds: float, training: HubertTraining, device: str) -> float:
     """Share of the budget that is spent, 0 to 1; rank 0 decides for all."""
-    progress = torch.tensor([max(step / training.steps, seconds / training.seconds)])
+    progress = torch.tensor([max(step / training.steps, seconds / training.seconds)], device=device)
     if dist.is_initialized():
         dist.broadcast(progress, 0)
     return min(1.0, float(progress))
@@ -300,8 +287,8 @@ def _save(state: Path, step: int, seconds: float, model: MaskedPrediction, optim
     """Atomically: a reader sees the last complete checkpoint or this one."""
     state.parent.mkdir(parents=True, exist_ok=True)
     temporary = state.with_suffix(".tmp")
-    saved = {"step": step, "seconds": seconds, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save(saved, temporary)
+    parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save({"step": step, "seconds": seconds} | parts, temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, state)

@@ -1,0 +1,120 @@
+"""Kernels of the speech stages on real files: bad audio is set aside, good audio never lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from slamray.config import EncoderConfig, RecordedConfig, TtsConfig
+from slamray.errors import BadInput
+from slamray.stages import recorded, speech, tables
+from slamray.stages.speech_kernels import Encode, Listen, Speak, row_seed
+
+RATE_HZ = 16_000
+
+
+@pytest.fixture
+def encode(tiny_encoder: Path, tmp_path: Path) -> Encode:
+    config = EncoderConfig(model=str(tiny_encoder), centroids=f"{tiny_encoder}/centroids.safetensors", layer=2, pad_samples=40)
+    return Encode(config.model_dump(), batch_seconds=20, device="cpu", out=str(tmp_path / "out"), samples=1)
+
+
+def tone(seconds: float, rate_hz: int = RATE_HZ, channels: int = 1) -> np.ndarray:
+    wave = 0.3 * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate_hz)) / rate_hz) + 0.01 * np.random.default_rng(
+        0
+    ).standard_normal(int(seconds * rate_hz))
+    return np.stack([wave] * channels, axis=1).astype(np.float32)
+
+
+def write_recordings(folder: Path) -> None:
+    """Five good recordings and five bad ones."""
+    folder.mkdir()
+    soundfile.write(folder / "good.flac", tone(1.0), RATE_HZ)
+    soundfile.write(folder / "stereo.wav", tone(1.0, channels=2), RATE_HZ)
+    soundfile.write(folder / "telephone.wav", tone(1.0, 8_000), 8_000)
+    soundfile.write(folder / "music.ogg", tone(1.0, 44_100), 44_100)
+    soundfile.write(folder / "long.flac", tone(70.0), RATE_HZ)
+    soundfile.write(folder / "silent.wav", np.zeros(RATE_HZ), RATE_HZ)
+    soundfile.write(folder / "empty.wav", np.zeros(0), RATE_HZ)
+    soundfile.write(folder / "blink.wav", tone(0.01), RATE_HZ)
+    (folder / "text.wav").write_text("not audio at all")
+    (folder / "cut.flac").write_bytes((folder / "good.flac").read_bytes()[:2000])
+
+
+def shard(recordings: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"shard": 0, "utterances": json.dumps(recordings)}
+
+
+def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_path: Path, encode: Encode) -> None:
+    write_recordings(tmp_path / "audio")
+    config = RecordedConfig(paths=(str(tmp_path / "audio"),))
+    recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
+    encode(Listen()(shard(recordings)))
+    table = tables.read_shards(tmp_path / "out" / speech.SHARDS)
+    bad = {row["id"]: row["reason"] for row in tables.read_quarantine(tmp_path / "out")}
+    named = {Path(row["path"]).name: row["utterance_id"] for row in recordings}
+    good = {"good.flac", "stereo.wav", "telephone.wav", "music.ogg", "long.flac"}
+    assert set(table["utterance_id"].to_pylist()) == {named[name] for name in good}
+    for name, reason in {
+        "silent.wav": "silent", "empty.wav": "no samples", "blink.wav": "shorter than one frame",
+        "text.wav": "cannot be read as audio", "cut.flac": "",
+    }.items():  # fmt: skip
+        assert reason in bad[named[name]] and (tmp_path / "audio" / name).exists()
+    assert len(bad) == 5
+    seconds = dict(zip(table["utterance_id"].to_pylist(), table["seconds"].to_pylist(), strict=True))
+    assert seconds[named["telephone.wav"]] == pytest.approx(1.0, abs=0.01)
+    frames = {row["utterance_id"]: sum(row["durations"]) for row in table.to_pylist()}
+    assert frames[named["long.flac"]] == pytest.approx(70 * 25, abs=2)
+
+
+def test_too_many_bad_recordings_stop_the_stage_by_name(tmp_path: Path, encode: Encode) -> None:
+    write_recordings(tmp_path / "audio")
+    config = RecordedConfig(paths=(str(tmp_path / "audio"),))
+    recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
+    encode(Listen()(shard(recordings)))
+    with pytest.raises(BadInput, match=r"recorded.max_bad_share: 5 of 10 rows are bad"):
+        speech.facts_of(tmp_path / "out", len(recordings), 0.01, "recorded.max_bad_share")
+
+
+def test_recordings_in_parquet_are_read_row_by_row(tmp_path: Path, encode: Encode) -> None:
+    import pyarrow as pa
+
+    soundfile.write(tmp_path / "a.flac", tone(0.5), RATE_HZ)
+    audio = [{"bytes": (tmp_path / "a.flac").read_bytes(), "path": "a.flac"}, {"bytes": None, "path": "b.flac"}]
+    pq.write_table(pa.table({"audio": audio}), tmp_path / "x.parquet")
+    config = RecordedConfig(paths=(str(tmp_path / "x.parquet"),))
+    recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
+    encode(Listen()(shard(recordings)))
+    assert tables.read_shards(tmp_path / "out" / speech.SHARDS).num_rows == 1
+    assert "row 1 holds no audio" in tables.read_quarantine(tmp_path / "out")[0]["reason"]
+
+
+def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> None:
+    utterances = [
+        {"utterance_id": "a", "sentences": ["Tom had a dog.", "It ran."], "phonemes": None},
+        {"utterance_id": "b", "sentences": [], "phonemes": None},
+        {"utterance_id": "c", "sentences": None, "phonemes": "h\u0259l\u02c8O"},
+    ]
+    speak = Speak(TtsConfig().model_dump())
+    encode(speak(shard(utterances)))
+    path = tmp_path / "out" / speech.SHARDS / "shard-000000.parquet"
+    first = path.read_bytes()
+    encode(speak(shard(utterances)))
+    assert path.read_bytes() == first
+    table = pq.read_table(path)
+    assert table["utterance_id"].to_pylist() == ["a", "c"]
+    assert [row["id"] for row in tables.read_quarantine(tmp_path / "out")] == ["b"]
+    spans = table["words"][0].as_py()
+    assert [span["text"] for span in spans] == ["Tom", "had", "a", "dog.", "It", "ran."]
+    assert all(s["end_frame"] <= sum(table["durations"][0].as_py()) for s in spans)
+
+
+def test_the_seed_of_a_row_depends_on_its_id_alone() -> None:
+    assert row_seed(0, "a") == row_seed(0, "a") != row_seed(0, "b")
+    assert row_seed(1, "a") != row_seed(0, "a")
