@@ -77,6 +77,9 @@ class EncoderConfig(Model):
     )
     layer: int = Field(5, ge=1, description="hidden_states[layer] is quantised")
     centroids: str = Field(ASSETS + "hubert-nano/centroids.safetensors", description="k-means matrix `centroids_KD`")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16 changes 0.5 % of hubert-nano's units"
+    )
     pad_samples: int = Field(
         580, ge=0, description="zeros before and after a recording; 580 for hubert-nano, 40 for mhubert-base-25hz"
     )
@@ -309,13 +312,11 @@ class HubertTrainingConfig(Model):
     batch_crops: int = Field(12, ge=1, description="crops in a step, over all workers")
     crop_frames: int = Field(125, ge=10, description="length of a crop: 5 s")
     mask_share: float = Field(
-        0.5, gt=0, lt=1, description="of a crop's frames; HuBERT's 8 % starts x 10 frames at 50 Hz mask about 57 %"
+        0.4, gt=0, lt=1, description="of a crop's frames; HuBERT's 8 % starts x 10 frames at 50 Hz mask about 57 %"
     )
     mask_frames: int = Field(5, ge=1, description="200 ms, as HuBERT")
-    unmasked_weight: float = Field(
-        0.0, ge=0, description="weight of the loss over frames that are not masked (HuBERT's 1 - alpha)"
-    )
-    peak_rate: float = Field(1.5e-3, gt=0, description="learning rate, linear up and linear down")
+    unmasked_weight: float = Field(1.0, ge=0, description="weight of the loss over frames that are not masked")
+    peak_rate: float = Field(1e-3, gt=0, description="learning rate, linear up and linear down")
     warmup_share: float = Field(0.08, gt=0, lt=1, description="HuBERT section IV-B")
     weight_decay: float = Field(0.01, ge=0, description="HuBERT section IV-B")
     clip_norm: float = Field(1.0, gt=0, description="chosen, not tuned")
@@ -331,7 +332,7 @@ class EncoderTrainingConfig(Model):
     evaluation_documents: int = Field(80, ge=1, description="documents to measure phones on")
     seed: int = Field(0, ge=0, description="seeds every k-means")
     mfcc_clusters: int = Field(
-        100, ge=2, description="of 39-dimensional MFCCs, iteration 1's targets (HuBERT section IV-B)"
+        256, ge=2, description="of 39-dimensional MFCCs, iteration 1's targets; chosen, not tuned"
     )
     first: HubertTrainingConfig = HubertTrainingConfig()
     feature_layer: int = Field(3, ge=1, description="layer of iteration 1 whose clusters are iteration 2's targets")

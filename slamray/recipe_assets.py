@@ -45,7 +45,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     )
     second = Stage(
         "hubert_2",
-        {key: hubert[key] for key in ("seed", "feature_layer", "feature_clusters", "second")},
+        {key: hubert[key] for key in ("seed", "mfcc_clusters", "feature_layer", "feature_clusters", "second")},
         partial(encoder.second, config=config.encoder, engine=engine),
         (spoken, first),
     )

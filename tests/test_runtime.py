@@ -92,7 +92,8 @@ def test_a_training_loop_runs_on_all_workers_and_its_metrics_arrive(tmp_path: Pa
     facts = listening.train("pretrained", partial(train_loop, False), tmp_path / "out", Compute(workers=2))
     assert facts == {"sum_of_ranks": 3.0, "world": 2}  # ranks 0 and 1, each plus one
     assert [(row["stage"], row["step"]) for row in heard] == [("pretrained", 0), ("pretrained", 1), ("pretrained", 2)]
-    assert [json.loads(line)["loss"] for line in (tmp_path / "out" / METRICS).read_text().splitlines()] == [1.0, 0.5, pytest.approx(1 / 3)]
+    lines = (tmp_path / "out" / METRICS).read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [1.0, 0.5, pytest.approx(1 / 3)]
 
 
 def test_what_a_training_worker_refuses_reaches_the_user(tmp_path: Path, engine: Engine) -> None:

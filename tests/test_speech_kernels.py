@@ -21,7 +21,8 @@ RATE_HZ = 16_000
 
 @pytest.fixture
 def encode(tiny_encoder: Path, tmp_path: Path) -> Encode:
-    config = EncoderConfig(model=str(tiny_encoder), centroids=f"{tiny_encoder}/centroids.safetensors", layer=2, pad_samples=40)
+    centroids = f"{tiny_encoder}/centroids.safetensors"
+    config = EncoderConfig(model=str(tiny_encoder), centroids=centroids, layer=2, pad_samples=40)
     return Encode(config.model_dump(), batch_seconds=20, device="cpu", out=str(tmp_path / "out"), samples=1)
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
+from slamray.config import HubertTrainingConfig
 from slamray.train.hubert import (
     HOP,
     RATE_HZ,
     Crops,
-    HubertTraining,
     MaskedPrediction,
     mask_spans,
     mfcc_39,
@@ -28,7 +28,7 @@ from slamray.train.hubert import (
     train_hubert,
 )
 
-TRAINING = HubertTraining(
+TRAINING = HubertTrainingConfig(
     steps=6,
     batch_crops=4,
     crop_frames=20,

@@ -71,7 +71,7 @@ def user_error(error: BaseException) -> BadInput | None:
         if isinstance(current, BadInput) and not isinstance(current, RayError):
             return current
         if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
-            return BadInput(f"{current.filename or 'root'}: the disk is full; free some space and run the command again")
+            return BadInput(f"{current.filename or 'root'}: the disk is full; free some space and run again")
         failures = getattr(current, "worker_failures", None) or {}  # Ray Train's WorkerGroupError: by rank
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None), *failures.values()]
     return None

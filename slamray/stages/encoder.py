@@ -1,6 +1,7 @@
 """Stages `hubert_1`, `hubert_2` and `encoder`: an own HuBERT, the HuBERT way, and its k-means, measured on phones.
 
-hubert_1 predicts k-means clusters of MFCCs under masking, hubert_2 clusters of hubert_1's features (Hsu et al. 2021);
+hubert_1 predicts k-means clusters of MFCCs under masking, hubert_2 clusters of hubert_1's features beside them (Hsu
+et al. 2021);
 encoder fits the units on hubert_2's features and measures PNMI on text that no stage trained on. The loops are imported
 where they run: on a worker.
 """
@@ -54,11 +55,13 @@ def _first(config: EncoderTrainingConfig, device: str, audio: Path, out: Path, r
 def _second(
     config: EncoderTrainingConfig, device: str, audio: Path, before: Path, out: Path, report: Report
 ) -> Metrics:
-    from slamray.train.hubert import targets_from_features
+    from slamray.train.hubert import targets_from_features, targets_from_mfcc
 
     audios = [pcm for _, pcm, _ in recordings.read(audio, "train")]
     features = list(_features(before, config.feature_layer, device, audio, "train"))
-    targets = targets_from_features(features, config.feature_clusters, config.seed)
+    clusters = targets_from_features(features, config.feature_clusters, config.seed)
+    kept = targets_from_mfcc(audios, config.mfcc_clusters, config.seed)  # an ensemble (HuBERT section III-C)
+    targets = [np.concatenate(both, axis=1) for both in zip(clusters, kept, strict=True)]
     return _train(audios, targets, config.second, device, out, report, before)
 
 

@@ -93,7 +93,9 @@ def _dpo(folder: Path) -> list[dict[str, Any]]:
         "reward_rejected": "rewards/rejected", "margin": "rewards/margins", "logp_chosen": "logps/chosen",
         "logp_rejected": "logps/rejected",
     }  # fmt: skip
-    return [{ours: row.get(theirs) for ours, theirs in columns.items()} for row in store.read_json(folder / "history.json")]
+    return [
+        {ours: row.get(theirs) for ours, theirs in columns.items()} for row in store.read_json(folder / "history.json")
+    ]
 
 
 def _sounds(folders: Folders, recipe: Recipe) -> list[Sound]:

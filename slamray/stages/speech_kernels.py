@@ -106,7 +106,12 @@ class Encode:
         torch.set_num_threads(1)
         config = EncoderConfig(**encoder)
         self._encoder = HubertEncoder(
-            asset_path(config.model), config.layer, device, pad_samples=config.pad_samples, revision=config.revision
+            asset_path(config.model),
+            config.layer,
+            device,
+            torch.bfloat16 if config.dtype == "bfloat16" else torch.float32,
+            pad_samples=config.pad_samples,
+            revision=config.revision,
         )
         self._quantiser = Quantiser(load_centroids(Path(asset_path(config.centroids))), device)
         self._batch_seconds, self._out, self._samples = batch_seconds, Path(out), samples

@@ -45,7 +45,14 @@ def train(folders: Folders, out: Path, config: TextLmConfig, engine: Engine) -> 
 
 
 def _train(rows_folder: Path, out: Path, config: TextLmConfig, compute: Compute, report: Report) -> Metrics:
+    import torch
+    import torch.distributed as dist
+
+    from slamray.model import load_unit_lm
     from slamray.train.pretrain import pretrain
 
     train_rows, validation_rows = rows_folder / packed.TRAIN, rows_folder / packed.VALIDATION
-    return pretrain(config.pretrain, compute, rows_folder / training.MODEL, train_rows, validation_rows, out, report)
+    facts = pretrain(config.pretrain, compute, rows_folder / training.MODEL, train_rows, validation_rows, out, report)
+    if dist.get_rank() == 0:  # TWIST reads it as float32 again; half the bytes are for the repository
+        load_unit_lm(out / training.MODEL).to(torch.bfloat16).save_pretrained(out / training.MODEL)
+    return facts

@@ -12,7 +12,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torchaudio
 from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel
 
+from slamray.config import HubertTrainingConfig
 from slamray.speech.hubert import receptive_field
 from slamray.speech.quantise import Quantiser, fit_kmeans
 
@@ -32,27 +32,6 @@ HOP = 640  # 40 ms: 25 frames a second, as slprl/mhubert-base-25hz
 _DROPOUTS = "hidden_dropout attention_dropout activation_dropout feat_proj_dropout final_dropout layerdrop"
 NO_DROPOUT: dict[str, Any] = dict.fromkeys(_DROPOUTS.split(), 0.0)
 Report = Callable[[dict, Path | None], None]
-
-
-@dataclass(frozen=True)
-class HubertTraining:
-    """One iteration of training. The defaults are those of hubert-nano's last one; its card has the measurements."""
-
-    steps: int
-    seconds: float = math.inf  # of training; whichever of steps and seconds is spent first ends it
-    seed: int = 0
-    batch_crops: int = 12
-    crop_frames: int = 125  # 5 s
-    mask_share: float = 0.4  # of a crop's frames; HuBERT's 8 % starts x 10 frames at 50 Hz mask about 57 %
-    mask_frames: int = 5  # 200 ms, as HuBERT
-    unmasked_weight: float = 1.0  # of the loss over the frames that are not masked; the masked frames' has weight 1
-    peak_rate: float = 1e-3
-    warmup_share: float = 0.08  # HuBERT section IV-B
-    weight_decay: float = 0.01  # HuBERT section IV-B
-    clip_norm: float = 1.0
-    bfloat16: bool = True
-    report_every: int = 50
-    checkpoint_every: int = 500
 
 
 def nano_config() -> HubertConfig:
@@ -177,7 +156,7 @@ class Crops:
         audios: Sequence[np.ndarray],
         targets: Sequence[np.ndarray],
         config: HubertConfig,
-        training: HubertTraining,
+        training: HubertTrainingConfig,
     ) -> None:
         assert math.prod(config.conv_stride) == HOP
         self.audios, self.targets, self.training = audios, targets, training
@@ -205,7 +184,7 @@ class Crops:
         return torch.stack(audio), torch.from_numpy(np.stack(masks[rank::world])), torch.stack(targets)
 
 
-def rate_at(progress: float, training: HubertTraining) -> float:
+def rate_at(progress: float, training: HubertTrainingConfig) -> float:
     """Learning rate: linear warm-up, then linear to zero (HuBERT section IV-B). progress: share of the budget."""
     if progress < training.warmup_share:
         return training.peak_rate * progress / training.warmup_share
@@ -216,7 +195,7 @@ def train_hubert(
     audios: Sequence[np.ndarray],
     targets: Sequence[np.ndarray],
     config: HubertConfig,
-    training: HubertTraining,
+    training: HubertTrainingConfig,
     out: Path,
     report: Report,
     device: str = "cpu",
@@ -265,7 +244,7 @@ def train_hubert(
     return model.hubert.eval()
 
 
-def _progress(step: int, seconds: float, training: HubertTraining, device: str) -> float:
+def _progress(step: int, seconds: float, training: HubertTrainingConfig, device: str) -> float:
     """Share of the budget that is spent, 0 to 1; rank 0 decides for all."""
     progress = torch.tensor([max(step / training.steps, seconds / training.seconds)], device=device)
     if dist.is_initialized():
