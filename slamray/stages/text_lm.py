@@ -54,5 +54,6 @@ def _train(rows_folder: Path, out: Path, config: TextLmConfig, compute: Compute,
     train_rows, validation_rows = rows_folder / packed.TRAIN, rows_folder / packed.VALIDATION
     facts = pretrain(config.pretrain, compute, rows_folder / training.MODEL, train_rows, validation_rows, out, report)
     if dist.get_rank() == 0:  # TWIST reads it as float32 again; half the bytes are for the repository
-        load_unit_lm(out / training.MODEL).to(torch.bfloat16).save_pretrained(out / training.MODEL)
+        half = load_unit_lm(out / training.MODEL, dtype=torch.bfloat16)
+        half.save_pretrained(out / training.MODEL)
     return facts
