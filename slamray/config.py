@@ -217,6 +217,13 @@ class PreferencesConfig(Model):
     )
     prompt_sentences: int = Field(2, ge=1, description="stories: sentences in a prompt; chosen, not tuned")
     continuation_sentences: int = Field(1, ge=1, description="stories: sentences in a continuation; chosen, not tuned")
+    windows_per_story: int = Field(
+        0, ge=0, description="stories: use that many windows of each, the first ones; 0: all"
+    )
+    same_place: bool = Field(
+        True,
+        description="stories: the rejected one has the same relative place in its story, so that place tells nothing",
+    )
     max_length_ratio: float = Field(
         1.25, ge=1, description="stories: largest ratio of the continuations' word counts, so that length tells nothing"
     )
@@ -244,11 +251,14 @@ class ItemsConfig(Model):
 
     topic_cloze: int = Field(250, ge=0, description="pairs: true ending against another story's ending")
     sentence_order: int = Field(250, ge=0, description="pairs: four sentences in order against permuted")
-    words: int = Field(500, ge=0, description="pairs: spoken word against pseudo-word (sWUGGY-like)")
+    words: int = Field(500, ge=0, description="pairs: a word by itself against a pseudo-word (sWUGGY-like)")
+    words_in_sentence: int = Field(300, ge=0, description="pairs: the same inside a sentence of the story text")
     grammar: int = Field(
         300, ge=0, description="pairs: grammatical against ungrammatical (sBLIMP-like), rounded down to tens"
     )
-    prompt_sentences: int = Field(3, ge=1, description="sentences of a topic-cloze prompt; chosen, not tuned")
+    prompt_sentences: int = Field(3, ge=1, description="sentences before the ending in topic-cloze; chosen, not tuned")
+    order_sentences: int = Field(4, ge=2, description="sentences of a sentence-order item; chosen, not tuned")
+    max_opening_words: int = Field(20, ge=3, description="longest sentence of a sentence-order item; chosen, not tuned")
     max_sentence_words: int = Field(
         12, ge=3, description="longest sentence used, keeps the speech short; chosen, not tuned"
     )

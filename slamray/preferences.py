@@ -75,8 +75,8 @@ def from_stories(docs: Iterable[Mapping[str, Any]], config: PreferencesConfig) -
     """Pairs from stories (`doc_id`, `sentences`): the true continuation against one from elsewhere.
 
     A story is cut into windows of prompt_sentences + continuation_sentences that do not overlap. The rejected
-    continuation stands at the same relative position of another story, drawn at random until the word counts of
-    the two continuations differ by at most max_length_ratio, so that neither place nor length tells them apart.
+    continuation stands at the same relative position of another story (anywhere in it without same_place), drawn at
+    random until the word counts of the two differ by at most max_length_ratio, so that length tells nothing.
     """
     found = PairSet()
     stories: dict[str, Sequence[str]] = {}
@@ -162,13 +162,14 @@ def _story_pairs(
 ) -> Iterator[Pair | str]:
     """The pairs of one story, or for each window without a distractor the reason."""
     sentences, window = stories[doc_id], config.prompt_sentences + config.continuation_sentences
-    for start in range(0, len(sentences) - window + 1, window):
+    starts = range(0, len(sentences) - window + 1, window)
+    for start in starts[: config.windows_per_story or None]:
         middle = start + config.prompt_sentences
         prompt = " ".join(sentences[start:middle])
         chosen = " ".join(sentences[middle : start + window])
         pair_id = _pair_id(prompt, chosen)
         rng = random.Random(f"{config.seed} {pair_id}")
-        place = start / max(len(sentences) - window, 1)
+        place = start / max(len(sentences) - window, 1) if config.same_place else rng.random()
         for _ in range(DISTRACTOR_TRIES):
             other = ids[rng.randrange(len(ids))]
             rejected = _continuation(stories[other], place, config)

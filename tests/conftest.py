@@ -79,7 +79,8 @@ def tiny_words(tiny_encoder: Path, tiny_lm: Path, tiny_vocoder: Path) -> list[st
         "speech.validation_documents=2", "speech.shard_documents=2", f"model.base={tiny_lm}", "pack.context=128",
         "pretrain.budget=steps:4", "pretrain.tokens_per_step=1024", "preferences.max_pairs=8",
         "preferences.heldout_pairs=4", "dpo.budget=steps:2", "dpo.pairs_per_step=4", "evaluate.items.topic_cloze=4",
-        "evaluate.items.sentence_order=4", "evaluate.items.words=4", "evaluate.items.grammar=10",
+        "evaluate.items.sentence_order=4", "evaluate.items.words=4",
+        "evaluate.items.words_in_sentence=4", "evaluate.items.grammar=10",
         "evaluate.sampling.prompts=2", "evaluate.sampling.max_new_tokens=20", "evaluate.audio_samples=1",
         f"evaluate.vocoder={tiny_vocoder}",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from slamray.evaluate import grammar
 from slamray.evaluate.grammar import PARTS, make_grammar
 from slamray.evaluate.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
-from slamray.evaluate.pseudowords import Phonotactics, make_words, segments
+from slamray.evaluate.pseudowords import Phonotactics, invent, make_words, make_words_in_sentences, segments
 
 ANIMALS = ("frog", "bear", "owl", "duck", "cow", "snail", "lion", "mouse", "horse", "sheep", "goat", "fox")
 PLACES = ("pond", "cave", "tree", "lake", "barn", "leaf", "hill", "wall", "field", "farm", "shed", "wood")
@@ -54,7 +54,7 @@ def toy_phonemise(text: str) -> list[str]:
 
 def toy_words(n: int = 12, seed: int = 0, known: tuple[str, ...] = ()) -> ItemSet:
     counts = {word: count for i, (word, count) in enumerate(TOY_COUNTS.items()) if i in IN_USE}
-    return make_words(counts, toy_phonemise, n, seed, min_count=1, min_phonemes=4, known=known)
+    return make_words(invent(counts, toy_phonemise, n, seed, min_count=1, min_phonemes=4, known=known))
 
 
 def test_each_ending_is_right_once_and_wrong_once() -> None:
@@ -72,31 +72,54 @@ def test_the_true_ending_takes_up_the_prompt_and_the_wrong_one_does_not() -> Non
 
 
 def test_no_sentence_keeps_its_place_in_the_wrong_order() -> None:
-    for pair in make_sentence_order(stories(), 12, 0, 3, 12).pairs:
+    for pair in make_sentence_order(stories(), 12, 0, 4, 12).pairs:
         assert sorted(pair.chosen) == sorted(pair.rejected) and len(set(pair.chosen)) == 4
         assert all(a != b for a, b in zip(pair.chosen, pair.rejected, strict=True))
 
 
-def test_topic_cloze_and_sentence_order_speak_the_same_sentences() -> None:
-    cloze, order = make_topic_cloze(stories(), 12, 0, 3, 12), make_sentence_order(stories(), 12, 0, 3, 12)
-    assert len(merge(cloze, order).utterances) == len(order.utterances)
+def test_sentence_order_takes_the_opening_of_a_story() -> None:
+    openings = {tuple(story["sentences"][:4]) for story in stories()}  # type: ignore[index]
+    items = make_sentence_order(stories(), 12, 0, 4, 12)
+    said = {utterance.utterance_id: utterance.sentences for utterance in items.utterances}
+    for pair in items.pairs:
+        assert tuple(sentence for u in pair.chosen for sentence in said[u] or ()) in openings
 
 
-def test_short_and_long_sentences_are_not_used() -> None:
-    used = [s for u in make_sentence_order(stories(), 12, 0, 3, 7).utterances for s in u.sentences or ()]
-    assert used and all(3 <= len(sentence.split()) <= 7 for sentence in used)
+def test_openings_with_long_sentences_are_not_used() -> None:
+    assert (
+        len(make_sentence_order(stories(), 12, 0, 4, 7).pairs) == 12
+    )  # "It played all day near the pond." has 7 words
+    assert make_sentence_order(stories(), 12, 0, 4, 6).pairs == ()
+
+
+def test_a_pseudo_word_in_a_sentence_changes_that_word_alone() -> None:
+    counts = {word: count for i, (word, count) in enumerate(TOY_COUNTS.items()) if i in IN_USE}
+    invented = invent(counts, toy_phonemise, 6, 0, min_count=1, min_phonemes=4)
+    first, second = invented[0].word, invented[1].word
+    documents = [{"doc_id": "0", "sentences": (f"{first.title()} {second}.", f"{first} {first}.", "word")}]
+
+    def phonemise(sentence: str) -> list[str]:
+        return [" ".join(toy_phonemise(word.lower())[0] for word in sentence.split())]
+
+    items = make_words_in_sentences(invented, documents, phonemise, 6, 12)
+    said = {utterance.utterance_id: utterance.phonemes or "" for utterance in items.utterances}
+    assert len(items.pairs) == 2  # the sentence that holds a word twice is not used
+    for pair, item, place in zip(items.pairs, invented[:2], (0, 1), strict=True):
+        right, wrong = (said[side[0]].split(" ") for side in (pair.chosen, pair.rejected))
+        assert segments(right[place]) == item.plain and segments(wrong[place]) == item.pseudo
+        assert right[1 - place] == wrong[1 - place]
 
 
 def test_items_depend_on_the_seed_and_not_on_the_order_of_documents() -> None:
     def make(documents: list[dict[str, object]], seed: int) -> ItemSet:
-        return merge(make_topic_cloze(documents, 6, seed, 3, 12), make_sentence_order(documents, 6, seed, 3, 12))
+        return merge(make_topic_cloze(documents, 6, seed, 3, 12), make_sentence_order(documents, 6, seed, 4, 12))
 
     assert make(stories(), 0) == make(stories()[::-1], 0)
     assert make(stories(), 0) != make(stories(), 1)
 
 
 def test_fewer_documents_give_fewer_pairs() -> None:
-    assert len(make_sentence_order(stories()[:5], 250, 0, 3, 12).pairs) == 5
+    assert len(make_sentence_order(stories()[:5], 250, 0, 4, 12).pairs) == 5
     assert make_topic_cloze(stories()[:1], 250, 0, 3, 12).pairs == ()
 
 

@@ -22,11 +22,16 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something to be spoken as one recording: sentences, or a phoneme string in the synthesiser's alphabet."""
+    """Something to be spoken as one recording: sentences, or a phoneme string in the synthesiser's alphabet.
+
+    Utterances of one `noise_id` share the voice's random noise, so that a pair differs in what is said alone; without
+    one the noise is drawn by `utterance_id`.
+    """
 
     utterance_id: str
     sentences: tuple[str, ...] | None
     phonemes: str | None
+    noise_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ def spoken(*sentences: str) -> Utterance:
     return Utterance(content_id("sentences", sentences), sentences, None)
 
 
-def spoken_phonemes(phonemes: str) -> Utterance:
-    """An utterance given by its phonemes."""
-    return Utterance(content_id("phonemes", phonemes), None, phonemes)
+def spoken_phonemes(phonemes: str, noise_id: str) -> Utterance:
+    """An utterance given by its phonemes, and whose noise it shares."""
+    return Utterance(content_id("phonemes", phonemes, noise_id), None, phonemes, noise_id)
 
 
 def make_pair(
@@ -124,7 +129,7 @@ def find_passages(
 
     Of a story it is the last whose sentences are all short and distinct and whose ending takes up a content word of
     the sentences before it, so that a listener can know that it belongs there. Which stories: by hash of (seed,
-    doc_id). topic_cloze and sentence_order use the same passages, so that each sentence is spoken once for both.
+    doc_id).
     """
     common, size = _common_words(documents), prompt_sentences + 1
     passages: dict[str, tuple[str, ...]] = {}  # by ending, so that no two passages end in the same words
@@ -162,16 +167,23 @@ def make_topic_cloze(
 
 
 def make_sentence_order(
-    documents: Sequence[Mapping[str, Any]], n: int, seed: int, prompt_sentences: int, max_words: int
+    documents: Sequence[Mapping[str, Any]], n: int, seed: int, sentences: int, max_words: int
 ) -> ItemSet:
-    """At most n pairs: the sentences of a passage in order against the same in another order.
+    """At most n pairs: a story's first sentences in order against the same in another order, one pair for each story.
 
-    The wrong order is drawn by (seed, passage) among those in which no sentence keeps its place (9 of 24 for four).
+    The opening, because a story's start has an order that a listener can know (who is introduced, what "he" refers
+    to). Its sentences are distinct and of at most max_words words. The wrong order is drawn by (seed, doc_id) among
+    those in which no sentence keeps its place (nine of four sentences).
     """
-    made = []
-    for passage in find_passages(documents, n, seed, prompt_sentences, max_words):
-        draw = random.Random(f"order/{seed}/{' '.join(passage)}")
-        right = [spoken(sentence) for sentence in passage]
+    made: list[tuple[Pair, list[Utterance]]] = []
+    for document in sorted(documents, key=lambda document: content_id(seed, document["doc_id"])):
+        opening = document["sentences"][:sentences]
+        if len(set(opening)) < sentences or any(len(sentence.split()) > max_words for sentence in opening):
+            continue
+        if len(made) == n:
+            break
+        draw = random.Random(f"order/{seed}/{document['doc_id']}")
+        right = [spoken(sentence) for sentence in opening]
         wrong = list(right)
         while any(a == b for a, b in zip(right, wrong, strict=True)):
             draw.shuffle(wrong)

@@ -15,8 +15,12 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from slamray.evaluate.items import ItemSet, Pair, Utterance, collect, make_pair, spoken_phonemes
+from slamray.evaluate.items import ItemSet, collect, content_id, make_pair, spoken_phonemes
+
+Phonemise = Callable[[str], Sequence[str]]
 
 # The alphabet of misaki (Kokoro's and hibari's), American and British.
 REDUCED = frozenset("\u0259\u1d4a\u1d7b\u0250")  # schwas
@@ -24,6 +28,7 @@ VOWELS = frozenset("AIOWYQaeiou\u00e6\u0251\u0252\u0254\u025b\u025c\u026a\u028a\
 CONSONANTS = frozenset("bdfhjklmnpstvwzTx\u0261\u014b\u00f0\u03b8\u0279\u0283\u0292\u02a4\u02a7\u027e\u0294")
 SEGMENTS = REDUCED | VOWELS | CONSONANTS
 EDGE = "#"
+_MARKS = ".,!?;:\"'()"
 TRIES = 48  # draws for each word and number of substitutions; chosen, not tuned
 FLOOR = 1e-4  # probability of an unseen trigram, only met under the bigram rule; chosen, not tuned
 
@@ -57,11 +62,22 @@ class Phonotactics:
         return [other for other in group if other != segment]
 
 
-def make_words(
-    word_counts: Mapping[str, int], phonemise: Callable[[str], Sequence[str]], n: int, seed: int,
-    min_count: int, min_phonemes: int, known: Collection[str] = (),
-) -> ItemSet:  # fmt: skip
-    """At most n pairs from the n most frequent words that are long enough; the same words for every seed.
+@dataclass(frozen=True)
+class Invented:
+    """A word, how it is pronounced, its segments, those of the pseudo-word, and the rule that made it."""
+
+    word: str
+    phonemes: str
+    plain: str
+    pseudo: str
+    rule: str
+
+
+def invent(
+    word_counts: Mapping[str, int], phonemise: Phonemise, n: int, seed: int, min_count: int, min_phonemes: int,
+    known: Collection[str] = (),
+) -> list[Invented]:  # fmt: skip
+    """At most n pseudo-words for the n most frequent words that are long enough; the same words for every seed.
 
     word_counts: of the training text. phonemise: a synthesiser's, text -> phoneme strings. known: phoneme strings of
     further real words that no pseudo-word may be, a pronunciation lexicon's for example.
@@ -74,23 +90,64 @@ def make_words(
             pronounced[word] = pieces[0]
     model = Phonotactics({segments(p) for p in pronounced.values()})
     taken = {segments(p) for p in known} | {segments(p) for p in pronounced.values()}
-    made: list[tuple[Pair, tuple[Utterance, Utterance]]] = []
-    seen: set[str] = set()
+    made: dict[str, Invented] = {}
     for word, phonemes in pronounced.items():
         if len(made) == n:
             break
         plain = segments(phonemes)
-        if len(plain) < min_phonemes or plain in seen:
+        if len(plain) < min_phonemes or plain in made:
             continue
         found = _pseudo_word(plain, model, taken, random.Random(f"words/{seed}/{word}"))
-        if found is None:
-            continue
-        seen.add(plain)
-        taken.add(found[0])
-        used = spoken_phonemes(phonemes), spoken_phonemes(_respell(phonemes, found[0]))
-        texts = ("", f"{word} /{plain}/", f"/{found[0]}/")
-        made.append((make_pair("words", found[1], (), used[:1], used[1:], texts), used))
+        if found is not None:
+            taken.add(found[0])
+            made[plain] = Invented(word, phonemes, plain, *found)
+    return list(made.values())
+
+
+def make_words(invented: Sequence[Invented]) -> ItemSet:
+    """A pair for each: the word by itself against its pseudo-word by itself."""
+    made = []
+    for item in invented:
+        used = tuple(spoken_phonemes(text, item.word) for text in (item.phonemes, _respell(item.phonemes, item.pseudo)))
+        made.append((make_pair("words", item.rule, (), used[:1], used[1:], _texts(item)), used))
     return collect(made)
+
+
+def make_words_in_sentences(
+    invented: Sequence[Invented], documents: Sequence[Mapping[str, Any]], phonemise: Phonemise, n: int, max_words: int
+) -> ItemSet:
+    """At most n pairs: a sentence of {doc_id, sentences} with the word against the same with its pseudo-word.
+
+    A word by itself sounds like nothing in running speech; here all but its segments is as in the story. The sentence
+    is the first, by hash of its text, of at most max_words words that holds the word once, pronounced as by itself.
+    """
+    by_word: dict[str, list[str]] = {}
+    for sentence in sorted({s for d in documents for s in d["sentences"]}, key=content_id):
+        words = [word.strip(_MARKS).lower() for word in sentence.split()]
+        if len(words) <= max_words:
+            for word in set(words):
+                if words.count(word) == 1:
+                    by_word.setdefault(word, []).append(sentence)
+    made = []
+    for item in invented:
+        if len(made) == n:
+            break
+        for sentence in by_word.get(item.word, ()):
+            place = [word.strip(_MARKS).lower() for word in sentence.split()].index(item.word)
+            pieces = phonemise(sentence)
+            spoken = pieces[0].split(" ") if len(pieces) == 1 else []
+            if len(spoken) != len(sentence.split()) or segments(spoken[place]) != item.plain:
+                continue
+            other = [*spoken[:place], _respell(spoken[place], item.pseudo), *spoken[place + 1 :]]
+            used = tuple(spoken_phonemes(" ".join(said), item.word) for said in (spoken, other))
+            texts = (sentence, *_texts(item)[1:])
+            made.append((make_pair("words_in_sentence", item.rule, (), used[:1], used[1:], texts), used))
+            break
+    return collect(made)
+
+
+def _texts(item: Invented) -> tuple[str, str, str]:
+    return "", f"{item.word} /{item.plain}/", f"/{item.pseudo}/"
 
 
 def segments(phonemes: str) -> str:

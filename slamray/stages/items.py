@@ -10,7 +10,7 @@ from slamray.config import ItemsConfig, SpeechConfig
 from slamray.errors import BadInput
 from slamray.evaluate.grammar import make_grammar
 from slamray.evaluate.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
-from slamray.evaluate.pseudowords import make_words
+from slamray.evaluate.pseudowords import invent, make_words, make_words_in_sentences
 from slamray.runtime.engine import Engine
 from slamray.stage import Facts, Folders
 from slamray.stages import corpus, speech
@@ -29,23 +29,15 @@ def run(folders: Folders, out: Path, config: ItemsConfig, spoken: SpeechConfig, 
         )
     counts = count_words([" ".join(row["sentences"]) for row in corpus.read(folders["corpus"], "train")])
     voice = load_synthesiser(spoken.tts.backend)
+    c = config
+    pool = invent(counts, voice.phonemise, max(c.words, c.words_in_sentence), c.seed, c.min_word_count, c.min_phonemes,
+                  voice.lexicon())  # fmt: skip
     items = merge(
-        make_topic_cloze(
-            documents, config.topic_cloze, config.seed, config.prompt_sentences, config.max_sentence_words
-        ),
-        make_sentence_order(
-            documents, config.sentence_order, config.seed, config.prompt_sentences, config.max_sentence_words
-        ),
-        make_words(
-            counts,
-            voice.phonemise,
-            config.words,
-            config.seed,
-            config.min_word_count,
-            config.min_phonemes,
-            voice.lexicon(),
-        ),
-        make_grammar(counts, config.grammar, config.seed),
+        make_topic_cloze(documents, c.topic_cloze, c.seed, c.prompt_sentences, c.max_sentence_words),
+        make_sentence_order(documents, c.sentence_order, c.seed, c.order_sentences, c.max_opening_words),
+        make_words(pool[: c.words]),
+        make_words_in_sentences(pool, documents, voice.phonemise, c.words_in_sentence, c.max_sentence_words),
+        make_grammar(counts, c.grammar, c.seed),
     )
     facts = speech.speak(items.utterances, out, spoken, engine, "items")
     store.write_json(out / ITEMS, items.to_json())

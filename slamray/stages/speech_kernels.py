@@ -61,7 +61,7 @@ class Speak:
 
     def _speak(self, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
         about: dict[str, Any] = {"utterance_id": utterance.utterance_id, "speaker": self._config.backend, "reason": ""}
-        seed = row_seed(self._config.seed, utterance.utterance_id)
+        seed = row_seed(self._config.seed, utterance.noise_id or utterance.utterance_id)
         try:
             if utterance.phonemes is not None:
                 speech = self._synthesiser.speak_phonemes(utterance.phonemes, seed)
