@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,6 @@ def build_pairs(count: int, seed: int) -> list[dict[str, Any]]:
         }
         for number in range(count)
     ]
-
-
-@pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A gloo group of one, as Ray Train makes it."""
-    patch = pytest.MonkeyPatch()
-    join_group(patch.setenv, 0, 1, tmp_path_factory.mktemp("group") / "store")
-    yield
-    dist.destroy_process_group()
-    patch.undo()
 
 
 @pytest.fixture

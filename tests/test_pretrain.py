@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,12 @@ OPTIM = OptimConfig(learning_rate=1e-2, warmup_share=0.25)
 STEPS = PretrainConfig(budget="steps:8", tokens_per_step=8 * CONTEXT, optim=OPTIM, validations=4, validation_rows=8)
 EXACT = Compute(micro_batch=4, dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
 
+pytestmark = pytest.mark.usefixtures("group")
+
 
 def _join(rank: int, world: int, store: Path) -> None:
     os.environ["LOCAL_RANK"] = str(rank)  # which DeepSpeed insists on; Ray Train sets it
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = os.environ.get("LOCAL_RANK")
-    _join(0, 1, tmp_path_factory.mktemp("group") / "store")
-    yield
-    dist.destroy_process_group()
-    os.environ.pop("LOCAL_RANK")
-    if before is not None:
-        os.environ["LOCAL_RANK"] = before
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slamray.evaluate.items import ItemSet, collect, content_id, make_pair, spoken_phonemes
+from slamray.evaluate.items import ItemSet, Pair, Utterance, collect, content_id, make_pair, spoken_phonemes
 
 Phonemise = Callable[[str], Sequence[str]]
 
@@ -128,7 +128,7 @@ def make_words_in_sentences(
             for word in set(words):
                 if words.count(word) == 1:
                     by_word.setdefault(word, []).append(sentence)
-    made = []
+    made: list[tuple[Pair, tuple[Utterance, ...]]] = []
     for item in invented:
         if len(made) == n:
             break
