@@ -159,7 +159,7 @@ def test_the_loss_is_the_cross_entropy_of_masked_frames() -> None:
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
-    training = TRAINING.model_copy(update=dict(peak_rate=2.0, warmup_share=0.25))
+    training = TRAINING.model_copy(update={"peak_rate": 2.0, "warmup_share": 0.25})
     assert [rate_at(p, training) for p in (0, 0.125, 0.25, 0.625, 1)] == [0, 1, 2, 1, 0]
 
 
@@ -187,7 +187,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path) -
 def test_training_learns_masked_tones_and_saves_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     audios = tones(20)
     targets = targets_from_mfcc(audios, 8, 0)
-    training = TRAINING.model_copy(update=dict(steps=40, peak_rate=1e-2, mask_frames=2, batch_crops=8))
+    training = TRAINING.model_copy(update={"steps": 40, "peak_rate": 1e-2, "mask_frames": 2, "batch_crops": 8})
     reports: list[dict] = []
     trained = train_hubert(audios, targets, tiny(), training, tmp_path, lambda facts, _: reports.append(facts))
     assert np.mean([r["masked_loss"] for r in reports[-5:]]) < 0.8 * reports[0]["masked_loss"]
@@ -200,7 +200,7 @@ def test_training_learns_masked_tones_and_saves_a_checkpoint_of_transformers(tmp
 def test_a_budget_of_seconds_ends_the_run(tmp_path: Path) -> None:
     audios = tones(3)
     reports: list[dict] = []
-    training = TRAINING.model_copy(update=dict(steps=10**6, seconds=0.5))
+    training = TRAINING.model_copy(update={"steps": 10**6, "seconds": 0.5})
     train_hubert(audios, targets_from_mfcc(audios, 8, 0), tiny(), training, tmp_path, lambda f, _: reports.append(f))
     assert reports[-1]["seconds"] >= 0.5
     assert reports[-1]["step"] < 10**4
