@@ -401,7 +401,7 @@ class Compute(Model):
 
 # One dial. The peaks are NVIDIA's dense bf16 figures; the pool sizes on GPU machines are chosen, not tuned.
 PROFILES: dict[str, Compute] = {
-    "laptop": Compute(cpus_per_worker=2),
+    "laptop": Compute(cpus_per_worker=2, report_every_steps=2),
     "a5000": Compute(
         device="cuda",
         cpus_per_worker=4,

@@ -18,8 +18,8 @@ from slamray.evaluate.charts import Series, interval_chart, line_chart
 
 Row = Mapping[str, Any]
 METRIC_NAMES = {
-    "topic_cloze": "Topic cloze", "sentence_order": "Sentence order", "words": "Word or pseudo-word, alone",
-    "words_in_sentence": "Word or pseudo-word, in a sentence",
+    "topic_cloze": "Topic cloze", "sentence_order": "Sentence order", "words": "Word alone",
+    "words_in_sentence": "Word in sentence",
     "grammar": "Grammar",
 }  # fmt: skip
 
