@@ -17,7 +17,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent
-DASHBOARD = "http://127.0.0.1:18265"  # not Ray's own port: another cluster may run on this machine
+DASHBOARD = "http://127.0.0.1:8266"  # not Ray's own port: another cluster may run on this machine
 
 
 def slam(words: list[str], root: Path) -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def cluster() -> Iterator[dict[str, str]]:
     """A one-machine cluster with token authentication, as `make cluster-up` starts it; the environment to reach it."""
     ray = str(Path(sys.executable).parent / "ray")
     environment = os.environ | {"RAY_AUTH_MODE": "token"}
-    start = ["start", "--head", "--port=16379", "--dashboard-host=127.0.0.1", "--dashboard-port=18265", "--num-cpus=2"]
+    start = ["start", "--head", "--port=6390", "--dashboard-host=127.0.0.1", "--dashboard-port=8266", "--num-cpus=2"]
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     subprocess.run([ray, *start], env=environment, check=True, capture_output=True)
     yield environment | {"RAY_ADDRESS": DASHBOARD}

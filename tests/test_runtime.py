@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.cloudpickle
 
 from slamray.config import Compute
 from slamray.errors import BadInput
@@ -18,6 +19,7 @@ from slamray.runtime.engine import Engine
 from slamray.runtime.pool import METRICS, Pool, Report, Row
 
 pytestmark = pytest.mark.slow
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
 
 class Double:

@@ -1,0 +1,57 @@
+"""The job that makes the offline models, whole, at the smallest size: every stage runs and leaves a loadable model."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+WORDS = [
+    "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.micro_batch=4", "compute.report_every_steps=1",
+    "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=2", "assets.encoder.mfcc_clusters=8",
+    "assets.encoder.first.steps=3", "assets.encoder.first.report_every=1", "assets.encoder.second.steps=3",
+    "assets.encoder.second.report_every=1", "assets.encoder.feature_clusters=[8]", "assets.encoder.n_units=16",
+    "assets.encoder.kmeans_frames=1000", "assets.vocoder.documents=2", "assets.vocoder.steps=3",
+    "assets.vocoder.crop_seconds=1", "assets.text_lm.vocab_size=300", "assets.text_lm.hidden=32",
+    "assets.text_lm.layers=1", "assets.text_lm.heads=2", "assets.text_lm.kv_heads=1", "assets.text_lm.ffn=32",
+    "assets.text_lm.context=64", "assets.text_lm.pretrain.budget=steps:2",
+    "assets.text_lm.pretrain.tokens_per_step=512",
+]  # fmt: skip
+
+
+def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from slamray.speech.hubert import HubertEncoder
+    from slamray.speech.quantise import load_centroids
+    from slamray.speech.vocode import load_vocoder
+
+    lines = gzip.decompress((ROOT / "slamray/assets/stories.jsonl.gz").read_bytes()).splitlines()[:100]
+    (tmp_path / "stories.jsonl").write_bytes(b"\n".join(lines))
+    words = [*WORDS, f"corpus.paths=[{tmp_path}/stories.jsonl]", f"root={tmp_path}/runs"]
+    done = subprocess.run(
+        [sys.executable, "jobs/assets.py", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    def stage(name: str) -> Path:
+        (folder,) = (tmp_path / "runs" / name).iterdir()
+        return folder
+
+    encoder = stage("encoder") / "model"
+    assert load_centroids(encoder / "centroids.safetensors").shape == (16, 256)
+    assert HubertEncoder(encoder, 5, pad_samples=580).rate_hz == 25
+    facts = json.loads((stage("encoder") / "manifest.json").read_text())["facts"]
+    assert 0 < facts["units"]["pnmi"] < 1 and 0 < facts["mfcc"]["pnmi"] < 1
+    assert load_vocoder(stage("vocoder") / "model").net.shape.n_units == 16
+    text_lm = stage("text_lm") / "model"
+    tokens = AutoTokenizer.from_pretrained(text_lm)("Once upon a time", return_tensors="pt")["input_ids"]
+    assert torch.isfinite(AutoModelForCausalLM.from_pretrained(text_lm)(tokens).logits).all()
