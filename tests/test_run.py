@@ -31,6 +31,7 @@ def cluster() -> Iterator[dict[str, str]]:
     ray = str(Path(sys.executable).parent / "ray")
     environment = os.environ | {"RAY_AUTH_MODE": "token"}
     start = ["start", "--head", "--port=6390", "--dashboard-host=127.0.0.1", "--dashboard-port=8266", "--num-cpus=2"]
+    start += ["--dashboard-agent-listen-port=52399"]  # the tests' other cluster has the usual one
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     subprocess.run([ray, *start], env=environment, check=True, capture_output=True)
     yield environment | {"RAY_ADDRESS": DASHBOARD}
@@ -44,7 +45,11 @@ def finished(cluster: dict[str, str], tiny_words: list[str], tmp_path_factory: p
     ray = str(Path(sys.executable).parent / "ray")
     words = [*tiny_words, f"root={root}", "tracking.enabled=true"]
     job = [ray, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, "jobs/slam.py", *words]
-    done = subprocess.run(job, env=cluster, capture_output=True, text=True, check=False)
+    for _ in range(30):
+        done = subprocess.run(job, env=cluster, capture_output=True, text=True, check=False)
+        if "No available agent" not in done.stdout + done.stderr:  # the cluster is still starting
+            break
+        time.sleep(2)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "12 of 12 stages made" in done.stdout
     return root

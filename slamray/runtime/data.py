@@ -9,7 +9,10 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from slamray.errors import BadInput
 from slamray.runtime.pool import Metrics, Pool, Row
+
+REFUSED = "refused"  # key of a row that stands for a BadInput
 
 
 class _Actor:
@@ -19,7 +22,16 @@ class _Actor:
         self._kernel = kernel(**args)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._kernel(row) for row in table.to_pylist()])
+        return pa.Table.from_pylist([self._one(row) for row in table.to_pylist()])
+
+    def _one(self, row: Row) -> Row:
+        """BadInput travels as a row, through later pools untouched: Ray keeps only the text of an exception's cause."""
+        if REFUSED in row:
+            return row
+        try:
+            return self._kernel(row)
+        except BadInput as error:
+            return {REFUSED: str(error)}
 
 
 def stream(rows: Sequence[Row], pools: Sequence[Pool]) -> Iterator[Row]:
@@ -42,7 +54,10 @@ def stream(rows: Sequence[Row], pools: Sequence[Pool]) -> Iterator[Row]:
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
-    yield from dataset.iter_rows()
+    for row in dataset.iter_rows():
+        if REFUSED in row:
+            raise BadInput(row[REFUSED])
+        yield row
 
 
 def call(name: str, function: Callable[[], Metrics]) -> Metrics:

@@ -15,9 +15,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from slamray import store
 from slamray.config import Compute
+from slamray.errors import BadInput
 from slamray.runtime.pool import METRICS, Loop, Metrics
 
 FACTS = "facts.json"
+REFUSED = ".refused.json"
 TAIL_SECONDS = 1.0  # how often the driver looks for new metrics; chosen, not tuned
 
 
@@ -46,8 +48,13 @@ def train(loop: Loop, compute: Compute, out: Path, on_metrics: Callable[[Metrics
     done = threading.Event()
     tail = threading.Thread(target=_tail, args=(out / METRICS, on_metrics, done), daemon=True)
     tail.start()
+    (out / REFUSED).unlink(missing_ok=True)
     try:
         trainer.fit()
+    except Exception as error:
+        if (out / REFUSED).exists():
+            raise BadInput(store.read_json(out / REFUSED)) from error
+        raise
     finally:
         done.set()
         tail.join()
@@ -66,7 +73,11 @@ def _worker(config: dict[str, Any]) -> None:
                 file.write(json.dumps(metrics) + "\n")
         ray.train.report(metrics)
 
-    facts = config["loop"](report)
+    try:
+        facts = config["loop"](report)
+    except BadInput as error:  # kept beside: Ray carries only the text of an exception home
+        store.write_json(out / REFUSED, str(error))
+        raise
     if first:
         store.write_json(out / FACTS, facts)
 
