@@ -458,7 +458,11 @@ class Recipe(Model):
     evaluate: EvaluateConfig = EvaluateConfig()
     assets: AssetsConfig = AssetsConfig()
     compute: Compute = Compute()
-    root: str = Field("runs", description="folder of all stages; execution")
+    root: Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))] = Field(
+        "runs",
+        validate_default=True,
+        description="folder of all stages; execution, made absolute for workers elsewhere",
+    )
     tracking: TrackingConfig = TrackingConfig()
 
 

@@ -81,6 +81,11 @@ def test_a_recipe_file_that_is_not_yaml_is_one_line(tmp_path: Path) -> None:
         load_recipe([f"recipe={path}"])
 
 
+def test_the_root_is_absolute_so_that_a_worker_elsewhere_finds_it() -> None:
+    assert load_recipe(["root=here"]).root == str(Path.cwd() / "here")
+    assert Path(Recipe().root).is_absolute()
+
+
 def test_asset_paths_lie_in_the_package() -> None:
     assert Path(asset_path("assets:stories.jsonl.gz")).is_file()
     assert asset_path("/elsewhere") == "/elsewhere"
