@@ -8,6 +8,7 @@
                published --> evaluation of the same ---------------------^   (test sets, where a recipe names some)
 
 Without DPO (dpo.budget=null) there are no preferences, no aligned and no scores of it.
+The stages that speak share their actors, and so do those that score (see Stage.actors).
 Each stage's config is its identity: what changes its result, and nothing else. What comes from outside (models,
 centroids, corpora) enters by content, never by path.
 """
@@ -27,6 +28,8 @@ from slamray.stages import corpus, items, packed, preferences, recorded, report,
 from slamray.stages.outside import check_encoder, check_voices, content_of, model_identity, speech_identity
 from slamray.train.budget import accumulation_steps
 
+SPEAKING = "speaking"
+
 
 def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     """The report stage and, through its inputs, every other; raises BadInput for what can be known before any work."""
@@ -45,8 +48,9 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     spoken = Stage(
         "units",
         voice | {"train_documents": speech.train_documents, "validation_documents": speech.validation_documents},
-        partial(units.run, config=speech, engine=engine),
+        partial(units.run, config=speech, compute=recipe.compute),
         (documents,),
+        actors=SPEAKING,
         cost=lambda: f"speaks and encodes {_count(speech.train_documents)} training documents",
     )
     heard = []
@@ -55,7 +59,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
             Stage(
                 "recorded",
                 voice | {"paths": recorded.sources(recipe.recorded)},
-                partial(recorded.run, config=recipe.recorded, spoken=speech, engine=engine),
+                partial(recorded.run, config=recipe.recorded, spoken=speech, compute=recipe.compute),
             )
         )
     heard += [
@@ -63,7 +67,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
             name,
             {"encoder": voice["encoder"], "shard_documents": voice["shard_documents"],
              "corpus": recorded.door_sources(recipe.recorded, name)},
-            partial(recorded.run_door, name=name, config=recipe.recorded, spoken=speech, engine=engine),
+            partial(recorded.run_door, name=name, config=recipe.recorded, spoken=speech, compute=recipe.compute),
         )
         for name in recorded.given_doors(recipe.recorded)
     ]  # fmt: skip
@@ -91,8 +95,11 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     pairs = Stage(
         "preferences",
         {"pairs": preferences.pairs_identity(recipe.preferences), "speech": voice},
-        partial(preferences.run, config=recipe.preferences, shares=recipe.corpus, spoken=speech, engine=engine),
+        partial(
+            preferences.run, config=recipe.preferences, shares=recipe.corpus, spoken=speech, compute=recipe.compute
+        ),
         (documents,),
+        actors=SPEAKING,
         cost=lambda: f"speaks and encodes {recipe.preferences.max_pairs or 'all'} pairs",
     )
     aligned = Stage(
@@ -105,8 +112,9 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     tests = Stage(
         "items",
         {"items": identity(recipe.evaluate.items), "speech": voice, "heard_documents": speech.train_documents},
-        partial(items.run, config=recipe.evaluate.items, spoken=speech, engine=engine),
+        partial(items.run, config=recipe.evaluate.items, spoken=speech, compute=recipe.compute),
         (documents,),
+        actors=SPEAKING,
     )
     measures = identity(recipe.evaluate) | {
         "items": None,  # they are a stage of their own, and so are the published sets
@@ -119,9 +127,14 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
             f"scores_{checkpoint.name}",
             measures,
             partial(
-                scores.run, checkpoint=checkpoint.name, config=recipe.evaluate, rate_hz=encoder.rate_hz, engine=engine
+                scores.run,
+                checkpoint=checkpoint.name,
+                config=recipe.evaluate,
+                rate_hz=encoder.rate_hz,
+                compute=recipe.compute,
             ),
             (checkpoint, tests, rows, spoken, documents),
+            actors="scoring",
         )
         for checkpoint in (untrained, pretrained, *([aligned] if aligns else []))
     ]
@@ -131,15 +144,15 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     if recipe.evaluate.sets:
         checkpoints = [untrained, pretrained, *([aligned] if aligns else [])]
         models = {stage.name: stage.folder(Path(recipe.root)) / training.MODEL for stage in checkpoints}
-        sets = published_stage(recipe, engine)
+        sets = published_stage(recipe)
         known, metrics = dict.fromkeys(models), sorted(recipe.evaluate.sets)
         made += (
             sets,
-            evaluation_stage(recipe, engine, models, known, metrics, (*checkpoints, sets), encoder.rate_hz),
+            evaluation_stage(recipe, models, known, metrics, (*checkpoints, sets), encoder.rate_hz),
         )
     if recipe.evaluate.genppl.prompts:
         speaking, heard_items = (pretrained, *([aligned] if aligns else [])), (tests, *([sets] if sets else []))
-        made += tuple(genppl_stage(recipe, engine, stage, heard_items, encoder.rate_hz) for stage in speaking)
+        made += tuple(genppl_stage(recipe, stage, heard_items, encoder.rate_hz) for stage in speaking)
     return [Stage("report", {"name": recipe.name}, partial(report.run, recipe=recipe, stages=made), made)]
 
 

@@ -36,7 +36,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         "recordings",
         {"tts": tts_identity(recipe.speech.tts), "train": config.encoder.train_documents,
          "evaluation": config.encoder.evaluation_documents},
-        partial(recordings.run, config=config.encoder, tts=recipe.speech.tts, engine=engine),
+        partial(recordings.run, config=config.encoder, tts=recipe.speech.tts, compute=recipe.compute),
         (documents,),
     )  # fmt: skip
     hubert = identity(config.encoder)

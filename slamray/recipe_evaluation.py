@@ -42,7 +42,7 @@ def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def build(recipe: Recipe, engine: Engine, asked: Mapping[str, str]) -> list[Stage]:
     """The evaluation stage and, through its inputs, what it needs; BadInput for what can be known before any work."""
     encoder = check_encoder(recipe.speech.encoder)
-    sets = [published_stage(recipe, engine)] if recipe.evaluate.sets else []
+    sets = [published_stage(recipe)] if recipe.evaluate.sets else []
     metrics = _metrics(asked.get("metrics", ""), recipe)
     needed = {name for metric in metrics for name in OWN_INPUTS.get(metric, ())}
     known: dict[str, Any]
@@ -64,7 +64,7 @@ def build(recipe: Recipe, engine: Engine, asked: Mapping[str, str]) -> list[Stag
         known = dict.fromkeys(models)
     wanted = sets if set(recipe.evaluate.sets) & set(metrics) else []
     inputs = [*checkpoints, *wanted, *(run[name] for name in sorted(needed))]
-    return [evaluation_stage(recipe, engine, models, known, metrics, inputs, encoder.rate_hz)]
+    return [evaluation_stage(recipe, models, known, metrics, inputs, encoder.rate_hz)]
 
 
 def show(root: Path, targets: Sequence[Stage]) -> None:

@@ -92,7 +92,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     status = "FAILED"
     try:
         manifests = stages.materialise(
-            targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages
+            targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages, engine.stream
         )
         for page in root.glob(f"report/{targets[-1].fingerprint}/*.html"):
             tracker.artifact(page)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import asking
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from asking import finish
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from slamray.config import Compute, EvaluateConfig, GenPplConfig, SamplingConfig
@@ -26,8 +27,7 @@ from slamray.evaluate.genppl import (
     mean_auto_bleu,
 )
 from slamray.evaluate.items import ItemSet, Pair
-from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Pool, Row
+from slamray.stage import Send
 
 BOS_WORD = "<|begin_of_text|>"
 
@@ -168,23 +168,13 @@ def test_prompts_are_the_first_seconds_of_each_correct_item_once() -> None:
     assert prompt.units.tolist() == [1, 2]
 
 
-class InProcess(Engine):
-    """Runs kernels here, one pool after another, rows through Arrow as on the cluster."""
-
-    def stream(self, name: str, rows: Sequence[Row], pools: Sequence[Pool], total: int, unit: str) -> list[Row]:
-        for pool in pools:
-            kernel = pool.kernel(**pool.args)
-            rows = [kernel(row) for row in pa.Table.from_pylist(list(rows)).to_pylist()]
-        return list(rows)
-
-
 @pytest.fixture(params=["in process", pytest.param("on Ray", marks=pytest.mark.slow)])
-def runner(request: pytest.FixtureRequest) -> Engine:
-    return InProcess(Compute()) if request.param == "in process" else request.getfixturevalue("engine")
+def send(request: pytest.FixtureRequest) -> Send:
+    return asking.here if request.param == "in process" else request.getfixturevalue("engine").stream
 
 
 def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
-    tmp_path: Path, runner: Engine, tiny_lm: Path, tiny_vocoder: Path, whisper_folder: Path, judge_folder: Path
+    tmp_path: Path, send: Send, tiny_lm: Path, tiny_vocoder: Path, whisper_folder: Path, judge_folder: Path
 ) -> None:
     from slamray import store
     from slamray.config import ModelConfig
@@ -207,7 +197,7 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
     )  # fmt: skip
     assert genppl.identity(config) == json.loads(json.dumps(genppl.identity(config)))
     out = tmp_path / "genppl"
-    facts = genppl.run(folders, out, "pretrained", config, 25.0, runner)
+    facts = finish(genppl.run(folders, out, "pretrained", config, 25.0, Compute()), send)
     table = pq.read_table(out / genppl.ROWS).to_pylist()
     assert [row["prompt_id"] for row in table] == [row["prompt_id"] for row in store.read_json(out / genppl.PROMPTS)]
     assert len(table) == 3 and len(list((out / "audio").glob("*.flac"))) == 1
@@ -219,8 +209,8 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
         assert facts[name]["empty"] == 3 - len(scored)
         assert facts[name]["perplexity"] == pytest.approx(math.exp(sum(scored) / len(scored)), rel=1e-5)
     times = {path: path.stat().st_mtime_ns for path in (out / "chunks").iterdir()}
-    assert genppl.run(folders, out, "pretrained", config, 25.0, runner) == facts
+    assert finish(genppl.run(folders, out, "pretrained", config, 25.0, Compute()), send) == facts
     assert times == {path: path.stat().st_mtime_ns for path in (out / "chunks").iterdir()}
     other = config.model_copy(update={"genppl": config.genppl.model_copy(update={"metric": "clze"})})
     with pytest.raises(BadInput, match=r"evaluate\.genppl\.metric=clze: no items of it; there are cloze"):
-        genppl.run(folders, tmp_path / "other", "pretrained", other, 25.0, runner)
+        finish(genppl.run(folders, tmp_path / "other", "pretrained", other, 25.0, Compute()), send)

@@ -17,12 +17,13 @@ import numpy as np
 import published_sets as made
 import pytest
 import torch
+from asking import finish, here
 from scipy import stats
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slamray import store
-from slamray.config import Compute, EncoderConfig, EvaluateConfig, SpeechConfig
+from slamray.config import Compute, EvaluateConfig, SpeechConfig
 from slamray.errors import BadInput
 from slamray.evaluate.items import Pair
 from slamray.evaluate.pairs import pair_tokens, score_pairs
@@ -34,24 +35,11 @@ from slamray.recipe import build as build_run
 from slamray.recipe_evaluation import build, split_words
 from slamray.run import main
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Pool, Row
-from slamray.stage import order
+from slamray.stage import Facts, Send, order
 from slamray.stages import evaluation, published, tasks, units
 
 N_UNITS = 500
-
-
-class Here(Engine):
-    """The same work in this process, one row after another: no cluster."""
-
-    def stream(self, name: str, rows: Sequence[Row], pools: Sequence[Pool], total: int, unit: str) -> list[Row]:
-        kernels = [pool.kernel(**pool.args) for pool in pools]
-        results = []
-        for row in rows:
-            for kernel in kernels:
-                row = kernel(row)
-            results.append(row)
-        return results
+COMPUTE = Compute()
 
 
 class Oracle(nn.Module):
@@ -103,20 +91,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in ("one", "two")}
 
 
-def encode(sets: dict[str, str], out: Path, engine: Engine, encoder: EncoderConfig | None = None) -> dict[str, Any]:
-    spoken = SpeechConfig(encoder=encoder or EncoderConfig())
-    return published.run({}, out, published.read_sets(sets), spoken, engine)
+def encode(sets: dict[str, str], out: Path, compute: Compute = COMPUTE, send: Send = here) -> Facts:
+    return finish(published.run({}, out, published.read_sets(sets), SpeechConfig(), compute), send)
 
 
-def score(heard: Path, out: Path, models: dict[str, Path], metrics: Sequence[str], engine: Engine) -> dict[str, Any]:
-    return evaluation.run({"published": heard}, out, models, metrics, EvaluateConfig(), 25.0, engine)
+def score(
+    heard: Path, out: Path, models: dict[str, Path], metrics: Sequence[str], compute: Compute = COMPUTE,
+    send: Send = here,
+) -> Facts:  # fmt: skip
+    return finish(evaluation.run({"published": heard}, out, models, metrics, EvaluateConfig(), 25.0, compute), send)
 
 
 @pytest.fixture(scope="session")
 def heard(sets: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All sets, encoded by the offline default's HuBERT."""
     out = tmp_path_factory.mktemp("heard")
-    facts = encode(sets, out, Here(Compute()))
+    facts = encode(sets, out)
     assert facts["utterances"] == 400 + 20 + 12 + 24 + 48 and facts["quarantined"] == 0
     return out
 
@@ -126,7 +116,7 @@ def scored(
     heard: Path, models: dict[str, Path], sets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("scored")
-    score(heard, out, models, list(sets), Here(Compute()))
+    score(heard, out, models, list(sets))
     return out
 
 
@@ -216,8 +206,8 @@ def test_scores_do_not_depend_on_file_names(
     for file in names:
         shutil.copy(old / f"{file}.wav", new / f"{other[file]}.wav")
     made.write_gold(new, rows[0], [row | {"filename": other[row["filename"]]} for row in reversed(rows)])
-    encode({name: str(new)}, tmp_path / "heard", Here(Compute()))
-    score(tmp_path / "heard", tmp_path / "scored", models, [name], Here(Compute()))
+    encode({name: str(new)}, tmp_path / "heard")
+    score(tmp_path / "heard", tmp_path / "scored", models, [name])
     assert_same(by_pair(tmp_path / "scored", name), by_pair(scored, name))
 
 
@@ -227,8 +217,8 @@ def test_a_renamed_folder_is_the_same_set_and_scores_the_same(
     shutil.copytree(sets["ssc"], tmp_path / "another name")
     before, after = read_set("ssc", Path(sets["ssc"])), read_set("ssc", tmp_path / "another name")
     assert after.identity == before.identity and after.pairs == before.pairs
-    encode({"ssc": str(tmp_path / "another name")}, tmp_path / "heard", Here(Compute()))
-    score(tmp_path / "heard", tmp_path / "scored", models, ["ssc"], Here(Compute()))
+    encode({"ssc": str(tmp_path / "another name")}, tmp_path / "heard")
+    score(tmp_path / "heard", tmp_path / "scored", models, ["ssc"])
     assert_same(by_pair(tmp_path / "scored", "ssc"), by_pair(scored, "ssc"))
 
 
@@ -247,7 +237,7 @@ def test_scores_do_not_depend_on_the_batch(
 ) -> None:
     longest = max(len(tokens) for tokens in pair_tokens(published.read(heard), units.by_id(heard)))
     budget = 1 if sequences_in_batch == 1 else sequences_in_batch * longest
-    score(heard, tmp_path, models, list(sets), Here(Compute(score_batch_tokens=budget)))
+    score(heard, tmp_path, models, list(sets), Compute(score_batch_tokens=budget))
     for name in sets:
         assert_same(by_pair(tmp_path, name), by_pair(scored, name))
 
@@ -275,20 +265,20 @@ def test_the_hubs_parquet_gives_the_same_scores_as_wav_files(
     pairs = [(path, next(stories.glob(f"*_{path.name.split('_')[1]}_incorrect.wav"))) for path in right]
     made.to_hub(tmp_path / "storycloze", {"bm": pairs, "af": pairs}, "correct_audio", "id")
     on_hub = {"salmon": str(tmp_path / "SALMon"), "ms_ssc": str(tmp_path / "storycloze")}
-    encode(on_hub, tmp_path / "heard", Here(Compute()))
-    score(tmp_path / "heard", tmp_path / "scored", models, ["salmon", "ms_ssc"], Here(Compute()))
+    encode(on_hub, tmp_path / "heard")
+    score(tmp_path / "heard", tmp_path / "scored", models, ["salmon", "ms_ssc"])
     assert_same(by_pair(tmp_path / "scored", "salmon"), by_pair(scored, "salmon"))
     hub, wav = (sorted(by_pair(folder, "ms_ssc").values()) for folder in (tmp_path / "scored", scored))
     np.testing.assert_allclose(hub, wav, rtol=1e-5)  # sorted: here the ids are the hub's row numbers
 
 
 def test_a_killed_evaluation_does_only_what_is_left(heard: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    score(heard, tmp_path, models, ["ssc", "salmon"], Here(Compute()))
+    score(heard, tmp_path, models, ["ssc", "salmon"])
     results = sorted(tmp_path.glob("*/tasks/*.json"))
     assert [path.parent.parent.name for path in results] == ["one", "one", "two", "two"]
     before = {path: path.stat().st_mtime_ns for path in results}
     results[0].unlink()
-    score(heard, tmp_path, models, ["ssc", "salmon"], Here(Compute()))
+    score(heard, tmp_path, models, ["ssc", "salmon"])
     assert [path for path in results if path.stat().st_mtime_ns != before[path]] == [results[0]]
 
 
@@ -438,8 +428,8 @@ def test_scores_do_not_depend_on_the_number_of_workers(
     compute = Compute(score_actors=workers, encoder_actors=1, tts_actors=1)
     assert engine.compute.cpus_per_worker == 1  # the session's cluster is up, and this engine uses it
     crew = Engine(compute)
-    encode({name: sets[name] for name in ("sblimp", "salmon")}, tmp_path / "heard", crew)
-    score(tmp_path / "heard", tmp_path / "scored", models, ["sblimp", "salmon"], crew)
+    encode({name: sets[name] for name in ("sblimp", "salmon")}, tmp_path / "heard", compute, crew.stream)
+    score(tmp_path / "heard", tmp_path / "scored", models, ["sblimp", "salmon"], compute, crew.stream)
     for name in ("sblimp", "salmon"):
         assert_same(by_pair(tmp_path / "scored", name), by_pair(scored, name))
 

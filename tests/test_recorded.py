@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from asking import finish
 
 from slamray.config import (
     Compute,
@@ -26,8 +27,6 @@ from slamray.config import (
 from slamray.doors.corpora import DOORS
 from slamray.doors.listing import Recording, find_files
 from slamray.errors import BadInput
-from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Pool, Row
 from slamray.speech.audio import load_audio
 from slamray.stages import corpus as corpus_stage
 from slamray.stages import packed, preferences, recorded, tables, units
@@ -35,21 +34,6 @@ from slamray.stages.speech_kernels import Listen
 from slamray.units import RowStore
 
 RATE_HZ = 16_000
-
-
-class Inline:
-    """An engine in this process: every row through every pool, no Ray."""
-
-    compute = Compute()
-
-    def stream(self, name: str, rows: Sequence[Row], pools: Sequence[Pool], total: int, unit: str) -> list[Row]:
-        for pool in pools:
-            kernel = pool.kernel(**pool.args)
-            rows = [kernel(row) for row in rows]
-        return list(rows)
-
-
-ENGINE = cast(Engine, Inline())
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -124,7 +108,7 @@ def test_a_corpus_is_encoded_with_its_split_and_a_bad_file_is_quarantined_counte
 ) -> None:
     config = RecordedConfig(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
     assert recorded.given_doors(config) == ["librispeech"]
-    facts = recorded.run_door({}, tmp_path / "out", "librispeech", config, speech, ENGINE)
+    facts = finish(recorded.run_door({}, tmp_path / "out", "librispeech", config, speech, Compute()))
     assert facts["utterances"] == 9 and facts["quarantined"] == 1 and facts["dropped"] == {}
     (bad,) = tables.read_quarantine(tmp_path / "out")
     assert "train-clean-100/1/2/1-2-0009.flac: cannot be read as audio" in bad["reason"]
@@ -134,7 +118,7 @@ def test_a_corpus_is_encoded_with_its_split_and_a_bad_file_is_quarantined_counte
     assert sorted(splits.values()) == ["train"] * 6 + ["validation"] * 3
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 1 of 10 rows are bad"):
         strict = config.model_copy(update={"max_bad_share": 0.01})
-        recorded.run_door({}, tmp_path / "out", "librispeech", strict, speech, ENGINE)
+        finish(recorded.run_door({}, tmp_path / "out", "librispeech", strict, speech, Compute()))
 
 
 def test_a_corpus_without_a_published_split_is_split_by_hash(tmp_path: Path) -> None:
@@ -146,7 +130,7 @@ def test_a_corpus_without_a_published_split_is_split_by_hash(tmp_path: Path) -> 
 
 def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechConfig) -> None:
     config = RecordedConfig(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
-    recorded.run_door({}, tmp_path / "librispeech", "librispeech", config, speech, ENGINE)
+    finish(recorded.run_door({}, tmp_path / "librispeech", "librispeech", config, speech, Compute()))
     ids = [f"{n:016x}" for n in range(8)]
     rows = [{"doc_id": key, "sentences": ["x"], "source": "s", "split": "train"} for key in ids]
     tables.write_table(tmp_path / "corpus" / corpus_stage.DOCUMENTS, pa.Table.from_pylist(rows, corpus_stage.SCHEMA))
@@ -190,7 +174,7 @@ def test_spoken_swag_is_encoded_as_published_and_its_validation_split_held_out(
     tmp_path: Path, speech: SpeechConfig
 ) -> None:
     config = PreferencesConfig(source="spoken_swag", path=str(spoken_swag(tmp_path)))
-    facts = preferences.run({}, tmp_path / "out", config, CorpusConfig(), speech, ENGINE)
+    facts = finish(preferences.run({}, tmp_path / "out", config, CorpusConfig(), speech, Compute()))
     assert (facts["pairs_train"], facts["pairs_heldout"], facts["pairs_without_sound"]) == (3, 2, 1)
     assert facts["dropped"] == {"auto-BLEU-2 too high": 1} and facts["quarantined"] == 1
     assert "train-00000-of-00001.parquet: row 1" in tables.read_quarantine(tmp_path / "out")[0]["reason"]

@@ -16,7 +16,7 @@ import ray.cloudpickle
 from slamray.config import Compute
 from slamray.errors import BadInput
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import METRICS, Pool, Report, Row
+from slamray.runtime.pool import METRICS, Pool, Report, Row, Stream
 
 pytestmark = pytest.mark.slow
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
@@ -27,25 +27,23 @@ class Double:
         self.offset = offset
 
     def __call__(self, row: Row) -> Row:
-        return {"shard": row["shard"], "audio": [bytes([row["shard"]] * 3)], "value": 2 * row["shard"] + self.offset}
+        return row | {"audio": [bytes([row["shard"]] * 3)], "value": 2 * row["shard"] + self.offset}
 
 
-class Length:
-    def __call__(self, row: Row) -> Row:
-        return {"shard": row["shard"], "value": row["value"], "bytes": len(row["audio"][0])}
+class Leave:
+    """Leaves a file, and the process that wrote it; the first time it meets shard 3 it may kill its worker."""
 
-
-class DieOnce:
-    """Kills its worker the first time it meets shard 3."""
-
-    def __init__(self, marker: str) -> None:
-        self.marker = Path(marker)
+    def __init__(self, die_at: int = -1) -> None:
+        self.die_at = die_at
 
     def __call__(self, row: Row) -> Row:
-        if row["shard"] == 3 and not self.marker.exists():
-            self.marker.touch()
+        folder = Path(row["out"])
+        if row["shard"] == self.die_at and not (folder / "died").exists():
+            (folder / "died").touch()
             os._exit(1)
-        return row
+        about = {"value": row.get("value"), "bytes": len(b"".join(row.get("audio", []))), "process": os.getpid()}
+        (folder / f"{row['shard']}.json").write_text(json.dumps(about))
+        return {"shard": row["shard"]}
 
 
 class Refuse:
@@ -53,26 +51,39 @@ class Refuse:
         raise BadInput("stories.jsonl:7: not JSON; repair the line")
 
 
-def rows(n: int) -> list[Row]:
-    return [{"shard": i} for i in range(n)]
+def stream(n: int, pools: list[Pool], out: Path) -> Stream:
+    out.mkdir(exist_ok=True)
+    return Stream("test", [{"shard": i, "out": str(out)} for i in range(n)], pools, n, "shards")
 
 
-def test_rows_go_through_all_pools_once(engine: Engine) -> None:
-    pools = [Pool(Double, {"offset": 1}, actors=1), Pool(Length, {}, actors=1)]
-    found = engine.stream("test", rows(7), pools, 7, "shards")
-    expected = [{"shard": i, "value": 2 * i + 1, "bytes": 3} for i in range(7)]
-    assert sorted(found, key=lambda row: row["shard"]) == expected
+def left(folder: Path) -> dict[int, dict[str, int]]:
+    return {int(path.stem): json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def test_rows_go_through_all_pools_once(engine: Engine, tmp_path: Path) -> None:
+    pools = [Pool(Double, {"offset": 1}, actors=1), Pool(Leave, {}, actors=1)]
+    assert list(engine.stream([stream(7, pools, tmp_path)])) == [0] * 7
+    found = left(tmp_path)
+    assert {i: (row["value"], row["bytes"]) for i, row in found.items()} == {i: (2 * i + 1, 3) for i in range(7)}
+
+
+def test_streams_through_equal_pools_share_their_actors(engine: Engine, tmp_path: Path) -> None:
+    pools = [Pool(Leave, {}, actors=1)]
+    one, two = stream(3, pools, tmp_path / "one"), stream(4, pools, tmp_path / "two")
+    assert sorted(engine.stream([one, two])) == [0] * 3 + [1] * 4
+    found = [*left(tmp_path / "one").values(), *left(tmp_path / "two").values()]
+    assert len(found) == 7 and len({row["process"] for row in found}) == 1
 
 
 def test_a_worker_that_dies_costs_nothing_but_its_row(engine: Engine, tmp_path: Path) -> None:
-    found = engine.stream("test", rows(6), [Pool(DieOnce, {"marker": str(tmp_path / "died")}, actors=1)], 6, "shards")
-    assert sorted(row["shard"] for row in found) == [0, 1, 2, 3, 4, 5]
+    assert list(engine.stream([stream(6, [Pool(Leave, {"die_at": 3}, actors=1)], tmp_path)])) == [0] * 6
+    assert sorted(left(tmp_path)) == [0, 1, 2, 3, 4, 5]
     assert (tmp_path / "died").exists()
 
 
-def test_what_a_worker_refuses_reaches_the_user_as_one_line(engine: Engine) -> None:
+def test_what_a_worker_refuses_reaches_the_user_as_one_line(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"^stories.jsonl:7: not JSON; repair the line$"):
-        engine.stream("test", rows(2), [Pool(Refuse, {}, actors=1)], 2, "shards")
+        list(engine.stream([stream(2, [Pool(Refuse, {}, actors=1)], tmp_path)]))
 
 
 def train_loop(fail: bool, report: Report) -> dict[str, Any]:

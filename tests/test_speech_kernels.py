@@ -14,16 +14,17 @@ import soundfile
 from slamray.config import EncoderConfig, RecordedConfig, TtsConfig
 from slamray.errors import BadInput
 from slamray.stages import recorded, speech, tables
-from slamray.stages.speech_kernels import Encode, Listen, Speak, row_seed
+from slamray.stages.encode_kernel import Encode
+from slamray.stages.speech_kernels import Listen, Speak, row_seed
 
 RATE_HZ = 16_000
 
 
 @pytest.fixture
-def encode(tiny_encoder: Path, tmp_path: Path) -> Encode:
+def encode(tiny_encoder: Path) -> Encode:
     centroids = f"{tiny_encoder}/centroids.safetensors"
     config = EncoderConfig(model=str(tiny_encoder), centroids=centroids, layer=2, pad_samples=40)
-    return Encode(config.model_dump(), batch_seconds=20, device="cpu", out=str(tmp_path / "out"), samples=1)
+    return Encode(config.model_dump(), batch_seconds=20, device="cpu")
 
 
 def tone(seconds: float, rate_hz: int = RATE_HZ, channels: int = 1) -> np.ndarray:
@@ -48,15 +49,15 @@ def write_recordings(folder: Path) -> None:
     (folder / "cut.flac").write_bytes((folder / "good.flac").read_bytes()[:2000])
 
 
-def shard(recordings: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"shard": 0, "utterances": json.dumps(recordings)}
+def shard(recordings: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    return {"shard": 0, "out": str(out), "samples": 1, "utterances": json.dumps(recordings)}
 
 
 def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_path: Path, encode: Encode) -> None:
     write_recordings(tmp_path / "audio")
     config = RecordedConfig(paths=(str(tmp_path / "audio"),))
     recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
-    encode(Listen()(shard(recordings)))
+    encode(Listen()(shard(recordings, tmp_path / "out")))
     table = tables.read_shards(tmp_path / "out" / tables.SHARDS)
     bad = {row["id"]: row["reason"] for row in tables.read_quarantine(tmp_path / "out")}
     named = {Path(row["path"]).name: row["utterance_id"] for row in recordings}
@@ -78,7 +79,7 @@ def test_too_many_bad_recordings_stop_the_stage_by_name(tmp_path: Path, encode: 
     write_recordings(tmp_path / "audio")
     config = RecordedConfig(paths=(str(tmp_path / "audio"),))
     recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
-    encode(Listen()(shard(recordings)))
+    encode(Listen()(shard(recordings, tmp_path / "out")))
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 5 of 10 rows are bad"):
         speech.facts_of(tmp_path / "out", len(recordings), 0.01, "recorded.max_bad_share")
 
@@ -91,7 +92,7 @@ def test_recordings_in_parquet_are_read_row_by_row(tmp_path: Path, encode: Encod
     pq.write_table(pa.table({"audio": audio}), tmp_path / "x.parquet")
     config = RecordedConfig(paths=(str(tmp_path / "x.parquet"),))
     recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
-    encode(Listen()(shard(recordings)))
+    encode(Listen()(shard(recordings, tmp_path / "out")))
     assert tables.read_shards(tmp_path / "out" / tables.SHARDS).num_rows == 1
     assert "row 1 holds no audio" in tables.read_quarantine(tmp_path / "out")[0]["reason"]
 
@@ -103,10 +104,10 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> 
         {"utterance_id": "c", "sentences": None, "phonemes": "h\u0259l\u02c8O"},
     ]
     speak = Speak(TtsConfig().model_dump())
-    encode(speak(shard(utterances)))
+    encode(speak(shard(utterances, tmp_path / "out")))
     path = tmp_path / "out" / tables.SHARDS / "shard-000000.parquet"
     first = path.read_bytes()
-    encode(speak(shard(utterances)))
+    encode(speak(shard(utterances, tmp_path / "out")))
     assert path.read_bytes() == first
     table = pq.read_table(path)
     assert table["utterance_id"].to_pylist() == ["a", "c"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from slamray import store
 from slamray.errors import BadInput
-from slamray.stage import MANIFEST, Facts, Folders, Stage, check_bad_share, materialise, order
+from slamray.runtime.pool import Pool, Stream
+from slamray.stage import MANIFEST, Asking, Facts, Folders, Stage, check_bad_share, materialise, order
 
 
 def recording(log: list[str], name: str, fail: bool = False) -> Any:
@@ -87,6 +89,67 @@ def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
 
     both = [Stage("left", {}, meet), Stage("right", {}, meet)]
     assert set(materialise(both, tmp_path, {}, parallel=2)) == {"left", "right"}
+
+
+def asking(pools: int, rows: int, then: str = "") -> Any:
+    """A run that asks for one stream through pools named by a number, and may fail before or after it."""
+
+    def run(folders: Folders, out: Path) -> Asking:
+        if then == "fails before":
+            raise BadInput("nothing to speak")
+        yield Stream(out.parent.name, [{"row": i} for i in range(rows)], [Pool(dict, {}, pools)], rows, "rows")
+        if then == "fails after":
+            raise BadInput("too many bad rows")
+        return {"rows": rows}
+
+    return run
+
+
+def group(*runs: Any) -> Stage:
+    names = [chr(ord("a") + i) for i in range(len(runs))]
+    stages = tuple(Stage(name, {}, run, actors="speaking") for name, run in zip(names, runs, strict=True))
+    return Stage("end", {}, recording([], "end"), stages)
+
+
+def test_ready_stages_that_share_actors_have_their_streams_joined(tmp_path: Path) -> None:
+    sent: list[list[str]] = []
+
+    def send(streams: Sequence[Stream]) -> Iterator[int]:
+        sent.append([stream.name for stream in streams])
+        for number, stream in enumerate(streams):
+            yield from (number for _ in stream.rows)
+            assert list((tmp_path / stream.name).glob("*/manifest.json")), (
+                "it ends with its last row, not with the rest"
+            )
+
+    target = group(asking(1, 3), asking(2, 1), asking(1, 2))
+    manifests = materialise([target], tmp_path, {}, send=send)
+    assert sent == [["a", "c"], ["b"]]
+    assert {name: m["facts"].get("rows") for name, m in manifests.items()} == {"a": 3, "b": 1, "c": 2, "end": None}
+
+
+def test_a_stage_of_a_group_that_fails_costs_only_itself(tmp_path: Path) -> None:
+    def send(streams: Sequence[Stream]) -> Iterator[int]:
+        return (number for number, stream in enumerate(streams) for _ in stream.rows)
+
+    for then in ("fails before", "fails after"):
+        target = group(asking(1, 3, then), asking(1, 2))
+        with pytest.raises(BadInput):
+            materialise([target], tmp_path / then, {}, send=send)
+        assert [stage.is_done(tmp_path / then) for stage in target.inputs] == [False, True]
+
+
+def test_a_stream_that_breaks_ends_the_stages_with_rows_left_and_a_second_run_makes_them(tmp_path: Path) -> None:
+    def broken(streams: Sequence[Stream]) -> Iterator[int]:
+        yield from (0, 0, 0, 1)
+        raise RuntimeError("the raylet died")
+
+    target = group(asking(1, 3), asking(1, 2))
+    with pytest.raises(RuntimeError, match="the raylet died"):
+        materialise([target], tmp_path, {}, send=broken)
+    assert [stage.is_done(tmp_path) for stage in target.inputs] == [True, False]
+    materialise([target], tmp_path, {}, send=lambda streams: iter([0, 0]))  # locks are free; only b's two rows are left
+    assert target.is_done(tmp_path)
 
 
 def test_a_second_driver_on_the_same_stage_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from slamray.errors import BadInput
 from slamray.runtime.pool import Metrics, Pool, Row
 
 REFUSED = "refused"  # key of a row that stands for a BadInput
+STREAM = "stream"  # key of the number of a row's stream
 
 
 class _Actor:
@@ -28,22 +29,25 @@ class _Actor:
         """BadInput travels as a row, through later pools untouched: Ray keeps only the text of an exception's cause."""
         if REFUSED in row:
             return row
+        number = row.pop(STREAM)
         try:
-            return self._kernel(row)
+            return self._kernel(row) | {STREAM: number}
         except BadInput as error:
             return {REFUSED: str(error)}
 
 
-def stream(rows: Sequence[Row], pools: Sequence[Pool]) -> Iterator[Row]:
-    """Send every row through the pools in turn; yield the last pool's rows as they come, in no fixed order.
+def stream(streams: Sequence[Sequence[Row]], pools: Sequence[Pool]) -> Iterator[int]:
+    """Send every row of every stream through the pools in turn; yield the number of its stream as each is done.
 
-    A worker that dies is replaced and its rows are done again, so kernels must be safe to repeat: write files
-    atomically, return values that depend on the row alone. An exception in a kernel ends the stream.
+    Rows are taken in order, and end in no fixed one. A worker that dies is replaced and its rows are done again, so
+    kernels must be safe to repeat: write files atomically, return values that depend on the row alone. An exception in
+    a kernel ends the stream.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    dataset: Dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    rows = [row | {STREAM: number} for number, own in enumerate(streams) for row in own]
+    dataset: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,
@@ -57,7 +61,7 @@ def stream(rows: Sequence[Row], pools: Sequence[Pool]) -> Iterator[Row]:
     for row in dataset.iter_rows():
         if REFUSED in row:
             raise BadInput(row[REFUSED])
-        yield row
+        yield row[STREAM]
 
 
 def call(name: str, function: Callable[[], Metrics]) -> Metrics:

@@ -1,14 +1,14 @@
-"""What a stage may ask of the machine: stream rows through actors, run a training loop."""
+"""What may be asked of the machine: stream rows through actors, run a training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from slamray.config import Compute
 from slamray.progress import Progress
-from slamray.runtime.pool import Loop, Metrics, Pool, Row
+from slamray.runtime.pool import Loop, Metrics, Stream
 
 Observe = Callable[[str, Metrics], None]
 
@@ -24,20 +24,23 @@ class Engine:
         self.observe = observe
         self._connected = False
 
-    def stream(self, name: str, rows: Sequence[Row], pools: Sequence[Pool], total: int, unit: str) -> list[Row]:
-        """Send rows through pools of actors; the results, in no fixed order. `total` counts finished rows too."""
+    def stream(self, streams: Sequence[Stream]) -> Iterator[int]:
+        """Send the rows of all the streams, whose pools are equal, through one set of actors.
+
+        Yields the number of a stream for each of its rows that is done.
+        """
         from slamray.runtime import data, session
 
         self.connect()
-        progress = Progress(name, total, unit)
-        results: list[Row] = []
+        shown = [Progress(stream.name, stream.total, stream.unit) for stream in streams]
+        done = [stream.total - len(stream.rows) for stream in streams]
         try:
-            for row in data.stream(rows, pools):
-                results.append(row)
-                progress.show(total - len(rows) + len(results))
+            for number in data.stream([stream.rows for stream in streams], streams[0].pools):
+                done[number] += 1
+                shown[number].show(done[number])
+                yield number
         except Exception as error:
             raise session.user_error(error) or error from error
-        return results
 
     def call(self, name: str, function: Callable[[], Metrics]) -> Metrics:
         """Run one function on one core of the cluster, apart from the driver."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,3 +28,17 @@ class Pool:
     actors: int
     cpus: float = 1
     gpus: float = 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows to send through pools in turn, in no fixed order; their kernels leave what they make in files.
+
+    name, total, unit: for the progress line; total counts what is left of an earlier run too.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    pools: Sequence[Pool]
+    total: int
+    unit: str

@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from slamray import store
-from slamray.config import EvaluateConfig
+from slamray.config import Compute, EvaluateConfig
 from slamray.evaluate.items import Pair
 from slamray.evaluate.published import KINDS, average_of
 from slamray.evaluate.summary import as_rows, summarise_items
-from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Folders
+from slamray.stage import Asking, Folders
 from slamray.stages import items, published, scores, tables, tasks
 
 SUMMARY = "summary.json"
@@ -24,8 +23,8 @@ SCHEMA = pa.schema([("checkpoint", pa.string()), *scores.SCHEMA])
 
 def run(
     folders: Folders, out: Path, models: Mapping[str, Path], metrics: Sequence[str], config: EvaluateConfig,
-    rate_hz: float, engine: Engine,
-) -> Facts:  # fmt: skip
+    rate_hz: float, compute: Compute,
+) -> Asking:  # fmt: skip
     """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json.
 
     models: folder of each checkpoint. metrics: names of sets, of the recipe's own items, or the kinds of tasks.
@@ -37,7 +36,7 @@ def run(
         if metric in metrics
     }
     work = [task for name in models for task in _tasks(name, out / name, pairs, metrics)]
-    scores.measure("evaluation", work, models, folders, config, rate_hz, engine)
+    yield from scores.measure("evaluation", work, models, folders, config, rate_hz, compute)
     rows = [
         {"checkpoint": task["checkpoint"], **row}
         for task in work

@@ -17,12 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from slamray import store
-from slamray.config import EvaluateConfig
+from slamray.config import Compute, EvaluateConfig
 from slamray.errors import BadInput
 from slamray.evaluate.items import Pair
-from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Pool, Row
-from slamray.stage import Facts, Folders
+from slamray.runtime.pool import Pool, Row, Stream
+from slamray.stage import Asking, Facts, Folders
 from slamray.stages import items, published, tables, tasks, training
 from slamray.stages.outside import content_of
 
@@ -73,12 +72,14 @@ def identity(config: EvaluateConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, engine: Engine) -> Facts:
+def run(
+    folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, compute: Compute
+) -> Asking:
     """Continue, speak, transcribe and judge; a row for each prompt to Parquet, the figures to the facts."""
     chunks = _chunks(folders, out, config, rate_hz)
-    cuda = engine.compute.device == "cuda"
+    cuda = compute.device == "cuda"
     device: dict[str, Any] = {"device": "cuda" if cuda else "cpu", "out": str(out)}
-    actors, gpus, asked = engine.compute.score_actors, 1 if cuda else 0, config.genppl
+    actors, gpus, asked = compute.score_actors, 1 if cuda else 0, config.genppl
     speaker = {"vocoder": config.vocoder, "samples": asked.audio_samples, "out": str(out)}
     unit_lm = {"model": str(folders[checkpoint] / training.MODEL), "sampling": config.sampling.model_dump()}
     whisper = {"model": asked.asr, "revision": asked.asr_revision}
@@ -86,7 +87,7 @@ def run(folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, ra
     steps = {
         "continued": [Pool(_continuing, unit_lm | device, actors, gpus=gpus)],
         "heard": [
-            Pool(_vocoding, speaker, engine.compute.tts_actors),
+            Pool(_vocoding, speaker, compute.tts_actors),
             Pool(_transcribing, whisper | device, actors if cuda else 1, gpus=gpus),
         ],
         "judged": [Pool(_judging, text_lm | device, actors, gpus=gpus)],
@@ -94,7 +95,7 @@ def run(folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, ra
     for step, pools in steps.items():
         todo = [chunk for chunk in chunks if not tasks.chunk_file(out, chunk["chunk"], step).exists()]
         if todo:
-            engine.stream(f"genppl_{checkpoint}: {step}", todo, pools, len(chunks), "chunks")
+            yield Stream(f"genppl_{checkpoint}: {step}", todo, pools, len(chunks), "chunks")
     return _facts(out, [chunk["chunk"] for chunk in chunks])
 
 

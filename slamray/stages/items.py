@@ -6,19 +6,18 @@ from collections import Counter
 from pathlib import Path
 
 from slamray import store
-from slamray.config import ItemsConfig, SpeechConfig
+from slamray.config import Compute, ItemsConfig, SpeechConfig
 from slamray.errors import BadInput
 from slamray.evaluate.grammar import make_grammar
 from slamray.evaluate.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
 from slamray.evaluate.pseudowords import invent, make_words, make_words_in_sentences
-from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Folders
+from slamray.stage import Asking, Folders
 from slamray.stages import corpus, speech
 
 ITEMS = "items.json"
 
 
-def run(folders: Folders, out: Path, config: ItemsConfig, spoken: SpeechConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: ItemsConfig, spoken: SpeechConfig, compute: Compute) -> Asking:
     """Make the items of all four metrics, and speak their utterances."""
     from slamray.speech.voices import load_synthesiser  # a second that a finished run does not need
 
@@ -42,7 +41,7 @@ def run(folders: Folders, out: Path, config: ItemsConfig, spoken: SpeechConfig, 
         ),
         make_grammar(counts, c.grammar, c.seed),
     )
-    facts = speech.speak(items.utterances, out, spoken, engine, "items")
+    facts = yield from speech.speak(items.utterances, out, spoken, compute, "items")
     store.write_json(out / ITEMS, items.to_json())
     return facts | {"pairs": dict(Counter(pair.metric for pair in items.pairs))}
 

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slamray import preferences
-from slamray.config import DEFAULT_VOICE, CorpusConfig, PreferencesConfig, SpeechConfig, identity
+from slamray.config import DEFAULT_VOICE, Compute, CorpusConfig, PreferencesConfig, SpeechConfig, identity
 from slamray.corpus import cut_sentences, list_sources, split_of
 from slamray.doors.listing import File, Recording, find_files, identity_of, parquet_length, published_split
 from slamray.errors import BadInput
 from slamray.evaluate.items import Utterance, content_id
-from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Folders
+from slamray.stage import Asking, Folders
 from slamray.stages import corpus, speech, tables, units
 from slamray.units import join_units
 
@@ -37,8 +36,8 @@ SCHEMA = pa.schema(
 
 
 def run(
-    folders: Folders, out: Path, config: PreferencesConfig, shares: CorpusConfig, spoken: SpeechConfig, engine: Engine
-) -> Facts:
+    folders: Folders, out: Path, config: PreferencesConfig, shares: CorpusConfig, spoken: SpeechConfig, compute: Compute
+) -> Asking:
     """Make, filter and speak the pairs; held-out pairs come from text that no training stage sees.
 
     SpokenSwag is spoken already: its recordings are encoded, and its validation split is held out.
@@ -53,10 +52,11 @@ def run(
     if config.source == "spoken_swag":
         recordings = [row for _, pair in chosen for row in _recordings(pair)]
         key = "speech.max_bad_share"
-        facts = speech.listen(recordings, out, spoken, engine, "preferences", spoken.max_bad_share, key)
+        facts = yield from speech.listen(recordings, out, spoken, compute, "preferences", spoken.max_bad_share, key)
     else:
         said = {utterance for _, pair in chosen for utterance in _utterances(pair)}
-        facts = speech.speak(sorted(said, key=lambda u: u.utterance_id), out, spoken, engine, "preferences")
+        said_in_order = sorted(said, key=lambda u: u.utterance_id)
+        facts = yield from speech.speak(said_in_order, out, spoken, compute, "preferences")
     by_id = units.by_id(out)
     ids = _recording_ids if config.source == "spoken_swag" else _utterance_ids
     rows = [row for split, pair in chosen if (row := _row(split, pair, [by_id.get(key) for key in ids(pair)]))]

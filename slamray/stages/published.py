@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray.config import SpeechConfig
+from slamray.config import Compute, SpeechConfig
 from slamray.evaluate.items import Pair
 from slamray.evaluate.published import PublishedSet, read_set
-from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Folders
+from slamray.stage import Asking, Folders
 from slamray.stages import speech, tables
 
 PAIRS = "pairs.parquet"
@@ -38,11 +37,12 @@ def identity(found: Sequence[PublishedSet], voice: Mapping[str, Any]) -> dict[st
     return {"sets": {one.name: dict(one.identity) for one in found}, "encoder": voice["encoder"]}
 
 
-def run(folders: Folders, out: Path, found: Sequence[PublishedSet], spoken: SpeechConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, found: Sequence[PublishedSet], spoken: SpeechConfig, compute: Compute) -> Asking:
     """Encode the recordings of all sets; pairs to Parquet. The facts say where a set is not as published."""
     heard = [asdict(recording) for one in found for recording in _in_order(one)]
     config = spoken.model_copy(update={"shard_documents": SHARD_RECORDINGS, "sample_documents": 0})
-    facts = speech.listen(heard, out, config, engine, "published", spoken.max_bad_share, "speech.max_bad_share")
+    key = "speech.max_bad_share"
+    facts = yield from speech.listen(heard, out, config, compute, "published", spoken.max_bad_share, key)
     rows = [asdict(pair) for one in found for pair in one.pairs]
     tables.write_table(out / PAIRS, pa.Table.from_pylist(rows, SCHEMA))
     return facts | {"sets": {one.name: dict(one.facts) for one in found}}

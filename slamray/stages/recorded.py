@@ -10,13 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray.config import RecordedConfig, SpeechConfig
+from slamray.config import Compute, RecordedConfig, SpeechConfig
 from slamray.corpus import split_of
 from slamray.doors.corpora import DOORS
 from slamray.doors.listing import File, find_files, identity_of, recording_id
 from slamray.errors import BadInput
-from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Folders
+from slamray.stage import Asking, Folders
 from slamray.stages import speech, tables
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".sph")
@@ -28,10 +27,11 @@ def sources(config: RecordedConfig) -> list[dict[str, Any]]:
     return [{"name": name, "bytes": path.stat().st_size} for name, path in _files(config)]
 
 
-def run(folders: Folders, out: Path, config: RecordedConfig, spoken: SpeechConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: RecordedConfig, spoken: SpeechConfig, compute: Compute) -> Asking:
     """Read and encode every recording; unreadable ones go to quarantine with the reason."""
     recordings = [row for name, path in _files(config) for row in _rows(name, path)]
-    return speech.listen(recordings, out, spoken, engine, "recorded", config.max_bad_share, "recorded.max_bad_share")
+    key = "recorded.max_bad_share"
+    return (yield from speech.listen(recordings, out, spoken, compute, "recorded", config.max_bad_share, key))
 
 
 def given_doors(config: RecordedConfig) -> list[str]:
@@ -45,8 +45,8 @@ def door_sources(config: RecordedConfig, name: str) -> dict[str, Any]:
 
 
 def run_door(
-    folders: Folders, out: Path, name: str, config: RecordedConfig, spoken: SpeechConfig, engine: Engine
-) -> Facts:
+    folders: Folders, out: Path, name: str, config: RecordedConfig, spoken: SpeechConfig, compute: Compute
+) -> Asking:
     """Read and encode a published corpus; facts count what its door left out too, and why."""
     listing = DOORS[name](_door_files(config, name))
     recordings = [asdict(recording) for recording in listing.recordings]
@@ -54,7 +54,8 @@ def run_door(
         raise BadInput(f"recorded.{name}: no recording found in {getattr(config, name)}; {dict(listing.dropped)}")
     splits = {"utterance_id": [r["utterance_id"] for r in recordings], "split": [r["split"] for r in recordings]}
     tables.write_table(out / SPLITS, pa.table(splits))
-    facts = speech.listen(recordings, out, spoken, engine, name, config.max_bad_share, "recorded.max_bad_share")
+    key = "recorded.max_bad_share"
+    facts = yield from speech.listen(recordings, out, spoken, compute, name, config.max_bad_share, key)
     return facts | {"dropped": dict(listing.dropped)}
 
 

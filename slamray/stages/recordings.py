@@ -16,11 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slamray import store
-from slamray.config import EncoderTrainingConfig, TtsConfig
+from slamray.config import Compute, EncoderTrainingConfig, TtsConfig
 from slamray.evaluate.items import Utterance
-from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Pool, Row
-from slamray.stage import Facts, Folders
+from slamray.runtime.pool import Pool, Row, Stream
+from slamray.stage import Asking, Folders
 from slamray.stages import corpus, tables
 
 SHARD_DOCUMENTS = 8  # unit of work, about 13 MB of audio; chosen, not tuned
@@ -50,7 +49,7 @@ class Record:
         return {"seconds": sum(len(r["audio"]) for r in rows) / 2 / 16_000}
 
 
-def run(folders: Folders, out: Path, config: EncoderTrainingConfig, tts: TtsConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: EncoderTrainingConfig, tts: TtsConfig, compute: Compute) -> Asking:
     """Speak training documents, and evaluation documents to measure on."""
     todo = []
     total = 0
@@ -66,8 +65,8 @@ def run(folders: Folders, out: Path, config: EncoderTrainingConfig, tts: TtsConf
                 todo.append({"shard": total, "path": str(path), "utterances": json.dumps(shard)})
     if todo:
         store.require_space(out, 15_000_000 * len(todo), "stage recordings")
-        pool = Pool(_recording, {"tts": tts.model_dump()}, engine.compute.tts_actors)
-        engine.stream("recordings", todo, [pool], total, "shards")
+        pool = Pool(_recording, {"tts": tts.model_dump()}, compute.tts_actors)
+        yield Stream("recordings", todo, [pool], total, "shards")
     return {split: {"documents": sum(1 for _ in read(out, split))} for split in ("train", "evaluation")}
 
 

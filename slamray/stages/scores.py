@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from slamray import store
-from slamray.config import EvaluateConfig
+from slamray.config import Compute, EvaluateConfig
 from slamray.evaluate.summary import as_rows, summarise
-from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Pool, Row
-from slamray.stage import Facts, Folders
+from slamray.runtime.pool import Pool, Row, Stream
+from slamray.stage import Asking, Folders
 from slamray.stages import items, tables, tasks, training
 
 SCHEMA = pa.schema(
@@ -31,7 +30,9 @@ def _measuring(**args: Any) -> Callable[[Row], Row]:
     return Measure(**args)
 
 
-def run(folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, engine: Engine) -> Facts:
+def run(
+    folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, compute: Compute
+) -> Asking:
     """Measure a checkpoint, named by its stage; per-item scores to Parquet, summaries to the facts."""
     metrics = list(dict.fromkeys(pair.metric for pair in items.read(folders["items"]).pairs))
     work = [tasks.make_task(checkpoint, tasks.CONTINUE, out)]
@@ -41,7 +42,8 @@ def run(folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, ra
     ]
     work += [tasks.make_task(checkpoint, tasks.PERPLEXITY, out)]
     models = {checkpoint: folders[checkpoint] / training.MODEL}
-    measure(f"scores_{checkpoint}", work, models, folders, config, rate_hz, engine)
+    shared = {name: folder for name, folder in folders.items() if name != checkpoint}
+    yield from measure(f"scores_{checkpoint}", work, models, shared, config, rate_hz, compute)
     rows = [row for metric in metrics for row in store.read_json(tasks.task_file(out, f"{tasks.PAIRS}:{metric}"))]
     tables.write_table(out / tasks.SCORES, pa.Table.from_pylist(rows, SCHEMA))
     parts = [row | {"part": f"{row['metric']}/{row['part']}"} for row in rows if row["part"] != "all"]
@@ -57,19 +59,21 @@ def run(folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, ra
 
 def measure(
     name: str, work: Sequence[dict[str, Any]], models: Mapping[str, Path], folders: Folders, config: EvaluateConfig,
-    rate_hz: float, engine: Engine,
-) -> None:  # fmt: skip
-    """Do the tasks that have not left their result yet, in one stream over the score actors. models: by checkpoint."""
-    todo = [task for task in work if not tasks.is_done(task)]
+    rate_hz: float, compute: Compute,
+) -> Iterator[Stream]:  # fmt: skip
+    """Do the tasks that have not left their result yet, in one stream over the score actors. models: by checkpoint.
+
+    What the actors are given (folders, config) is equal for all checkpoints of a run, so that these share actors.
+    """
+    todo = [task | {"model": str(models[task["checkpoint"]])} for task in work if not tasks.is_done(task)]
     if todo:
-        cuda = engine.compute.device == "cuda"
+        cuda = compute.device == "cuda"
         args = {
-            "models": {checkpoint: str(folder) for checkpoint, folder in models.items()},
             "folders": {key: str(folder) for key, folder in folders.items()},
             "config": config.model_dump(),
             "rate_hz": rate_hz,
             "device": "cuda" if cuda else "cpu",
-            "batch_tokens": engine.compute.score_batch_tokens,
+            "batch_tokens": compute.score_batch_tokens,
         }
-        pool = Pool(_measuring, args, engine.compute.score_actors, gpus=1 if cuda else 0)
-        engine.stream(name, todo, [pool], total=len(work), unit="tasks")
+        pool = Pool(_measuring, args, compute.score_actors, gpus=1 if cuda else 0)
+        yield Stream(name, todo, [pool], total=len(work), unit="tasks")

@@ -25,16 +25,15 @@ from slamray.units import RowStore
 class Measure:
     """Kernel: one task on one checkpoint, its result as JSON in a file of the task's name.
 
-    models: folder of each checkpoint. The one used last is kept, for tasks come in their order. folders: by stage name;
-    which of them are needed depends on the tasks.
+    folders: by stage name; which of them are needed depends on the tasks. The model that was used last is kept, for
+    tasks come in the order of checkpoints.
     """
 
     def __init__(
-        self, models: dict[str, str], folders: dict[str, str], config: dict[str, Any], rate_hz: float, device: str,
+        self, folders: dict[str, str], config: dict[str, Any], rate_hz: float, device: str,
         batch_tokens: int,
     ) -> None:  # fmt: skip
         torch.set_num_threads(1)
-        self._models = models
         self._loaded: tuple[str, PreTrainedModel] | None = None
         self._folders = {name: Path(folder) for name, folder in folders.items()}
         self._config = EvaluateConfig(**config)
@@ -42,7 +41,7 @@ class Measure:
         self._known: dict[str, tuple[list[Pair], dict[str, np.ndarray]]] = {}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        model, out = self._load(row["checkpoint"]), Path(row["out"])
+        model, out = self._load(row["model"]), Path(row["out"])
         kind = row["task"].partition(":")[0]
         result: Any
         if kind == tasks.PERPLEXITY:
@@ -54,12 +53,12 @@ class Measure:
         store.write_json(tasks.task_file(out, row["task"]), result)
         return {"task": row["task"]}
 
-    def _load(self, checkpoint: str) -> PreTrainedModel:
-        if self._loaded is None or self._loaded[0] != checkpoint:
+    def _load(self, folder: str) -> PreTrainedModel:
+        if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # before the next one takes its place
-            model = load_unit_lm(Path(self._models[checkpoint]))  # float32: a score must not depend on its batch
+            model = load_unit_lm(Path(folder))  # float32: a score must not depend on its batch
             model.to(torch.device(self._device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
-            self._loaded = checkpoint, model.eval()
+            self._loaded = folder, model.eval()
         return self._loaded[1]
 
     def _perplexity(self, model: PreTrainedModel) -> dict[str, float]:

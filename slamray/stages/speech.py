@@ -2,13 +2,13 @@
 
 Two entrances, one exit: utterances that are spoken, and recordings that are read. The unit of work is a shard of a few
 utterances: its file appears atomically, a finished shard is never redone, and its bytes do not depend on who made it.
-The kernels are in speech_kernels.py.
+The kernels are in speech_kernels.py and encode_kernel.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from slamray import store
-from slamray.config import SpeechConfig
+from slamray.config import Compute, SpeechConfig
 from slamray.evaluate.items import Utterance
-from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Pool, Row
-from slamray.stage import Facts, check_bad_share
+from slamray.runtime.pool import Pool, Row, Stream
+from slamray.stage import Asking, Facts, check_bad_share
 from slamray.stages import tables
 from slamray.stages.tables import SHARDS
 
@@ -38,47 +37,48 @@ def _listening(**args: Any) -> Callable[[Row], Row]:
 
 
 def _encoding(**args: Any) -> Callable[[Row], Row]:
-    from slamray.stages.speech_kernels import Encode
+    from slamray.stages.encode_kernel import Encode
 
     return Encode(**args)
 
 
-def speak(utterances: Sequence[Utterance], out: Path, config: SpeechConfig, engine: Engine, name: str) -> Facts:
+def speak(utterances: Sequence[Utterance], out: Path, config: SpeechConfig, compute: Compute, name: str) -> Asking:
     """Speak and encode utterances into `out/units/`; raises BadInput when too many of them had to be quarantined."""
     rows = [asdict(utterance) for utterance in utterances]
-    pool = Pool(_speaking, {"tts": config.tts.model_dump()}, engine.compute.tts_actors)
-    _encode(rows, pool, out, config, engine, name)
+    pool = Pool(_speaking, {"tts": config.tts.model_dump()}, compute.tts_actors)
+    yield from _encode(rows, pool, out, config, compute, name)
     return facts_of(out, len(rows), config.max_bad_share, "speech.max_bad_share")
 
 
 def listen(
-    recordings: Sequence[Row], out: Path, config: SpeechConfig, engine: Engine, name: str, max_bad: float, key: str
-) -> Facts:
+    recordings: Sequence[Row], out: Path, config: SpeechConfig, compute: Compute, name: str, max_bad: float, key: str
+) -> Asking:
     """Read and encode recordings {utterance_id, path, parquet_row[, column]} into `out/units/`."""
-    _encode(list(recordings), Pool(_listening, {}, engine.compute.tts_actors), out, config, engine, name)
+    yield from _encode(list(recordings), Pool(_listening, {}, compute.tts_actors), out, config, compute, name)
     return facts_of(out, len(recordings), max_bad, key)
 
 
-def _encode(rows: list[Row], first: Pool, out: Path, config: SpeechConfig, engine: Engine, name: str) -> None:
+def _encode(
+    rows: list[Row], first: Pool, out: Path, config: SpeechConfig, compute: Compute, name: str
+) -> Iterator[Stream]:
     size = config.shard_documents
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]
     todo = [
-        {"shard": i, "utterances": json.dumps(shard)}
+        {"shard": i, "out": str(out), "samples": config.sample_documents, "utterances": json.dumps(shard)}
         for i, shard in enumerate(shards)
         if not (out / SHARDS / f"shard-{i:06d}.parquet").exists()
     ]
-    compute = engine.compute
     encoder = Pool(
         _encoding,
         {
-            "encoder": config.encoder.model_dump(), "batch_seconds": compute.encoder_batch_seconds, "out": str(out),
-            "device": "cuda" if compute.encoder_gpus else "cpu", "samples": config.sample_documents,
+            "encoder": config.encoder.model_dump(), "batch_seconds": compute.encoder_batch_seconds,
+            "device": "cuda" if compute.encoder_gpus else "cpu",
         },
         compute.encoder_actors, gpus=compute.encoder_gpus,
     )  # fmt: skip
     if todo:
         store.require_space(out, 2_000_000 * len(todo), f"stage {name}")
-        engine.stream(name, todo, [first, encoder], total=len(shards), unit="shards")
+        yield Stream(name, todo, [first, encoder], total=len(shards), unit="shards")
 
 
 def facts_of(out: Path, total: int, max_bad_share: float, key: str) -> Facts:

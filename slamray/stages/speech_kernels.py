@@ -1,48 +1,27 @@
-"""Kernels of the speech stages: speak, read, encode a shard. They know rows and files, not Ray."""
+"""Kernels that make a shard's audio: speak text, read recordings. They know rows and files, not Ray."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 import torch
 
-from slamray import store
-from slamray.config import EncoderConfig, TtsConfig, asset_path
+from slamray.config import TtsConfig
 from slamray.doors.listing import Recording
 from slamray.errors import BadInput
 from slamray.evaluate.items import Utterance
 from slamray.speech.audio import load_audio, resample
-from slamray.speech.hubert import HubertEncoder
-from slamray.speech.quantise import Quantiser, deduplicate, load_centroids
 from slamray.speech.voices import load_synthesiser
-from slamray.stages import tables
-from slamray.stages.tables import SAMPLES, SHARDS
 
 RATE_HZ = 16_000  # what every HuBERT hears
-
-_SPAN = pa.struct([("text", pa.string()), ("start_frame", pa.uint32()), ("end_frame", pa.uint32())])
-SCHEMA = pa.schema(
-    [
-        ("utterance_id", pa.string()),
-        ("units", pa.list_(pa.uint16())),  # deduplicated
-        ("durations", pa.list_(pa.uint16())),  # frames of each unit
-        ("sentences", pa.list_(_SPAN)),
-        ("words", pa.list_(_SPAN)),
-        ("speaker", pa.string()),
-        ("seconds", pa.float32()),
-    ]
-)
 
 
 class Speak:
@@ -56,8 +35,7 @@ class Speak:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         spoken = [self._speak(Utterance(**u)) for u in json.loads(row["utterances"])]
-        return {
-            "shard": row["shard"],
+        return row | {
             "audio": [audio for audio, _ in spoken],
             "about": json.dumps([about for _, about in spoken]),
         }
@@ -90,7 +68,7 @@ class Listen:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         heard = [self._load(Recording(**recording)) for recording in json.loads(row["utterances"])]
-        return {"shard": row["shard"], "audio": [a for a, _ in heard], "about": json.dumps([b for _, b in heard])}
+        return row | {"audio": [a for a, _ in heard], "about": json.dumps([b for _, b in heard])}
 
     def _load(self, recording: Recording) -> tuple[bytes, dict[str, Any]]:
         about: dict[str, Any] = {"utterance_id": recording.utterance_id, "speaker": "", "sentences": [], "words": []}
@@ -119,74 +97,6 @@ class Listen:
             raise BadInput(f"{name} holds no audio bytes in column {recording.column}")
         audio = load_audio(content, RATE_HZ, recording.cuts, name)
         return audio, row.get(recording.text_column) or "", _words_of(row.get(recording.words_column), name)
-
-
-class Encode:
-    """Kernel: a shard's audio to units on disk; returns counts only."""
-
-    def __init__(self, encoder: dict[str, Any], batch_seconds: float, device: str, out: str, samples: int) -> None:
-        torch.set_num_threads(1)
-        config = EncoderConfig(**encoder)
-        self._encoder = HubertEncoder(
-            asset_path(config.model),
-            config.layer,
-            device,
-            torch.bfloat16 if config.dtype == "bfloat16" else torch.float32,
-            pad_samples=config.pad_samples,
-            revision=config.revision,
-        )
-        self._quantiser = Quantiser(load_centroids(Path(asset_path(config.centroids))), device)
-        self._batch_seconds, self._out, self._samples = batch_seconds, Path(out), samples
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        about = json.loads(row["about"])
-        audios = [np.frombuffer(pcm, np.int16).astype(np.float32) / 32768 for pcm in row["audio"]]
-        shortest = self._encoder.min_samples
-        for audio, facts in zip(audios, about, strict=True):
-            if not facts["reason"] and len(audio) < shortest:
-                facts["reason"] = f"{len(audio) / RATE_HZ:.3f} s of audio, shorter than one frame"
-        good = [i for i, facts in enumerate(about) if not facts["reason"]]
-        feats = self._features(audios, good)
-        rows = [self._to_row(about[i], audios[i], feats[i]) for i in good]
-        bad = [{"id": facts["utterance_id"], "reason": facts["reason"]} for facts in about if facts["reason"]]
-        name = f"shard-{row['shard']:06d}"
-        tables.write_quarantine(self._out, bad, name)
-        for i in good[: max(0, self._samples - row["shard"] * len(about))]:
-            _write_flac(self._out / SAMPLES / f"{about[i]['utterance_id']}.flac", audios[i])
-        # Last: the shard is done when this file is there.
-        tables.write_table(self._out / SHARDS / f"{name}.parquet", pa.Table.from_pylist(rows, SCHEMA))
-        return {"shard": row["shard"], "seconds": float(sum(r["seconds"] for r in rows))}
-
-    def _features(self, audios: list[np.ndarray], good: list[int]) -> dict[int, np.ndarray]:
-        """Features of the good recordings, in batches of like lengths bounded by their padded seconds."""
-        feats: dict[int, np.ndarray] = {}
-        batch: list[int] = []
-        for i in sorted(good, key=lambda i: len(audios[i])):  # so the last one is the longest
-            if batch and (len(batch) + 1) * len(audios[i]) > self._batch_seconds * RATE_HZ:
-                feats |= zip(batch, self._encoder([audios[j] for j in batch]), strict=True)
-                batch = []
-            batch.append(i)
-        return feats | dict(zip(batch, self._encoder([audios[j] for j in batch]), strict=True)) if batch else feats
-
-    def _to_row(self, about: dict[str, Any], audio: np.ndarray, feats_TD: np.ndarray) -> dict[str, Any]:
-        units, durations = deduplicate(self._quantiser.assign(feats_TD))
-        return {
-            "utterance_id": about["utterance_id"], "units": units, "durations": durations, "speaker": about["speaker"],
-            "sentences": self._in_frames(about["sentences"], len(feats_TD)),
-            "words": self._in_frames(about["words"], len(feats_TD)), "seconds": len(audio) / RATE_HZ,
-        }  # fmt: skip
-
-    def _in_frames(self, spans: list[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
-        """Seconds to frames: a frame belongs to the span that holds its centre."""
-        rate_hz = self._encoder.rate_hz
-
-        def edge(seconds: float) -> int:
-            return min(frames, max(0, round(seconds * rate_hz)))
-
-        return [
-            {"text": s["text"], "start_frame": edge(s["start_seconds"]), "end_frame": edge(s["end_seconds"])}
-            for s in spans
-        ]
 
 
 def row_seed(seed: int, row_id: str) -> int:
@@ -228,9 +138,3 @@ def _words_of(aligned: list[dict[str, Any]] | None, name: str) -> list[tuple[str
 
 def _to_pcm(audio: np.ndarray) -> bytes:
     return (np.clip(audio, -1, 32767 / 32768) * 32768).astype(np.int16).tobytes()
-
-
-def _write_flac(path: Path, audio: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, RATE_HZ, format="FLAC")
-    store.write_atomic(path, buffer.getvalue())

@@ -7,23 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from slamray.config import RecordedConfig, SpeechConfig
+from slamray.config import Compute, RecordedConfig, SpeechConfig
 from slamray.evaluate.items import Utterance
-from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Folders
+from slamray.stage import Asking, Folders
 from slamray.stages import corpus, recorded, speech, tables
 
 STORIES = "stories"  # the spoken documents, as a source of a mixture
 SOURCE_NAMES = {"recorded": "recordings"}  # of stages whose name is not their source's
 
 
-def run(folders: Folders, out: Path, config: SpeechConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: SpeechConfig, compute: Compute) -> Asking:
     """Speak the chosen documents; facts count utterances, seconds and units."""
     count = config.train_documents
     train = [] if count is None else corpus.read(folders["corpus"], "train", count)
     validation = corpus.read(folders["corpus"], "validation", config.validation_documents)
     utterances = [Utterance(row["doc_id"], tuple(row["sentences"]), None) for row in train + validation]
-    facts = speech.speak(utterances, out, config, engine, "units")
+    facts = yield from speech.speak(utterances, out, config, compute, "units")
     return facts | {"train": len(train), "validation": len(validation)}
 
 
