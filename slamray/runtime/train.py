@@ -17,6 +17,7 @@ from slamray import store
 from slamray.config import Compute
 from slamray.errors import BadInput
 from slamray.runtime.pool import METRICS, Loop, Metrics
+from slamray.runtime.prebuild import keep_extensions_in_environment
 
 FACTS = "facts.json"
 REFUSED = ".refused.json"
@@ -63,6 +64,7 @@ def train(loop: Loop, compute: Compute, out: Path, on_metrics: Callable[[Metrics
 
 
 def _worker(config: dict[str, Any]) -> None:
+    keep_extensions_in_environment()
     torch.set_num_threads(config["threads"])
     out = Path(config["out"])
     first = ray.train.get_context().get_world_rank() == 0
