@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token
 
-.PHONY: help setup demo test check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo test chaos check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,10 @@ test: setup  ## all tests, the fast ones first
 	$(BIN)/python -m pytest -q -m "not slow" tests
 	$(BIN)/python -m pytest -q -m slow tests/test_run.py  # by itself: it starts a cluster as a person would
 	$(BIN)/python -m pytest -q -m slow tests --ignore tests/test_run.py
+
+N ?= 50
+chaos: setup  ## kill N runs at random moments, and compare with the untouched one (a minute or two each)
+	$(BIN)/python tests/faults/chaos.py N=$(N)
 
 check: setup  ## linter and type checker
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -526,6 +526,25 @@ class Compute(Model):
     )
     report_every_steps: int = Field(10, ge=1, description="optimiser steps between two reports")
     checkpoint_every_seconds: float = Field(60.0, gt=0, description="at most this much training is lost by a kill")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="go on with as few workers while nodes are gone, and with all when they are back; "
+        "null: wait for all",
+    )
+    max_failures: int = Field(
+        3, ge=0, description="failures in a row, with no new checkpoint between them, that training starts again after"
+    )
+    stall_seconds: int = Field(
+        60,
+        ge=1,
+        description="a worker silent for so long is taken for dead; more than copying a checkpoint takes",
+    )
+    notice_seconds: float = Field(
+        25.0,
+        ge=0,
+        description="after SIGTERM, how long a last checkpoint is waited for; Kubernetes sends SIGKILL after 30 s",
+    )
     tts_actors: int = Field(1, ge=1, description="actors that speak, one CPU core each")
     encoder_actors: int = Field(1, ge=1, description="actors that encode, one CPU core each")
     encoder_gpus: float = Field(0, ge=0, le=1, description="share of a GPU for each encoder actor")

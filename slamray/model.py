@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -128,10 +129,13 @@ def is_unit_lm(config: PreTrainedConfig, n_units: int) -> bool:
     return getattr(config, "n_units", None) is not None or unmarked
 
 
-def save_unit_lm(model: PreTrainedModel, folder: Path) -> None:
-    """Plain transformers format: AutoModelForCausalLM loads it with no code of ours."""
+def save_unit_lm(model: PreTrainedModel, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Plain transformers format: AutoModelForCausalLM loads it with no code of ours.
+
+    weights: by parameter name, tied ones once; the model's own unless given.
+    """
     model.generation_config = GenerationConfig(pad_token_id=PAD, bos_token_id=BOS, eos_token_id=BOS)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
 
 
 def count_parameters(model: PreTrainedModel) -> int:

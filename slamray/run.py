@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,6 +92,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
             tracker.finish_stage(stage.name, record)
 
     status = "FAILED"
+    _save_when_terminated(engine)
     try:
         manifests = stages.materialise(
             targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages, engine.stream
@@ -100,6 +103,21 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     finally:
         tracker.close(status)
     return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
+
+
+def _save_when_terminated(engine: Engine) -> None:
+    """SIGTERM, the notice of most schedulers, has what trains write a checkpoint before the process ends."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only there may signals be handled, and whoever calls from elsewhere handles them
+
+    def leave(number: int, frame: object) -> None:
+        sys.stderr.write("terminated: writing a last checkpoint\n")
+        saved = engine.save_now()
+        sys.stderr.write("saved; the same command goes on from there\n" if saved else "it was not ready in time\n")
+        sys.stderr.flush()
+        os._exit(128 + number)  # not through threads that still train; Ray's processes end with this one
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:

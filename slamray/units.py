@@ -222,9 +222,33 @@ def _in_epochs(seed: tuple[int, ...], position: Ints, n: int) -> Ints:
     return found
 
 
-def rank_micro_batches(rows: Ints, rank: int, world: int, micro_batch: int) -> Iterator[Ints]:
-    """This rank's micro-batches of a global batch; over all ranks every row comes once."""
-    yield from rows.reshape(-1, micro_batch)[rank::world]
+def rank_micro_batches(rows: Ints, rank: int, world: int, micro_batch: int) -> Iterator[tuple[Ints, float]]:
+    """This rank's micro-batches of a global batch, and what each counts: over all ranks every row counts once.
+
+    Where the micro-batches cannot be dealt evenly (a node is gone, and three ranks have what was cut for four), the
+    ranks that come short repeat one that counts 0: every rank must take part in as many backward passes.
+    """
+    groups = rows.reshape(-1, micro_batch)
+    for first in range(0, len(groups), world):
+        yield (groups[first + rank], 1.0) if first + rank < len(groups) else (groups[rank % len(groups)], 0.0)
+
+
+def sample_hash(step: int, rows: Ints) -> int:
+    """A number below 2^64 for the samples of a step; sums of it, modulo 2^64, tell multisets of samples apart.
+
+    splitmix64 (Steele, Lea and Flood 2014) of (step, row), added up: the same in any order and on any number of ranks.
+    """
+    mixed = rows.astype(np.uint64) + np.uint64(step) * np.uint64(1 << 32)
+    with np.errstate(over="ignore"):
+        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return int((mixed ^ (mixed >> np.uint64(31))).sum())
+
+
+def add_hashes(*hashes: int) -> int:
+    """The hash of several multisets together."""
+    return sum(hashes) % (1 << 64)
 
 
 @lru_cache(maxsize=20)  # the epoch that ends and the one that begins, of a round and of nine sources

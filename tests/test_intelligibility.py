@@ -45,7 +45,7 @@ def test_the_stage_trains_a_hifigan_that_loads_by_its_folder_and_its_words_are_c
 ) -> None:
     reports: list[dict[str, float]] = []
     audio = spoken / "recordings"
-    facts = vocoder._run(CONFIG, "cpu", audio, tiny_encoder, tmp_path, lambda metrics, _: reports.append(metrics))
+    facts = vocoder._run(CONFIG, "cpu", audio, tiny_encoder, tmp_path, lambda metrics: reports.append(metrics))
     assert facts["audio_mel_error_db"] > 0 and [row["step"] for row in reports] == [2, 4]
     trained = load_vocoder(tmp_path / "model")
     assert trained.rate_hz == 16_000 and len(trained(np.array([1, 2]), np.array([2, 1]))) == 3 * 640

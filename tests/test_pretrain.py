@@ -55,7 +55,7 @@ class Reports(list[dict[str, Any]]):
     def __init__(self, kill_after_step: int | None = None) -> None:
         self.kill_after_step = kill_after_step
 
-    def __call__(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+    def __call__(self, metrics: dict[str, Any]) -> None:
         self.append(metrics)
         if metrics["step"] == self.kill_after_step:
             raise KeyboardInterrupt
@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     assert first.losses() + second.losses() + third.losses() == whole.losses()
     weights, again = (load_unit_lm(tmp_path / name / "model").state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(weights[name], again[name]) for name in weights)
-    for key in ("step", "tokens", "flops", "validation_loss"):
+    for key in ("step", "tokens", "flops", "validation_loss", "samples"):
         assert facts[key] == facts_again[key]
     histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "cut")]
     assert [h.get("loss") for h in histories[0]] == [h.get("loss") for h in histories[1]]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import ray.cloudpickle
 from slamray.config import Compute
 from slamray.errors import BadInput
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import METRICS, Pool, Report, Row, Stream
+from slamray.runtime.pool import CHECKPOINTS, METRICS, Pool, Report, Row, Stream
 
 pytestmark = pytest.mark.slow
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
@@ -93,7 +96,7 @@ def train_loop(fail: bool, report: Report) -> dict[str, Any]:
     total = torch.tensor(float(dist.get_rank() + 1))
     dist.all_reduce(total)
     for step in range(3):
-        report({"step": step, "progress": (step + 1) / 3, "loss": 1.0 / (step + 1)}, None)
+        report({"step": step, "progress": (step + 1) / 3, "loss": 1.0 / (step + 1)})
     if fail:
         raise BadInput("pretrain: loss is not finite at step 3; lower pretrain.optim.learning_rate")
     return {"sum_of_ranks": total.item(), "world": dist.get_world_size()}
@@ -112,6 +115,54 @@ def test_a_training_loop_runs_on_all_workers_and_its_metrics_arrive(tmp_path: Pa
 def test_what_a_training_worker_refuses_reaches_the_user(tmp_path: Path, engine: Engine) -> None:
     with pytest.raises(BadInput, match=r"^pretrain: loss is not finite at step 3"):
         engine.train("pretrained", partial(train_loop, True), tmp_path / "out")
+
+
+def struck_loop(out: Path, how: str, times: int, report: Report) -> dict[str, Any]:
+    """Counts to six with a checkpoint a step; at the third, rank 1 is struck, so often."""
+    import torch.distributed as dist
+
+    rank = dist.get_rank()
+    resumed_from = max((int(path.name[5:]) for path in (out / CHECKPOINTS).glob("step-*")), default=0)
+    for step in range(resumed_from + 1, 7):
+        strikes = len(list(out.glob("struck-*")))
+        dist.barrier()
+        if step == 3 and rank == 1 and strikes < times:
+            (out / f"struck-{strikes}").touch()
+            if how == "dies":
+                os._exit(1)
+            elif how == "stops":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(3600)
+        dist.barrier()
+        if rank == 0:
+            (out / CHECKPOINTS / f"step-{step}").mkdir(parents=True)
+        report({"step": step, "progress": step / 6})
+    return {"resumed_from": resumed_from, "world": dist.get_world_size()}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("how", ["dies", "stops", "hangs"])
+def test_a_rank_that_is_struck_is_named_within_the_time_and_training_goes_on(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    out = tmp_path / "pretrained" / "0123"
+    compute = Compute(workers=2, stall_seconds=5)
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="slamray"):
+        facts = engine.train("pretrained", partial(struck_loop, out, how, 1), out, compute)
+    assert facts == {"resumed_from": 2, "world": 2}
+    assert [json.loads(line)["step"] for line in (out / METRICS).read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    (said,) = [record.message for record in caplog.records if "starts again" in record.message]
+    assert "rank" in said and "after step 2; starts again from step-2" in said
+    assert not (out / CHECKPOINTS).exists()
+    assert time.monotonic() - began < 300, "ten minutes are Ray's own limit, half an hour gloo's"
+
+
+def test_failures_that_bring_no_new_checkpoint_end_the_run(tmp_path: Path, engine: Engine) -> None:
+    compute = Compute(workers=2, stall_seconds=5, max_failures=1)
+    with pytest.raises(Exception, match="rank 1"):
+        engine.train("pretrained", partial(struck_loop, tmp_path / "out", "dies", 9), tmp_path / "out", compute)
+    assert len(list((tmp_path / "out").glob("struck-*"))) == 2  # the first of them had brought two checkpoints
 
 
 @pytest.mark.parametrize(

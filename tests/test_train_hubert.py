@@ -163,8 +163,8 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     assert [rate_at(p, training) for p in (0, 0.125, 0.25, 0.625, 1)] == [0, 1, 2, 1, 0]
 
 
-def stop_at(step: int) -> Callable[[dict, Path | None], None]:
-    def report(facts: dict, _: Path | None) -> None:
+def stop_at(step: int) -> Callable[[dict], None]:
+    def report(facts: dict) -> None:
         if facts["step"] == step:
             raise KeyboardInterrupt
 
@@ -178,7 +178,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         train_hubert(audios, targets, tiny(), TRAINING, tmp_path / "b", stop_at(5))
     steps: list[dict] = []
-    resumed = train_hubert(audios, targets, tiny(), TRAINING, tmp_path / "b", lambda facts, _: steps.append(facts))
+    resumed = train_hubert(audios, targets, tiny(), TRAINING, tmp_path / "b", lambda facts: steps.append(facts))
     assert [facts["step"] for facts in steps] == [5, 6]
     for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(one, other)
@@ -189,7 +189,7 @@ def test_training_learns_masked_tones_and_saves_a_checkpoint_of_transformers(tmp
     targets = targets_from_mfcc(audios, 8, 0)
     training = TRAINING.model_copy(update={"steps": 40, "peak_rate": 1e-2, "mask_frames": 2, "batch_crops": 8})
     reports: list[dict] = []
-    trained = train_hubert(audios, targets, tiny(), training, tmp_path, lambda facts, _: reports.append(facts))
+    trained = train_hubert(audios, targets, tiny(), training, tmp_path, lambda facts: reports.append(facts))
     assert np.mean([r["masked_loss"] for r in reports[-5:]]) < 0.8 * reports[0]["masked_loss"]
     loaded, facts = HubertModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not facts["missing_keys"] and not facts["unexpected_keys"]
@@ -201,6 +201,6 @@ def test_a_budget_of_seconds_ends_the_run(tmp_path: Path) -> None:
     audios = tones(3)
     reports: list[dict] = []
     training = TRAINING.model_copy(update={"steps": 10**6, "seconds": 0.5})
-    train_hubert(audios, targets_from_mfcc(audios, 8, 0), tiny(), training, tmp_path, lambda f, _: reports.append(f))
+    train_hubert(audios, targets_from_mfcc(audios, 8, 0), tiny(), training, tmp_path, lambda f: reports.append(f))
     assert reports[-1]["seconds"] >= 0.5
     assert reports[-1]["step"] < 10**4

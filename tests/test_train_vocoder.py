@@ -39,7 +39,7 @@ def train(out: Path, **changes: object) -> tuple[list[dict[str, float]], dict[st
     reports: list[dict[str, float]] = []
     config = CONFIG.model_copy(update=changes)
     recordings = [recording(seed) for seed in range(3)]
-    vocoder = train_unit_vocoder(recordings, 4, HOP, config, out, lambda metrics, _: reports.append(metrics))
+    vocoder = train_unit_vocoder(recordings, 4, HOP, config, out, lambda metrics: reports.append(metrics))
     vocoder.save(out / "model")
     return reports, dict(vocoder.generator.state_dict())
 
@@ -113,7 +113,7 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) 
 
     class Stopped(Exception): ...
 
-    def stop_after_five(metrics: dict[str, float], _: Path | None) -> None:
+    def stop_after_five(metrics: dict[str, float]) -> None:
         if metrics["step"] == 5:
             raise Stopped
 
@@ -144,8 +144,8 @@ def test_the_shipped_size_is_small(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="multiply to 640, but a unit is 320 samples"):
-        train_unit_vocoder([recording(0)], 4, 320, CONFIG, tmp_path, lambda metrics, _: None)
+        train_unit_vocoder([recording(0)], 4, 320, CONFIG, tmp_path, lambda metrics: None)
     with pytest.raises(BadInput, match="unit 3 in the recordings, but n_units=2"):
-        train_unit_vocoder([recording(0)], 2, HOP, CONFIG, tmp_path, lambda metrics, _: None)
+        train_unit_vocoder([recording(0)], 2, HOP, CONFIG, tmp_path, lambda metrics: None)
     with pytest.raises(BadInput, match="no recordings"):
-        train_unit_vocoder([], 4, HOP, CONFIG, tmp_path, lambda metrics, _: None)
+        train_unit_vocoder([], 4, HOP, CONFIG, tmp_path, lambda metrics: None)

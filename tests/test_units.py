@@ -13,9 +13,11 @@ from slamray.units import (
     IGNORE,
     PAD,
     RowStore,
+    add_hashes,
     batch_rows,
     pack,
     rank_micro_batches,
+    sample_hash,
     to_document,
     to_tokens,
     vocab_size,
@@ -140,9 +142,30 @@ def test_a_batch_larger_than_the_data_repeats_it_in_full() -> None:
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_workers_share_one_global_batch(world: int) -> None:
     rows = batch_rows(seed=0, step=9, n_rows=1000, rows_per_step=32)
-    parts = [np.concatenate(list(rank_micro_batches(rows, rank, world, 4))) for rank in range(world)]
+    dealt = [list(rank_micro_batches(rows, rank, world, 4)) for rank in range(world)]
+    parts = [np.concatenate([micro for micro, _ in own]) for own in dealt]
     assert {len(part) for part in parts} == {32 // world}
     assert sorted(np.concatenate(parts)) == sorted(rows)
+    assert {weight for own in dealt for _, weight in own} == {1.0}
+    hashes = [sample_hash(9, micro) for own in dealt for micro, _ in own]
+    assert add_hashes(*hashes) == add_hashes(sample_hash(9, np.sort(rows)))
+
+
+@pytest.mark.parametrize(("world", "rounds"), [(3, 3), (5, 2), (16, 1)])
+def test_where_micro_batches_cannot_be_dealt_evenly_the_rest_repeat_one_that_counts_nothing(
+    world: int, rounds: int
+) -> None:
+    rows = np.arange(32)  # eight micro-batches of four
+    dealt = [list(rank_micro_batches(rows, rank, world, 4)) for rank in range(world)]
+    assert {len(own) for own in dealt} == {rounds}
+    assert sorted(np.concatenate([micro for own in dealt for micro, weight in own if weight])) == rows.tolist()
+
+
+def test_the_hash_of_samples_is_splitmix64_and_knows_how_often_and_at_which_step() -> None:
+    # The first output of splitmix64 with seed 0 (Java's SplittableRandom, Vigna's splitmix64.c): 0xE220A8397B1DCDAF
+    assert sample_hash(0, np.array([0])) == 0xE220A8397B1DCDAF
+    once, twice = sample_hash(0, np.array([3, 5])), sample_hash(0, np.array([3, 5, 5]))
+    assert len({once, twice, sample_hash(1, np.array([3, 5]))}) == 3
 
 
 def test_a_folder_without_rows_is_named(tmp_path: Path) -> None:

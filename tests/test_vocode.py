@@ -37,7 +37,7 @@ def train(steps: int = 60) -> Vocoder:
     config = VocoderConfig(
         hidden=32, unit_blocks=1, frame_blocks=1, steps=steps, batch=4, crop_seconds=1.0, learning_rate=5e-3
     )
-    return train_vocoder([recording(seed) for seed in range(4)], len(TONES_HZ), HOP, config, lambda metrics, _: None)
+    return train_vocoder([recording(seed) for seed in range(4)], len(TONES_HZ), HOP, config, lambda metrics: None)
 
 
 def test_pitch_of_a_harmonic_tone_is_found_and_noise_is_unvoiced() -> None:
@@ -99,7 +99,7 @@ def test_a_saved_vocoder_is_as_good(vocoder: Vocoder, tmp_path: Path) -> None:
 
 def test_the_shipped_size_is_small(tmp_path: Path) -> None:
     config = VocoderConfig(steps=1, batch=1, crop_seconds=0.5)
-    train_vocoder([recording(0)], 500, HOP, config, lambda metrics, _: None).save(tmp_path)
+    train_vocoder([recording(0)], 500, HOP, config, lambda metrics: None).save(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < 1_500_000
 
 
@@ -109,4 +109,4 @@ def test_bad_input_is_named(vocoder: Vocoder, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="it is no vocoder"):
         load_vocoder(tmp_path)
     with pytest.raises(BadInput, match="hop of 500"):
-        train_vocoder([recording(0)], 5, 500, VocoderConfig(), lambda metrics, _: None)
+        train_vocoder([recording(0)], 5, 500, VocoderConfig(), lambda metrics: None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from slamray.config import Compute
 from slamray.progress import Progress
-from slamray.runtime.pool import Loop, Metrics, Stream
+from slamray.runtime.pool import NOTICE, Loop, Metrics, Stream
 
 Observe = Callable[[str, Metrics], None]
 
@@ -23,6 +24,7 @@ class Engine:
         self.compute = compute
         self.observe = observe
         self._connected = False
+        self._training: set[Path] = set()  # folders of the stages that train now
 
     def stream(self, streams: Sequence[Stream]) -> Iterator[int]:
         """Send the rows of all the streams, whose pools are equal, through one set of actors.
@@ -64,10 +66,25 @@ class Engine:
             if "progress" in metrics:
                 progress.show(min(1.0, metrics["progress"]), f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
 
+        self._training.add(out)
         try:
             return train.train(loop, compute or self.compute, out, heard)
         except Exception as error:
             raise session.user_error(error) or error from error
+        finally:
+            self._training.discard(out)
+
+    def save_now(self) -> bool:
+        """Have what trains now write a checkpoint; whether it did within `compute.notice_seconds`."""
+        notices = [out / NOTICE for out in self._training]
+        for notice in notices:
+            notice.touch()
+        deadline = time.monotonic() + self.compute.notice_seconds
+        while any(notice.exists() for notice in notices):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def connect(self) -> None:
         """Connect to Ray, or start it; BadInput when the cluster can never run this compute. Done once."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 Metrics = dict[str, Any]
-Report = Callable[[Metrics, Path | None], None]  # what a loop calls with its metrics, and a checkpoint's folder or None
+Report = Callable[[Metrics], None]  # what every rank of a loop calls with the same metrics
 Loop = Callable[[Report], Metrics]
 
 METRICS = "metrics.jsonl"  # in a training stage's folder: a line for each report
+CHECKPOINTS = "checkpoints"  # there too: what a killed loop goes on from, a folder step-N for each
+NOTICE = ".save-now"  # there too: asks for a checkpoint at once; the loop removes it when one is written
 
 
 @dataclass(frozen=True)

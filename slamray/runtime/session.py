@@ -42,14 +42,15 @@ def check_resources(compute: Compute, available: dict[str, float]) -> None:
     """BadInput when no stage of this compute could ever be scheduled on a cluster with these resources."""
     gpus = available.get("GPU", 0.0)
     cpus = available.get("CPU", 0.0)
+    workers = compute.min_workers or compute.workers
     needs: list[tuple[str, float, str, float]] = [
         ("compute.tts_actors + compute.encoder_actors", compute.tts_actors + compute.encoder_actors, "CPU", cpus),
-        ("compute.workers x compute.cpus_per_worker", compute.workers * compute.cpus_per_worker, "CPU", cpus),
+        ("compute.workers x compute.cpus_per_worker", workers * compute.cpus_per_worker, "CPU", cpus),
         ("compute.score_actors", compute.score_actors, "CPU", cpus),
         ("compute.encoder_actors x compute.encoder_gpus", compute.encoder_actors * compute.encoder_gpus, "GPU", gpus),
     ]
     if compute.device == "cuda":
-        needs.append(("compute.workers with compute.device=cuda", compute.workers, "GPU", gpus))
+        needs.append(("compute.workers with compute.device=cuda", workers, "GPU", gpus))
         needs.append(("compute.score_actors with compute.device=cuda", compute.score_actors, "GPU", gpus))
     for key, need, kind, have in needs:
         if need > have:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +19,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from slamray import store
 from slamray.config import Compute
 from slamray.errors import BadInput
-from slamray.runtime.pool import METRICS, Loop, Metrics
+from slamray.runtime.pool import CHECKPOINTS, METRICS, NOTICE, Loop, Metrics
 from slamray.runtime.prebuild import keep_extensions_in_environment
+from slamray.runtime.session import user_error
+
+log = logging.getLogger(__name__)
 
 FACTS = "facts.json"
+RAY = ".ray"  # Ray Train's own records
 REFUSED = ".refused.json"
 TAIL_SECONDS = 1.0  # how often the driver looks for new metrics; chosen, not tuned
 
@@ -29,38 +36,84 @@ def train(loop: Loop, compute: Compute, out: Path, on_metrics: Callable[[Metrics
 
     The process group (gloo, or nccl on GPUs) is up when the loop starts. `out` must be visible to all workers; rank 0
     appends what the loop reports to `out/metrics.jsonl`, and the driver hands each line to `on_metrics` as it comes:
-    only the driver talks to people and trackers, so neither can stop training.
+    only the driver talks to people and trackers, so neither can stop training. The loop goes on from its newest
+    checkpoint by itself, so a worker that dies or stalls costs a new start of all. What only serves that is removed at
+    the end.
     """
     out.mkdir(parents=True, exist_ok=True)
-    cuda = compute.device == "cuda"
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"loop": loop, "out": str(out), "threads": compute.cpus_per_worker},
-        scaling_config=ScalingConfig(
-            num_workers=compute.workers,
-            use_gpu=cuda,
-            resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": 1} if cuda else {}),
-        ),
-        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
-        run_config=RunConfig(
-            name=out.name, storage_path=str(out / ".ray"), failure_config=FailureConfig(max_failures=0)
-        ),
-    )
+    for left_over in (REFUSED, NOTICE):
+        (out / left_over).unlink(missing_ok=True)
     done = threading.Event()
     tail = threading.Thread(target=_tail, args=(out / METRICS, on_metrics, done), daemon=True)
     tail.start()
-    (out / REFUSED).unlink(missing_ok=True)
     try:
-        trainer.fit()
-    except Exception as error:
-        if (out / REFUSED).exists():
-            raise BadInput(store.read_json(out / REFUSED)) from error
-        raise
+        if not (out / FACTS).exists():  # else only the stage's record was not written
+            _persist(loop, compute, out)
     finally:
         done.set()
         tail.join()
     facts: Metrics = store.read_json(out / FACTS)
+    for folder in (out / CHECKPOINTS, out / RAY):
+        shutil.rmtree(folder, ignore_errors=True)
     return facts
+
+
+def _persist(loop: Loop, compute: Compute, out: Path) -> None:
+    """Start the workers until the loop has ended; give up when failures in a row bring no new checkpoint."""
+    fruitless = 0
+    while True:
+        before = _newest(out)
+        try:
+            _trainer(loop, compute, out).fit()
+            return
+        except Exception as error:
+            if (out / REFUSED).exists():
+                raise BadInput(store.read_json(out / REFUSED)) from error
+            newest = _newest(out)
+            fruitless = 1 if newest != before else fruitless + 1
+            if user_error(error) or fruitless > compute.max_failures:
+                raise
+            log.warning(
+                "%s: %s, after step %s; starts again from %s", out.parent.name, _who_failed(error), _last_step(out),
+                newest or "the beginning",
+            )  # fmt: skip
+
+
+def _trainer(loop: Loop, compute: Compute, out: Path) -> TorchTrainer:
+    cuda = compute.device == "cuda"
+    # Ray takes a worker for dead after ten minutes of silence; read by its controller, which has this environment.
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(compute.stall_seconds)
+    fewest = compute.min_workers or compute.workers
+    workers: Any = (fewest, compute.workers) if fewest < compute.workers else compute.workers
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"loop": loop, "out": str(out), "threads": compute.cpus_per_worker},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=cuda,
+            resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": 1} if cuda else {}),
+        ),
+        # Ranks that wait for one that is stuck give up a little later than Ray does, whose word names it.
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo", timeout_s=2 * compute.stall_seconds),
+        run_config=RunConfig(name=out.name, storage_path=str(out / RAY), failure_config=FailureConfig(max_failures=0)),
+    )
+
+
+def _newest(out: Path) -> str:
+    return max((path.name for path in (out / CHECKPOINTS).glob("step-*")), default="")
+
+
+def _last_step(out: Path) -> str:
+    """The step of the last report."""
+    lines = (out / METRICS).read_text().splitlines() if (out / METRICS).exists() else []
+    return str(json.loads(lines[-1]).get("step", "?")) if lines else "0"
+
+
+def _who_failed(error: Exception) -> str:
+    """Which rank, and the first line of why."""
+    failures = getattr(error, "worker_failures", None) or {}
+    said = {rank: str(failure).strip().split("\n")[0] for rank, failure in failures.items()}
+    return "; ".join(f"rank {rank} failed ({why})" for rank, why in said.items()) or str(error).split("\n")[0]
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -68,12 +121,16 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     out = Path(config["out"])
     first = ray.train.get_context().get_world_rank() == 0
+    warned: list[bool] = []  # once is enough: the nodes are going whatever is saved
 
-    def report(metrics: Metrics, checkpoint: Path | None) -> None:
+    def report(metrics: Metrics) -> None:
         if first:
             with (out / METRICS).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
         ray.train.report(metrics)
+        if ray.train.get_preemption_info() is not None and first and not warned:
+            warned.append(True)
+            (out / NOTICE).touch()
 
     try:
         facts = config["loop"](report)

@@ -195,7 +195,7 @@ def _losses(
 
 def train_vocoder(
     recordings: Sequence[Recording], n_units: int, hop_samples: int, config: VocoderConfig,
-    report: Callable[[dict[str, float], Path | None], None],
+    report: Callable[[dict[str, float]], None],
 ) -> Vocoder:  # fmt: skip
     """Train on pairs of frame-level units and 16 kHz audio of one speaker; reports losses every REPORT_STEPS.
 
@@ -231,7 +231,7 @@ def train_vocoder(
         optimiser.step()
         schedule.step()
         if step % REPORT_STEPS == 0 or step == config.steps:
-            report({"step": step} | {name: float(loss.detach()) for name, loss in losses.items()}, None)
+            report({"step": step} | {name: float(loss.detach()) for name, loss in losses.items()})
     return Vocoder(net)
 
 

@@ -14,15 +14,18 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from safetensors.torch import load_file, save_file
 
 from slamray import store
 from slamray.errors import BadInput
+from slamray.units import add_hashes
 
 MARKER = "complete.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -62,6 +65,26 @@ def save_checkpoint(folder: Path, step: int, write: Callable[[Path], None], keep
     return final
 
 
+class Saver:
+    """Writes checkpoints behind training's back: one in flight, for which the next one waits, and the end too."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Begin `save_checkpoint`; what `write` writes must not change any more. Raises what went wrong before."""
+        self.wait()
+        self._writing = self._thread.submit(save_checkpoint, self._folder, step, write)
+
+    def wait(self) -> None:
+        """Until nothing is in flight; raises what writing raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
 def newest_complete(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None where none was ever begun.
 
@@ -81,6 +104,23 @@ def newest_complete(folder: Path) -> Path | None:
     return None
 
 
+def agree(folder: Path | None) -> Path | None:
+    """Rank 0's folder, on every rank."""
+    told = [folder]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def add_over_ranks(samples: int) -> str:
+    """Hashes of all ranks' samples (units.sample_hash) together, hex."""
+    told: list[Any] = [samples]
+    if dist.get_world_size() > 1:
+        told = [None] * dist.get_world_size()
+        dist.all_gather_object(told, samples)
+    return f"{add_hashes(*told):016x}"
+
+
 def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
     """Plain JSON values; floats survive exactly."""
     (checkpoint / "state.json").write_text(json.dumps(state))
@@ -91,6 +131,16 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def copy_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights as they are now, on the CPU; tied ones once."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+
+
+def copy_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An optimiser's tensors as they are now, on the CPU."""
+    return {name: value.to("cpu", copy=True) for name, value in tensors.items()}
+
+
 def write_optimiser(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, checkpoint / "optimiser.safetensors")
 
@@ -98,7 +148,7 @@ def write_optimiser(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
 def gather_optimiser(optimiser: Any, model: torch.nn.Module, zero_stage: int) -> dict[str, torch.Tensor]:
     """The state of an optimiser, or of DeepSpeed's wrapper around AdamW, in full shape by parameter name.
 
-    Under ZeRO 1 and 2 a collective that every rank must call.
+    Under ZeRO a collective that every rank must call.
     """
     if zero_stage == 0:
         tensors = {
@@ -111,7 +161,8 @@ def gather_optimiser(optimiser: Any, model: torch.nn.Module, zero_stage: int) ->
         return tensors
     sharded = optimiser.optimizer  # DeepSpeed's wrapper keeps torch's optimiser over its flat shards
     count = next(iter(sharded.state.values()))["step"]
-    _link(optimiser)
+    if zero_stage < 3:
+        _link(optimiser)
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"{name}/step"] = count.clone()
@@ -121,7 +172,7 @@ def gather_optimiser(optimiser: Any, model: torch.nn.Module, zero_stage: int) ->
 
 
 def read_optimiser(checkpoint: Path, optimiser: Any, model: torch.nn.Module, zero_stage: int) -> None:
-    """Put the saved state back, whatever number of workers and ZeRO stage (0, 1, 2) wrote it."""
+    """Put the saved state back, whatever number of workers and ZeRO stage wrote it."""
     tensors = load_file(checkpoint / "optimiser.safetensors")
     if zero_stage == 0:
         parameters = dict(model.named_parameters())
@@ -134,11 +185,12 @@ def read_optimiser(checkpoint: Path, optimiser: Any, model: torch.nn.Module, zer
         return
     sharded = optimiser.optimizer
     count = next(value for name, value in tensors.items() if name.endswith("/step"))
-    for group in sharded.param_groups:
-        for shard in group["params"]:
-            moments = {key: torch.zeros_like(shard) for key in _MOMENTS}
-            sharded.state[shard] = {"step": count.clone().to(shard.device), **moments}
-    _link(optimiser)
+    shards = [shard for group in sharded.param_groups for shard in group["params"]]
+    for shard in optimiser.fp32_partitioned_groups_flat if zero_stage == 3 else shards:
+        moments = {key: torch.zeros_like(shard) for key in _MOMENTS}
+        sharded.state[shard] = {"step": count.clone().to(shard.device), **moments}
+    if zero_stage < 3:
+        _link(optimiser)
     for name, parameter in model.named_parameters():
         for key in _MOMENTS:
             safe_set_full_optimizer_state(parameter, tensors[f"{name}/{key}"].to(parameter.device), key)

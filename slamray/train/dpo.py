@@ -31,14 +31,15 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from slamray.config import Compute, DpoConfig
 from slamray.errors import BadInput
-from slamray.model import count_parameters, load_unit_lm
+from slamray.model import count_parameters, load_unit_lm, save_unit_lm
+from slamray.runtime.pool import CHECKPOINTS, Report
 from slamray.store import write_json
-from slamray.train.checkpoint import newest_complete
+from slamray.train.checkpoint import add_over_ranks, agree, newest_complete
 from slamray.train.dpo_pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
-from slamray.train.dpo_trainer import START_SCORES, TRL_TESTED, Conductor, Report, UnitDPOTrainer, read_progress
+from slamray.train.dpo_trainer import START_SCORES, TRL_TESTED, Conductor, UnitDPOTrainer
 from slamray.units import BOS, PAD
 
-CHECKPOINTS = "checkpoints"
+MODEL = "model"  # in a checkpoint, and in what is left at the end
 
 
 def train_dpo(
@@ -54,21 +55,21 @@ def train_dpo(
 
     Pairs are rows with `pair_id` and the unit lists `prompt`, `chosen`, `rejected`. The reference is the model as it
     was; its log-likelihoods are computed once, before training and off the clock. out/checkpoints holds what a
-    second call continues from; out/history.json holds every report, out/heldout.parquet the held-out pairs'
-    log-likelihoods before and after.
+    second call continues from, on any number of ranks; a file out/.save-now asks for one at once. out/history.json
+    holds every report, out/heldout.parquet the held-out pairs' log-likelihoods before and after.
     Every rank returns the same facts. Slamming section 4.4 and Table 5.
     """
     began = time.perf_counter()
     rank, world = dist.get_rank(), dist.get_world_size()
     accumulation(config.pairs_per_step, compute.dpo_micro_batch, world)  # before any work
     device = _claim_device(compute)
-    model = _load(model_folder, compute, device)
+    checkpoint = agree(newest_complete(out / CHECKPOINTS) if rank == 0 else None)
+    model = _load(checkpoint / MODEL if checkpoint else model_folder, compute, device)
     vocab_size = model.config.vocab_size
     tokens, dropped = to_pair_tokens(pairs, vocab_size, config.context)
     heldout_tokens, heldout_dropped = to_pair_tokens(heldout, vocab_size, config.context)
     if not tokens:
         raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
-    checkpoint = newest_complete(out / CHECKPOINTS)
     scoring_batch = 4 * compute.dpo_micro_batch  # without gradients there is room; chosen, not tuned
     if checkpoint is None:
         start_P2 = score_pairs(model, tokens + heldout_tokens, scoring_batch, compute.dtype)
@@ -77,24 +78,27 @@ def train_dpo(
     before_P2 = start_P2[len(tokens) :]
     referenced = time.perf_counter()
 
-    spent, history = read_progress(checkpoint)
-    conductor = Conductor(config, compute, tokens, count_parameters(model), spent, history, report)
+    conductor = Conductor(config, compute, tokens, count_parameters(model), checkpoint, out, report)
     trainer = _trainer(config, compute, model, tokens, start_P2, conductor, checkpoint, out)
-    trainer.train()
+    try:
+        trainer.train()
+    finally:  # whatever ends it, what is in flight is a checkpoint
+        conductor.saver.wait()
+    samples = add_over_ranks(trainer.batches.seen)
     trained = time.perf_counter()
 
-    _save_model(trainer, out / "model")
+    _save_model(trainer, out / MODEL)
     del trainer, model
     unset_hf_deepspeed_config()  # ZeRO 3 would otherwise shard the next model that is loaded
-    after_P2 = score_pairs(_load(out / "model", compute, device), heldout_tokens, scoring_batch, compute.dtype)
+    after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, scoring_batch, compute.dtype)
     if rank == 0:
         _write_heldout(out / "heldout.parquet", heldout_tokens, before_P2, after_P2)
         write_json(out / "history.json", conductor.history)
-        shutil.rmtree(out / CHECKPOINTS)
     dist.barrier()
     assert conductor.first_step_at is not None
     return {
         **conductor.history[-1],
+        "samples": samples,
         "training_pairs": len(tokens), "dropped": dict(dropped), "resumed_from": checkpoint.name if checkpoint else "",
         "heldout": {"dropped": dict(heldout_dropped), **compare_heldout(before_P2, after_P2)},
         "reference_seconds": referenced - began,
@@ -168,7 +172,7 @@ def _arguments(config: DpoConfig, compute: Compute, steps: int, out: Path) -> DP
     accumulated = accumulation(config.pairs_per_step, compute.dpo_micro_batch, dist.get_world_size())
     optim = config.optim
     return DPOConfig(
-        output_dir=str(out / CHECKPOINTS),
+        output_dir=str(out),
         beta=config.beta,
         loss_type=["sigmoid"],
         precompute_ref_log_probs=True,
@@ -185,7 +189,8 @@ def _arguments(config: DpoConfig, compute: Compute, steps: int, out: Path) -> DP
         max_grad_norm=optim.clip_norm,
         bf16=False,  # autocast in the adapter
         activation_checkpointing=False,
-        logging_strategy="no",  # the conductor decides
+        logging_strategy="steps",  # each step to the conductor, which sums and reports
+        logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",  # the conductor decides
         report_to="none",
@@ -218,15 +223,11 @@ def _special_tokens() -> transformers.PreTrainedTokenizerFast:
 
 def _save_model(trainer: UnitDPOTrainer, folder: Path) -> None:
     """Plain transformers format, appearing at once; every rank takes part, as ZeRO 3 gathers the weights."""
-    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    model = trainer.model
-    assert isinstance(model, transformers.PreTrainedModel)
+    weights = trainer.gather_weights()
     if trainer.args.process_index == 0:
         temp = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temp, ignore_errors=True)
-        # named_parameters holds tied weights once, as save_pretrained would; get_state_dict has cloned them
-        weights = {name: gathered[name] for name, _ in model.named_parameters()}
-        transformers.PreTrainedModel.save_pretrained(model, temp, state_dict=weights)
+        save_unit_lm(trainer.unit_lm, temp, weights)
         shutil.rmtree(folder, ignore_errors=True)
         temp.rename(folder)
     dist.barrier()

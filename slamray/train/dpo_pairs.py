@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from slamray.config import DpoConfig
 from slamray.errors import BadInput
-from slamray.units import BOS, FIRST_UNIT, PAD, batch_rows, rank_micro_batches, to_tokens
+from slamray.units import BOS, FIRST_UNIT, PAD, add_hashes, batch_rows, rank_micro_batches, sample_hash, to_tokens
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class StepBatches(torch.utils.data.Sampler[list[int]]):
         self._config, self._micro_batch = config, micro_batch
         self._steps = range(first_step, first_step + steps)
         self._rank, self._world = rank_and_world()
+        self.seen = 0  # hash of the pairs that this rank was given (units.sample_hash)
         self._per_step = accumulation(config.pairs_per_step, micro_batch, self._world)
 
     def __len__(self) -> int:
@@ -102,8 +103,9 @@ class StepBatches(torch.utils.data.Sampler[list[int]]):
         for step in self._steps:
             pairs = batch_rows(self._config.seed, step, len(self._lengths_P), self._config.pairs_per_step)
             by_length = pairs[np.argsort(self._lengths_P[pairs], kind="stable")]
-            for rows in rank_micro_batches(by_length, self._rank, self._world, self._micro_batch):
-                yield rows.tolist()
+            for rows, _ in rank_micro_batches(by_length, self._rank, self._world, self._micro_batch):
+                self.seen = add_hashes(self.seen, sample_hash(step, rows))
+                yield rows.tolist()  # all count: `accumulation` refuses a batch that cannot be dealt evenly
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,19 +18,26 @@ import transformers
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from slamray.config import Compute, DpoConfig
-from slamray.model import flops_per_token
+from slamray.model import flops_per_token, save_unit_lm
+from slamray.runtime.pool import CHECKPOINTS, NOTICE, Report
 from slamray.train.budget import Spent, parse_budget, progress
-from slamray.train.checkpoint import read_state, save_checkpoint, write_state
+from slamray.train.checkpoint import (
+    Saver,
+    add_over_ranks,
+    copy_state,
+    gather_optimiser,
+    read_optimiser,
+    read_state,
+    write_optimiser,
+    write_state,
+)
 from slamray.train.dpo_pairs import PairTokens, StepBatches, autocast
 from slamray.train.optim import learning_rate
 from slamray.units import batch_rows
 
-Report = Callable[[dict[str, Any], Path | None], None]
-
 TRL_TESTED = "1.16."  # the adapter overrides TRL's internals; tests/test_dpo.py holds their golden values
 ENDLESS = 10**9  # steps of a run that is not bounded by steps: more than anybody can pay for
 START_SCORES = "start_scores.npy"  # log-likelihoods of training and held-out pairs under the reference
-ENGINE = "engine"  # DeepSpeed's part of a checkpoint: weights and optimiser
 
 
 class Conductor(transformers.TrainerCallback):
@@ -48,13 +54,19 @@ class Conductor(transformers.TrainerCallback):
         compute: Compute,
         pairs: Sequence[PairTokens],
         parameters: int,
-        spent: Spent,
-        history: list[dict[str, Any]],
+        checkpoint: Path | None,
+        out: Path,
         report: Report,
     ) -> None:
-        self.spent, self.history = spent, history
+        state: dict[str, Any] = {"spent": {}, "history": [], "window": {}, "window_steps": 0}
+        if checkpoint:
+            state = read_state(checkpoint)
+        self.spent, self.history = Spent(**state["spent"]), state["history"]
+        self._window: dict[str, float] = state["window"]  # sums since the last report
+        self._window_steps: int = state["window_steps"]
         self.first_step_at: float | None = None
-        self.last_checkpoint: Path | None = None
+        self._unreported: dict[str, Any] | None = None
+        self.saver, self.notice = Saver(out / CHECKPOINTS), out / NOTICE
         self._config, self._compute, self._report = config, compute, report
         self._flops_per_token = flops_per_token(parameters)
         assert config.budget is not None, "a recipe without DPO has no such stage"
@@ -84,7 +96,7 @@ class Conductor(transformers.TrainerCallback):
         if args.device.type == "cuda":
             torch.cuda.synchronize(args.device)
         now = time.perf_counter()
-        due = now - self._saved_at >= self._compute.checkpoint_every_seconds
+        due = now - self._saved_at >= self._compute.checkpoint_every_seconds or self.notice.exists()
         decided = torch.tensor([now - self._step_began, float(due)], dtype=torch.float64, device=args.device)
         dist.broadcast(decided, src=0)
         seconds, due_on_rank_0 = decided.tolist()
@@ -94,13 +106,17 @@ class Conductor(transformers.TrainerCallback):
         self.spent = self.spent.plus(tokens, self._flops_per_token * tokens, seconds)
         control.should_training_stop = self.progress >= 1
         control.should_save = bool(due_on_rank_0) and not control.should_training_stop
-        report_due = self.spent.steps % self._compute.report_every_steps == 0
-        control.should_log = report_due or control.should_training_stop or control.should_save
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" not in logs:  # the summary that transformers logs at the end
             return
-        kept = {name: value for name, value in logs.items() if name not in ("epoch", "num_tokens")}
+        for name in logs.keys() - {"epoch", "num_tokens"}:
+            self._window[name] = self._window.get(name, 0.0) + logs[name]
+        self._window_steps += 1
+        if self._window_steps < self._compute.report_every_steps and not control.should_training_stop:
+            return
+        kept = {name: total / self._window_steps for name, total in self._window.items()}
+        self._window, self._window_steps = {}, 0
         spent, pairs = self.spent, self.spent.steps * self._config.pairs_per_step
         metrics = {
             **kept,
@@ -115,12 +131,21 @@ class Conductor(transformers.TrainerCallback):
             "tokens_per_second": spent.tokens / spent.seconds,
         }
         self.history.append(metrics)
-        if not control.should_save:  # else on_save reports, with the checkpoint
-            self._report(metrics, None)
+        if control.should_save:
+            self._unreported = metrics  # until the checkpoint is on its way
+        else:
+            self._report(metrics)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._report(self.history[-1], self.last_checkpoint)
         self._saved_at = time.perf_counter()
+        metrics, self._unreported = self._unreported, None
+        if metrics:
+            self._report(metrics)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this; the same on every rank, for transformers gathers what it logs."""
+        window = {"window": dict(self._window), "window_steps": self._window_steps}
+        return {"spent": asdict(self.spent), "history": list(self.history), **window}
 
 
 class UnitDPOTrainer(DPOTrainer):
@@ -135,7 +160,7 @@ class UnitDPOTrainer(DPOTrainer):
         resume_from: Path | None,
         **kwargs: Any,
     ) -> None:
-        self._batches, self._dtype, self._conductor = batches, dtype, conductor
+        self.batches, self._dtype, self._conductor = batches, dtype, conductor
         self._start_P2, self._resume_from = start_P2, resume_from
         super().__init__(callbacks=[conductor], **kwargs)
 
@@ -154,7 +179,7 @@ class UnitDPOTrainer(DPOTrainer):
         """Not prepared by accelerate: the batch sampler knows which rows are this rank's."""
         rows: Any = self.train_dataset
         return torch.utils.data.DataLoader(
-            rows, batch_sampler=self._batches, collate_fn=self.data_collator, num_workers=0
+            rows, batch_sampler=self.batches, collate_fn=self.data_collator, num_workers=0
         )
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
@@ -164,43 +189,61 @@ class UnitDPOTrainer(DPOTrainer):
         return stack
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Continue from a checkpoint. transformers' own resume would skip data; our sampler starts at the step."""
+        """Continue from a checkpoint, whose weights the model was loaded with.
+
+        transformers' own resume would skip data; our sampler starts at the step.
+        """
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self._resume_from is not None:
-            engine: Any = self.model_wrapped
-            path, _ = engine.load_checkpoint(str(self._resume_from / ENGINE))
-            assert path is not None
+            read_optimiser(self._resume_from, self._engine.optimizer, self.unit_lm, self._zero_stage)
+            if self.args.process_index == 0:
+                self.batches.seen = int(read_state(self._resume_from)["samples"], 16)
         return prepared
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Weights, optimiser, the reference's scores, what was spent and reported.
+        """Weights, optimiser, the reference's scores, what was spent and reported; rank 0 writes.
 
         There is no random state to keep: dropout is off and the order of the pairs is a function of the step.
-        Every rank writes its part of the engine, then rank 0 puts the whole in place, so a kill leaves no half.
         """
-        folder, engine = Path(str(self.args.output_dir)), cast(Any, self.model_wrapped)
-        scratch = folder / f".{ENGINE}"
+        weights = self.gather_weights()
+        tensors = gather_optimiser(self._engine.optimizer, self.unit_lm, self._zero_stage)
+        samples = add_over_ranks(self.batches.seen)
         if self.args.process_index == 0:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-        dist.barrier()
-        engine.save_checkpoint(str(scratch), tag=ENGINE)
-        dist.barrier()
-        if self.args.process_index == 0:
-            conductor = self._conductor
+            conductor, moments, state = (
+                self._conductor,
+                copy_state(tensors),
+                self._conductor.state() | {"samples": samples},
+            )
 
-            def write(temporary: Path) -> None:
-                scratch.rename(temporary / ENGINE)
-                np.save(temporary / START_SCORES, self._start_P2)
-                write_state(temporary, {"spent": asdict(conductor.spent), "history": conductor.history})
+            def write(folder: Path) -> None:
+                save_unit_lm(self.unit_lm, folder / "model", weights)
+                write_optimiser(folder, moments)
+                np.save(folder / START_SCORES, self._start_P2)
+                write_state(folder, state)
 
-            conductor.last_checkpoint = save_checkpoint(folder, conductor.spent.steps, write)
-        dist.barrier()
+            conductor.saver.save(conductor.spent.steps, write)
+            if conductor.notice.exists():
+                conductor.saver.wait()
+                conductor.notice.unlink()
 
+    def gather_weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the whole weights on rank 0's CPU, tied ones once; every rank takes part: ZeRO 3 gathers them."""
+        gathered = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.args.process_index > 0:
+            return {}
+        # named_parameters holds tied weights once, as save_pretrained would
+        return {name: gathered[name].to("cpu", copy=True) for name, _ in self.unit_lm.named_parameters()}
 
-def read_progress(checkpoint: Path | None) -> tuple[Spent, list[dict[str, Any]]]:
-    """What was spent and reported up to a checkpoint; nothing without one."""
-    if checkpoint is None:
-        return Spent(), []
-    state = read_state(checkpoint)
-    return Spent(**state["spent"]), state["history"]
+    @property
+    def unit_lm(self) -> transformers.PreTrainedModel:
+        """The model inside DeepSpeed's engine."""
+        assert isinstance(self.model, transformers.PreTrainedModel)
+        return self.model
+
+    @property
+    def _engine(self) -> Any:
+        return self.model_wrapped
+
+    @property
+    def _zero_stage(self) -> int:
+        return int(self._engine.zero_optimization_stage())

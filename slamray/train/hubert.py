@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel
 
 from slamray.config import HubertTrainingConfig
+from slamray.runtime.pool import Report
 from slamray.speech.hubert import receptive_field
 from slamray.speech.quantise import Quantiser, fit_kmeans
 
@@ -31,7 +32,6 @@ HOP = 640  # 40 ms: 25 frames a second, as slprl/mhubert-base-25hz
 # A small model that sees its data a few times, in few steps, has no need of them.
 _DROPOUTS = "hidden_dropout attention_dropout activation_dropout feat_proj_dropout final_dropout layerdrop"
 NO_DROPOUT: dict[str, Any] = dict.fromkeys(_DROPOUTS.split(), 0.0)
-Report = Callable[[dict, Path | None], None]
 
 
 def nano_config() -> HubertConfig:
@@ -235,7 +235,7 @@ def train_hubert(
         if step % training.report_every == 0:
             mean_loss, mean_masked = (total / (step - reported)).tolist()
             losses = {"loss": mean_loss, "masked_loss": mean_masked, "gradient_norm": float(norm)}
-            report({"step": step, "progress": progress, "seconds": spent} | losses, None)
+            report({"step": step, "progress": progress, "seconds": spent} | losses)
             total, reported = torch.zeros_like(total), step
         if rank == 0 and step % training.checkpoint_every == 0:
             _save(out / "state.pt", step, spent, model, optimiser)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,18 @@ from slamray.config import Compute, PretrainConfig
 from slamray.errors import BadInput
 from slamray.memory import bucket_elements
 from slamray.model import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
+from slamray.runtime.pool import CHECKPOINTS, NOTICE, Report
 from slamray.train import checkpoint
 from slamray.train.budget import Spent, accumulation_steps, parse_budget, progress
 from slamray.train.optim import make_optimiser, set_schedules
-from slamray.units import IGNORE, Batch, Ints, RowStore, rank_micro_batches
-
-Report = Callable[[dict[str, Any], Path | None], None]
+from slamray.units import IGNORE, Batch, Ints, RowStore, add_hashes, rank_micro_batches, sample_hash
 
 KEYS = "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers"
 
 
 @dataclass
 class Window:
-    """Sums since the last report. Every checkpoint comes with a report, so none of this needs to be in it."""
+    """Sums since the last report."""
 
     steps: int = 0
     loss: float = 0.0  # of this rank's rows, each step's share of the global mean
@@ -60,11 +58,15 @@ def pretrain(
     """Train until the budget is spent and leave `out/model` and `out/history.json`; returns facts.
 
     Training starts from the model in `model_folder`, or goes on from the newest whole checkpoint in `out/checkpoints`
-    where there is one: a first start and a restart are the same call. torch.distributed must be initialised; every rank
-    calls this, and every rank's `report` gets the same metrics, rank 0's the newest checkpoint's folder too.
+    where there is one: a first start and a restart are the same call, on any number of ranks. A file `out/.save-now`
+    asks for a checkpoint at once. torch.distributed must be initialised; every rank calls this, and every rank's
+    `report` gets the same metrics.
     """
     loop = Pretraining(config, compute, model_folder, RowStore(train_rows), RowStore(validation_rows), out, report)
-    loop.run()
+    try:
+        loop.run()
+    finally:  # whatever ends it, what is in flight is a checkpoint
+        loop.saver.wait()
     return loop.finish()
 
 
@@ -88,13 +90,14 @@ class Pretraining:
         if compute.zero_stage == 3:
             raise BadInput("compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2; choose one of them")
         self.budget = parse_budget(config.budget, "pretrain.budget")
-        self.accumulation = accumulation_steps(
-            config.tokens_per_step, compute.micro_batch, train.context, self.world, KEYS
-        )
+        groups = accumulation_steps(config.tokens_per_step, compute.micro_batch, train.context, 1, KEYS)
+        self.accumulation = -(-groups // self.world)  # see rank_micro_batches
         self.spent, self.window, self.validations = Spent(), Window(), 0
+        self.seen = 0  # hash of the samples that this rank has trained on (units.sample_hash)
         self.history: list[dict[str, Any]] = []
         self.latest_validation: dict[str, float] = {}
-        newest = _agree(checkpoint.newest_complete(out / "checkpoints") if self.rank == 0 else None)
+        newest = checkpoint.agree(checkpoint.newest_complete(out / CHECKPOINTS) if self.rank == 0 else None)
+        self.saver = checkpoint.Saver(out / CHECKPOINTS)
         self.attention = register_blockwise() if compute.device == "cpu" else compute.attention
         model = load_unit_lm(model_folder if newest is None else newest / "model", self.attention)
         self.flops_per_token = flops_per_token(count_parameters(model))
@@ -108,6 +111,10 @@ class Pretraining:
         checkpoint.read_optimiser(newest, self.optimiser, self.engine.module, self.compute.zero_stage)
         self.spent, self.validations, self.history = Spent(**state["spent"]), state["validations"], state["history"]
         self.latest_validation = state["latest_validation"]
+        self.window = Window(**state["window"])
+        self.seen = int(state["samples"], 16)
+        if self.rank > 0:
+            self.window.loss, self.seen = 0.0, 0  # they were added up over ranks
 
     def run(self) -> None:
         """Steps, validations, reports and checkpoints until the budget is spent."""
@@ -117,10 +124,13 @@ class Pretraining:
             metrics = self._step(share)
             share = progress(self.budget, self.spent)
             self._validate_when_due(share)
-            save = self._agreed_to_save() or share >= 1.0
-            if save or self.window.steps >= self.compute.report_every_steps:
+            report_due = self.window.steps >= self.compute.report_every_steps or share >= 1.0
+            if report_due:
                 metrics = self._close_window(share, metrics)
-                self.report(metrics, self._save() if save else None)
+            if self._agreed_to_save() or share >= 1.0:
+                self._save()
+            if report_due:
+                self.report(metrics)
 
     def _step(self, share: float) -> dict[str, float]:
         """One optimiser step on the global batch; charges its seconds to the budget."""
@@ -132,11 +142,13 @@ class Pretraining:
         # DeepSpeed averages gradients over ranks, hence the factor; it is told not to divide by the accumulation.
         scale = self.world / int(self.train.targets_R[rows].sum())
         losses = []
-        for micro_rows in rank_micro_batches(rows, self.rank, self.world, self.compute.micro_batch):
+        for micro_rows, weight in rank_micro_batches(rows, self.rank, self.world, self.compute.micro_batch):
             loading = time.perf_counter()
             batch = self.train.batch(micro_rows)
             self.window.data_seconds += time.perf_counter() - loading
-            loss = self._negative_log_likelihood(batch) * scale
+            loss = self._negative_log_likelihood(batch) * (scale * weight)
+            if weight:
+                self.seen = add_hashes(self.seen, sample_hash(self.spent.steps, micro_rows))
             self.engine.backward(loss, scale_wrt_gas=False)
             losses.append(loss.detach())
             if len(losses) < self.accumulation:
@@ -227,32 +239,43 @@ class Pretraining:
 
     def _agreed_to_save(self) -> bool:
         due = time.monotonic() - self.saved_at >= self.compute.checkpoint_every_seconds
-        return bool(self._rank0_value(float(due)))
+        return bool(self._rank0_value(float(due or (self.out / NOTICE).exists())))
 
-    def _save(self) -> Path | None:
-        """Write a checkpoint; rank 0 writes and gets its folder, the others go on."""
+    def _save(self) -> None:
+        """Copy what a checkpoint holds, and let rank 0 write it while training goes on; after a notice, before."""
         began = time.monotonic()
         tensors = checkpoint.gather_optimiser(self.optimiser, self.engine.module, self.compute.zero_stage)
-        state = {"spent": asdict(self.spent), "validations": self.validations, "history": self.history}
-
-        def write(folder: Path) -> None:
-            save_unit_lm(self.engine.module, folder / "model")
-            checkpoint.write_optimiser(folder, tensors)
-            checkpoint.write_state(folder, {**state, "latest_validation": self.latest_validation})
-
-        saved = None
+        window = {**asdict(self.window), "loss": self._sum_over_ranks(self.window.loss)}
+        state = {"spent": asdict(self.spent), "validations": self.validations, "history": list(self.history),
+                 "latest_validation": self.latest_validation, "window": window,
+                 "samples": self._samples()}  # fmt: skip
         if self.rank == 0:
-            saved = checkpoint.save_checkpoint(self.out / "checkpoints", self.spent.steps, write)
+            weights, moments = checkpoint.copy_weights(self.engine.module), checkpoint.copy_state(tensors)
+
+            def write(folder: Path) -> None:
+                save_unit_lm(self.engine.module, folder / "model", weights)
+                checkpoint.write_optimiser(folder, moments)
+                checkpoint.write_state(folder, state)
+
+            self.saver.save(self.spent.steps, write)
+            if (self.out / NOTICE).exists():
+                self.saver.wait()
+                (self.out / NOTICE).unlink()
         self.saved_at = time.monotonic()
         self.window.checkpoint_seconds += self.saved_at - began
-        return saved
 
     def finish(self) -> dict[str, Any]:
         """Write the model and the curves; facts for the manifest."""
+        samples = self._samples()
         if self.rank == 0:
             save_unit_lm(self.engine.module, self.out / "model")
             store.write_json(self.out / "history.json", self.history)
-        return {**self._spent(progress(self.budget, self.spent)), **self.latest_validation, "workers": self.world}
+        return {**self._spent(progress(self.budget, self.spent)), **self.latest_validation, "workers": self.world,
+                "samples": samples}  # fmt: skip
+
+    def _samples(self) -> str:
+        """The hash of the samples that all ranks together have trained on."""
+        return checkpoint.add_over_ranks(self.seen)
 
     def _sum_over_ranks(self, value: float) -> float:
         if self.world == 1:
@@ -290,11 +313,3 @@ def make_engine(
     )
     engine.train()
     return engine, wrapped
-
-
-def _agree(folder: Path | None) -> Path | None:
-    """Rank 0's folder, on every rank."""
-    told = [folder]
-    if dist.get_world_size() > 1:
-        dist.broadcast_object_list(told, src=0)
-    return told[0]

@@ -22,6 +22,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from slamray.config import UnitVocoderConfig
 from slamray.errors import BadInput
+from slamray.runtime.pool import Report
 from slamray.speech.unit_vocoder import CodeGenerator, DurationShape, GeneratorShape, UnitVocoder, build
 from slamray.train.vocoder_losses import (
     FEATURE_WEIGHT,
@@ -39,7 +40,6 @@ MAX_DURATION = 50  # frames, 2 s at 25 Hz: longer runs are silence; chosen, not 
 DURATION_RUNS = 64  # deduplicated units of a row of the duration loss; chosen, not tuned
 BETAS = (0.8, 0.99)  # HiFi-GAN section 3
 Recording = tuple[np.ndarray, np.ndarray]  # units of every frame (T,), audio (samples,) int16 or float32 at 16 kHz
-Report = Callable[[dict[str, float], Path | None], None]
 
 
 def shape_of(config: UnitVocoderConfig, n_units: int) -> GeneratorShape:
@@ -202,7 +202,7 @@ def _run(training: _Training, batches: Batches, config: UnitVocoderConfig, state
             seen.setdefault(name, []).append(float(value.detach()))
         if step % config.report_every == 0:
             means = {name: sum(values) / len(values) for name, values in seen.items()}
-            report({"step": step, "progress": progress, "seconds": spent} | means, None)
+            report({"step": step, "progress": progress, "seconds": spent} | means)
             seen = {}
         if step % config.checkpoint_every == 0:
             _save(state, {"step": step, "seconds": spent} | training.state())

@@ -1,0 +1,294 @@
+"""Kill a run at random moments, and compare what comes out with the run that nobody touched.
+
+    python tests/faults/chaos.py N=50 SEED=0 [KINDS=driver,worker,...] [WORKERS=1|2|mixed] [ROOT=folder]
+
+Every draw runs the demo recipe with tiny models on a fresh root. A fault strikes at a random second, as often as was
+drawn; when the command ends badly it is given again, as a person would. At the end the two roots are compared: shards
+and packed rows byte for byte, the samples that were trained on by their hash, losses at equal steps, weights and
+scores: bit for bit on one worker, within TOLERANCE where the number of workers changes. The table is one line a draw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+PATIENCE_SECONDS = 900.0  # a run that takes longer hangs; an untouched one takes about one minute
+TOLERANCE = (
+    2e-4  # relative, of losses after a hundred steps in float32 with another order of sums; seen: see docs/LOG.md
+)
+BYTES = ("units", "preferences", "items")  # stages whose shards are compared byte for byte
+STEPS, DPO_STEPS = 60, 30
+LONGER = [f"pretrain.budget=steps:{STEPS}", f"dpo.budget=steps:{DPO_STEPS}", "compute.checkpoint_every_seconds=0.5",
+          "compute.dtype=float32", "compute.report_every_steps=1", "compute.stall_seconds=15",
+          "compute.micro_batch=2", "compute.dpo_micro_batch=1"]  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One root, and the command that fills it."""
+
+    root: Path
+    words: Sequence[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+
+    def start(self, workers: int) -> None:
+        """Give the command, in a process group of its own."""
+        command = [sys.executable, "jobs/slam.py", *self.words, f"compute.workers={workers}", f"root={self.root}"]
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                command, cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def family(self) -> list[tuple[int, str]]:
+        """(pid, title) of every process that descends from the driver: Ray's and its workers'."""
+        assert self.process is not None
+        found, parents = [], {self.process.pid}
+        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 2) for line in listed.splitlines()]
+        for _ in range(4):  # driver, raylet, worker, and what these start
+            for pid, parent, title in rows:
+                if int(parent) in parents and int(pid) not in parents:
+                    parents.add(int(pid))
+                    found.append((int(pid), title))
+        return found
+
+    def stop_all(self) -> None:
+        """Nothing of this run is left alive."""
+        family = self.family()
+        for pid, _ in family:
+            _signal(pid, signal.SIGKILL)
+        assert self.process is not None
+        _signal(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _signal(pid: int, what: signal.Signals) -> bool:
+    try:
+        os.kill(pid, what)
+    except ProcessLookupError:  # it ended by itself in the meantime
+        return False
+    return True
+
+
+def _one(run: Run, rng: random.Random, marks: Sequence[str], what: signal.Signals) -> str:
+    """Send a signal to one process of the run whose title holds one of the marks."""
+    found = [(pid, title) for pid, title in run.family() if any(mark in title for mark in marks)]
+    if not found:
+        return "nothing to strike"
+    pid, title = rng.choice(found)
+    return title.split()[0] if _signal(pid, what) else "gone"
+
+
+def kill_driver(run: Run, rng: random.Random) -> str:
+    assert run.process is not None
+    _signal(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    return "driver"
+
+
+def terminate_driver(run: Run, rng: random.Random) -> str:
+    assert run.process is not None
+    _signal(run.process.pid, signal.SIGTERM)
+    return "driver"
+
+
+def kill_worker(run: Run, rng: random.Random) -> str:
+    return _one(run, rng, ("ray::RayTrainWorker", "ray::MapWorker"), signal.SIGKILL)
+
+
+def stop_worker(run: Run, rng: random.Random) -> str:
+    return _one(run, rng, ("ray::RayTrainWorker",), signal.SIGSTOP)
+
+
+def kill_raylet(run: Run, rng: random.Random) -> str:
+    return _one(run, rng, ("raylet/raylet", "gcs_server"), signal.SIGKILL)
+
+
+def tear_checkpoint(run: Run, rng: random.Random) -> str:
+    """Kill the driver and cut a file of the newest checkpoint, if there is one."""
+    kill_driver(run, rng)
+    newest = sorted(run.root.glob("*/*/checkpoints/step-*"))[-1:]
+    files = [path for folder in newest for path in sorted(folder.rglob("*")) if path.is_file()]
+    if not files:
+        return "driver; no checkpoint yet"
+    path = rng.choice(files)
+    with path.open("r+b") as file:
+        file.truncate(rng.randrange(path.stat().st_size))
+    return f"driver; cut {path.parent.name}/{path.name}"
+
+
+FAULTS: dict[str, Callable[[Run, random.Random], str]] = {
+    "driver": kill_driver, "term": terminate_driver, "worker": kill_worker, "stop": stop_worker,
+    "raylet": kill_raylet, "torn": tear_checkpoint,
+}  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What one draw came to."""
+
+    kind: str
+    workers: str
+    struck: list[str] = field(default_factory=list)
+    restarts: int = 0
+    seconds: float = 0.0
+    differences: list[str] = field(default_factory=list)
+    lost_steps: int = 0
+
+
+def draw(
+    run: Run, rng: random.Random, kind: str, workers: Sequence[int], usual_seconds: float, strikes: int
+) -> Outcome:
+    """Run to the end under faults of one kind. workers: of the first start, the second, and so on, in turn."""
+    outcome = Outcome(kind, "->".join(map(str, workers)))
+    began = time.monotonic()
+    run.start(workers[0])
+    while True:
+        assert run.process is not None
+        wait = rng.uniform(3.0, usual_seconds) if len(outcome.struck) < strikes else PATIENCE_SECONDS
+        try:
+            code = run.process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            if len(outcome.struck) == strikes:
+                run.stop_all()
+                outcome.differences.append(f"hung: {_last_line(run.log)}")
+                return outcome
+            outcome.struck.append(f"{FAULTS[kind](run, rng)} at {time.monotonic() - began:.0f} s")
+            continue
+        if code == 0:
+            break
+        run.stop_all()
+        outcome.restarts += 1
+        if outcome.restarts > strikes + 2:
+            outcome.differences.append(f"does not end: {_last_line(run.log)}")
+            return outcome
+        run.start(workers[outcome.restarts % len(workers)])
+    outcome.seconds = time.monotonic() - began
+    outcome.lost_steps = sum(max(0, lost) for lost in _repeated(run.root))
+    return outcome
+
+
+def compare(untouched: Path, struck: Path, exact: bool) -> list[str]:
+    """What differs between two finished roots; empty when the struck run came to the same."""
+    differences = []
+    for stage in BYTES:
+        differences += _bytes_that_differ(untouched, struck, f"{stage}/*/units/*.parquet")
+    differences += _bytes_that_differ(untouched, struck, "packed/*/*/*.npy")
+    for stage in ("pretrained", "aligned"):
+        before, after = _facts(untouched, stage), _facts(struck, stage)
+        if before["samples"] != after["samples"]:
+            differences.append(f"{stage}: other samples were trained on")
+        losses = [_losses(root, stage) for root in (untouched, struck)]
+        if losses[0].keys() != losses[1].keys():
+            differences.append(f"{stage}: other steps were reported")
+        else:
+            worst = max((abs(losses[1][s] - x) / abs(x) for s, x in losses[0].items()), default=0.0)
+            if worst > (0.0 if exact else TOLERANCE):
+                differences.append(f"{stage}: losses differ by {worst:.1e}")
+        if exact:
+            differences += _bytes_that_differ(untouched, struck, f"{stage}/*/model/model.safetensors")
+    if exact:
+        for stage in ("untrained", "pretrained", "aligned"):
+            differences += _bytes_that_differ(untouched, struck, f"scores_{stage}/*/scores.parquet")
+    return differences
+
+
+def _bytes_that_differ(one: Path, other: Path, pattern: str) -> list[str]:
+    found = [{path.relative_to(root): path for path in root.glob(pattern)} for root in (one, other)]
+    if not found[0] or found[0].keys() != found[1].keys():
+        return [f"{pattern}: {len(found[0])} files, then {len(found[1])}"]
+    return [str(name) for name, path in found[0].items() if path.read_bytes() != found[1][name].read_bytes()]
+
+
+def _facts(root: Path, stage: str) -> dict[str, Any]:
+    (path,) = root.glob(f"{stage}/*/manifest.json")
+    facts: dict[str, Any] = json.loads(path.read_text())["facts"]
+    return facts
+
+
+def _losses(root: Path, stage: str) -> dict[int, float]:
+    (path,) = root.glob(f"{stage}/*/history.json")
+    return {row["step"]: row["loss"] for row in json.loads(path.read_text()) if "loss" in row}
+
+
+def _repeated(root: Path) -> list[int]:
+    """Steps that each training stage reported more than once: work that was lost."""
+    lost = []
+    for path in root.glob("*/*/metrics.jsonl"):
+        steps = [json.loads(line)["step"] for line in path.read_text().splitlines() if line.endswith("}")]
+        lost.append(len(steps) - len(set(steps)))
+    return lost
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no output"
+
+
+def make_words(folder: Path) -> list[str]:
+    """The demo recipe's words for tiny models that are made in a folder."""
+    import tiny
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = tiny.words(
+        tiny.make_encoder(folder / "hubert"), tiny.make_lm(folder / "lm"), tiny.make_vocoder(folder / "vocoder")
+    )
+    return [*words, *LONGER]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The table of all draws; 1 when one of them differs."""
+    given = dict(word.split("=", 1) for word in arguments)
+    unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "STRIKES", "ROOT"}
+    kinds = given.get("KINDS", ",".join(FAULTS)).split(",")
+    if unknown or not set(kinds) <= FAULTS.keys():
+        sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
+        return 2
+    count, seed, strikes = int(given.get("N", 50)), int(given.get("SEED", 0)), int(given.get("STRIKES", 1))
+    root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
+    words = make_words(root / "models")
+    untouched = Run(root / "untouched", words, root / "untouched.log")
+    began = time.monotonic()
+    untouched.start(1)
+    assert untouched.process is not None and untouched.process.wait() == 0, _last_line(untouched.log)
+    usual = time.monotonic() - began
+    print(f"untouched run: {usual:.0f} s, {STEPS} + {DPO_STEPS} steps; roots under {root}")
+    print(f"{'draw':>4}  {'fault':<8}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}  struck; result")
+    bad = 0
+    for number in range(count):
+        rng = random.Random(f"{seed}:{number}")
+        kind = kinds[number % len(kinds)]
+        workers = {"1": [1], "2": [2], "mixed": [1, 2]}[given.get("WORKERS", "1")]
+        run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log")
+        outcome = draw(run, rng, kind, workers, usual, strikes)
+        if not outcome.differences:
+            outcome.differences = compare(untouched.root, run.root, exact=workers == [1])
+        bad += bool(outcome.differences)
+        lost = f"{100 * outcome.lost_steps / (STEPS + DPO_STEPS):.0f} %"
+        print(
+            f"{number:>4}  {kind:<8}{outcome.workers:<12}{outcome.restarts + 1:>7}{outcome.seconds:>9.0f}{lost:>9}  "
+            f"{', '.join(outcome.struck) or 'ended first'}; {'; '.join(outcome.differences) or 'the same'}",
+            flush=True,
+        )
+    print(f"{count - bad} of {count} draws came to the same as the untouched run")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
