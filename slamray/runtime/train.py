@@ -81,7 +81,9 @@ def _persist(loop: Loop, compute: Compute, out: Path) -> None:
 
 def _trainer(loop: Loop, compute: Compute, out: Path) -> TorchTrainer:
     cuda = compute.device == "cuda"
-    # Ray takes a worker for dead after ten minutes of silence; read by its controller, which has this environment.
+    # Ray looks at its workers every 2 s, and takes one for dead after ten minutes of silence. Read by its controller,
+    # which has this environment.
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(compute.stall_seconds)
     fewest = compute.min_workers or compute.workers
     workers: Any = (fewest, compute.workers) if fewest < compute.workers else compute.workers
@@ -124,11 +126,12 @@ def _worker(config: dict[str, Any]) -> None:
     warned: list[bool] = []  # once is enough: the nodes are going whatever is saved
 
     def report(metrics: Metrics) -> None:
-        if first:
-            with (out / METRICS).open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
-        ray.train.report(metrics)
-        if ray.train.get_preemption_info() is not None and first and not warned:
+        # Not ray.train.report: it holds two reports until the controller's next look, so a third would wait for that.
+        if not first:
+            return
+        with (out / METRICS).open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+        if ray.train.get_preemption_info() is not None and not warned:
             warned.append(True)
             (out / NOTICE).touch()
 

@@ -218,8 +218,9 @@ def train_hubert(
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
     model.train()
     started, reported = time.monotonic(), step
+    spent = before
     total = torch.zeros(2, device=device)
-    while (progress := _progress(step, before + time.monotonic() - started, training, device)) < 1:
+    while (progress := _progress(step, spent, training, device)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(progress, training)
         batch = [part.to(device) for part in crops.batch(step, rank, world)]

@@ -1,11 +1,13 @@
 """Kill a run at random moments, and compare what comes out with the run that nobody touched.
 
-    python tests/faults/chaos.py N=50 SEED=0 [KINDS=driver,worker,...] [WORKERS=1|2|mixed] [ROOT=folder]
+    python tests/faults/chaos.py N=50 [SEED=0] [KINDS=driver,worker,...] [WORKERS=1|2|mixed] [STRIKES=1]
+        [AT=units,pretrained,aligned] [ROOT=folder]
 
-Every draw runs the demo recipe with tiny models on a fresh root. A fault strikes at a random second, as often as was
-drawn; when the command ends badly it is given again, as a person would. At the end the two roots are compared: shards
-and packed rows byte for byte, the samples that were trained on by their hash, losses at equal steps, weights and
-scores: bit for bit on one worker, within TOLERANCE where the number of workers changes. The table is one line a draw.
+Every draw runs the demo recipe with tiny models on a fresh root. STRIKES faults of one kind strike it, each after a
+random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a person
+would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained on by
+their hash, losses at equal steps, weights and scores: bit for bit on one worker, within TOLERANCE where the number of
+workers changes. The table is one line a draw.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +34,7 @@ TOLERANCE = (
     2e-4  # relative, of losses after a hundred steps in float32 with another order of sums; seen: see docs/LOG.md
 )
 BYTES = ("units", "preferences", "items")  # stages whose shards are compared byte for byte
-STEPS, DPO_STEPS = 60, 30
+STEPS, DPO_STEPS = 300, 100
 LONGER = [f"pretrain.budget=steps:{STEPS}", f"dpo.budget=steps:{DPO_STEPS}", "compute.checkpoint_every_seconds=0.5",
           "compute.dtype=float32", "compute.report_every_steps=1", "compute.stall_seconds=15",
           "compute.micro_batch=2", "compute.dpo_micro_batch=1"]  # fmt: skip
@@ -45,15 +48,34 @@ class Run:
     words: Sequence[str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
+    _log_begins: int = 0  # where the log of the present start begins
 
     def start(self, workers: int) -> None:
         """Give the command, in a process group of its own."""
         command = [sys.executable, "jobs/slam.py", *self.words, f"compute.workers={workers}", f"root={self.root}"]
         with self.log.open("ab") as out:
+            self._log_begins = out.tell()
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
+
+    def work_in(self, stage: str) -> int | None:
+        """Steps, or shards, that a stage has behind it; None when it does not run in this start."""
+        if not self._says(f"{stage} +starts") or self._says(f"{stage} +done"):
+            return None
+        for path in self.root.glob(f"{stage}/*/metrics.jsonl"):
+            lines = path.read_text().splitlines()
+            return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+        return len(list(self.root.glob(f"{stage}/*/units/*.parquet")))
+
+    def ended(self, stage: str) -> bool:
+        return bool(list(self.root.glob(f"{stage}/*/manifest.json")))
+
+    def _says(self, pattern: str) -> bool:
+        """Whether the log of this start has such a line."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_begins)
+            return re.search(rf"^{pattern}".encode(), file.read(), re.MULTILINE) is not None
 
     def family(self) -> list[tuple[int, str]]:
         """(pid, title) of every process that descends from the driver: Ray's and its workers'."""
@@ -87,12 +109,12 @@ def _signal(pid: int, what: signal.Signals) -> bool:
 
 
 def _one(run: Run, rng: random.Random, marks: Sequence[str], what: signal.Signals) -> str:
-    """Send a signal to one process of the run whose title holds one of the marks."""
+    """Send a signal to one process of the run whose title holds one of the marks; its name, empty without one."""
     found = [(pid, title) for pid, title in run.family() if any(mark in title for mark in marks)]
     if not found:
-        return "nothing to strike"
+        return ""
     pid, title = rng.choice(found)
-    return title.split()[0] if _signal(pid, what) else "gone"
+    return title.split()[0].split(".")[0] if _signal(pid, what) else ""
 
 
 def kill_driver(run: Run, rng: random.Random) -> str:
@@ -153,34 +175,45 @@ class Outcome:
 
 
 def draw(
-    run: Run, rng: random.Random, kind: str, workers: Sequence[int], usual_seconds: float, strikes: int
+    run: Run, rng: random.Random, kind: str, workers: Sequence[int], moments: Sequence[tuple[str, int]]
 ) -> Outcome:
-    """Run to the end under faults of one kind. workers: of the first start, the second, and so on, in turn."""
+    """Run to the end under faults of one kind.
+
+    workers: of the first start, the second, and so on, in turn; moments: the stage of each fault, and the steps or
+    shards after which it strikes: later where there is nothing to strike, and not at all when the stage has ended.
+    """
     outcome = Outcome(kind, "->".join(map(str, workers)))
     began = time.monotonic()
     run.start(workers[0])
+    left = list(moments)
     while True:
         assert run.process is not None
-        wait = rng.uniform(3.0, usual_seconds) if len(outcome.struck) < strikes else PATIENCE_SECONDS
-        try:
-            code = run.process.wait(timeout=wait)
-        except subprocess.TimeoutExpired:
-            if len(outcome.struck) == strikes:
-                run.stop_all()
-                outcome.differences.append(f"hung: {_last_line(run.log)}")
-                return outcome
-            outcome.struck.append(f"{FAULTS[kind](run, rng)} at {time.monotonic() - began:.0f} s")
-            continue
-        if code == 0:
-            break
-        run.stop_all()
-        outcome.restarts += 1
-        if outcome.restarts > strikes + 2:
-            outcome.differences.append(f"does not end: {_last_line(run.log)}")
+        if left and (work := run.work_in(left[0][0])) is not None and work >= left[0][1]:
+            struck = FAULTS[kind](run, rng)
+            if struck:
+                outcome.struck.append(f"{struck} at {left[0][0]} {work}")
+            if struck or run.ended(left[0][0]):
+                left.pop(0)
+        elif left and run.ended(left[0][0]):
+            left.pop(0)
+        if time.monotonic() - began > PATIENCE_SECONDS:
+            run.stop_all()
+            outcome.differences.append(f"hung: {_last_line(run.log)}")
             return outcome
-        run.start(workers[outcome.restarts % len(workers)])
+        code = run.process.poll()
+        if code is None:
+            time.sleep(0.1)
+        elif code == 0:
+            break
+        else:
+            run.stop_all()
+            outcome.restarts += 1
+            if outcome.restarts > len(moments) + 2:
+                outcome.differences.append(f"does not end: {_last_line(run.log)}")
+                return outcome
+            run.start(workers[outcome.restarts % len(workers)])
     outcome.seconds = time.monotonic() - began
-    outcome.lost_steps = sum(max(0, lost) for lost in _repeated(run.root))
+    outcome.lost_steps = sum(_repeated(run.root))
     return outcome
 
 
@@ -191,7 +224,7 @@ def compare(untouched: Path, struck: Path, exact: bool) -> list[str]:
         differences += _bytes_that_differ(untouched, struck, f"{stage}/*/units/*.parquet")
     differences += _bytes_that_differ(untouched, struck, "packed/*/*/*.npy")
     for stage in ("pretrained", "aligned"):
-        before, after = _facts(untouched, stage), _facts(struck, stage)
+        before, after = (_manifest(root, stage)["facts"] for root in (untouched, struck))
         if before["samples"] != after["samples"]:
             differences.append(f"{stage}: other samples were trained on")
         losses = [_losses(root, stage) for root in (untouched, struck)]
@@ -216,10 +249,10 @@ def _bytes_that_differ(one: Path, other: Path, pattern: str) -> list[str]:
     return [str(name) for name, path in found[0].items() if path.read_bytes() != found[1][name].read_bytes()]
 
 
-def _facts(root: Path, stage: str) -> dict[str, Any]:
+def _manifest(root: Path, stage: str) -> dict[str, Any]:
     (path,) = root.glob(f"{stage}/*/manifest.json")
-    facts: dict[str, Any] = json.loads(path.read_text())["facts"]
-    return facts
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    return manifest
 
 
 def _losses(root: Path, stage: str) -> dict[int, float]:
@@ -255,20 +288,22 @@ def make_words(folder: Path) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
-    unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "STRIKES", "ROOT"}
+    unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "STRIKES", "AT", "ROOT"}
     kinds = given.get("KINDS", ",".join(FAULTS)).split(",")
     if unknown or not set(kinds) <= FAULTS.keys():
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
         return 2
     count, seed, strikes = int(given.get("N", 50)), int(given.get("SEED", 0)), int(given.get("STRIKES", 1))
+    at = given.get("AT", "units,pretrained,aligned").split(",")
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
     words = make_words(root / "models")
     untouched = Run(root / "untouched", words, root / "untouched.log")
     began = time.monotonic()
     untouched.start(1)
     assert untouched.process is not None and untouched.process.wait() == 0, _last_line(untouched.log)
-    usual = time.monotonic() - began
-    print(f"untouched run: {usual:.0f} s, {STEPS} + {DPO_STEPS} steps; roots under {root}")
+    work = {stage: _manifest(untouched.root, stage)["facts"].get("step", 0)
+            or len(list(untouched.root.glob(f"{stage}/*/units/*.parquet"))) for stage in at}  # fmt: skip
+    print(f"untouched run: {time.monotonic() - began:.0f} s, {STEPS} + {DPO_STEPS} steps; roots under {root}")
     print(f"{'draw':>4}  {'fault':<8}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}  struck; result")
     bad = 0
     for number in range(count):
@@ -276,7 +311,11 @@ def main(arguments: Sequence[str]) -> int:
         kind = kinds[number % len(kinds)]
         workers = {"1": [1], "2": [2], "mixed": [1, 2]}[given.get("WORKERS", "1")]
         run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log")
-        outcome = draw(run, rng, kind, workers, usual, strikes)
+        stages = [at[(number + strike) % len(at)] for strike in range(strikes)]
+        moments = sorted(
+            ((stage, rng.randrange(work[stage])) for stage in stages), key=lambda m: (at.index(m[0]), m[1])
+        )
+        outcome = draw(run, rng, kind, workers, moments)
         if not outcome.differences:
             outcome.differences = compare(untouched.root, run.root, exact=workers == [1])
         bad += bool(outcome.differences)
