@@ -1,4 +1,4 @@
-"""Run a recipe: `python jobs/slam.py [recipe=NAME] [profile=NAME] [a.b=c ...] [--plan]`."""
+"""Run a recipe: `python jobs/slam.py [recipe=NAME] [profile=NAME] [a.b=c ...] [--plan | --verify]`."""
 
 import sys
 

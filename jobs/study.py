@@ -1,4 +1,4 @@
-"""Run a study: `python jobs/study.py recipe=study_context_laptop [profile=NAME] [a.b=c ...] [--plan]`."""
+"""Run a study: `python jobs/study.py recipe=study_context_laptop [profile=NAME] [a.b=c ...] [--plan | --verify]`."""
 
 import sys
 

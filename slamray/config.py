@@ -626,6 +626,9 @@ class Recipe(Model):
         validate_default=True,
         description="folder of all stages; execution, made absolute for workers elsewhere",
     )
+    mirror: str | None = Field(
+        None, description="s3://bucket/folder (or gs://, file:///) that keeps a copy of root while the run goes on"
+    )
     tracking: TrackingConfig = TrackingConfig()
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from slamray.config import PROFILES, Model, Recipe
 from slamray.errors import BadInput
 
-EXECUTION = ("compute", "root", "tracking")
+EXECUTION = ("compute", "root", "mirror", "tracking")
 SEED_KEYS = ("pretrain.seed", "dpo.seed")  # what a study's seed seeds: new weights, and the order of rows and of pairs
 
 Tree = dict[str, Any]

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from slamray import stage as stages
 from slamray.config import Recipe
 from slamray.errors import BadInput
 from slamray.loader import load_recipe
+from slamray.mirror import Mirror
 from slamray.runtime.engine import Engine
 from slamray.stage import Stage
 from slamray.tracking import NullTracker, Tracker, flatten, open_tracker
@@ -31,12 +33,12 @@ Afterwards = Callable[[Path, list[Stage]], None]  # root and targets, when all i
 def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = None) -> int:
     """The whole command; 0 when all is made, 2 when the user's input is at fault, with one line that says how."""
     try:
-        plan_only = "--plan" in words
-        recipe = load_recipe([word for word in words if word != "--plan"])
-        if plan_only:
-            engine = Engine(recipe.compute)
-            print(plan(recipe, build(recipe, engine)))
+        recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
+        if "--plan" in words:
+            print(plan(recipe, build(recipe, Engine(recipe.compute))))
             return 0
+        if "--verify" in words:
+            return verify(recipe, build(recipe, Engine(recipe.compute)))
         return run(recipe, build, words, afterwards)
     except BadInput as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
@@ -73,6 +75,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     tracker: Tracker = NullTracker()
     wanted = stages.order(targets)
     began = time.monotonic()
+    mirror = Mirror(recipe.mirror, root, wanted) if recipe.mirror else None
     todo = [stage for stage in wanted if not stage.is_done(root)]
     if todo:
         engine.connect()  # before any work: the cluster may be too small
@@ -90,13 +93,16 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
             sys.stderr.write(f"{stage.name:<18} starts, {time.monotonic() - began:.1f} s after the command\n")
         if event in ("end", "done") and todo:
             tracker.finish_stage(stage.name, record)
+        if mirror:
+            mirror.observe(event, stage)
 
     status = "FAILED"
-    _save_when_terminated(engine)
+    _save_when_terminated(engine, mirror)
     try:
-        manifests = stages.materialise(
-            targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages, engine.stream
-        )
+        with mirror or nullcontext():
+            manifests = stages.materialise(
+                targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages, engine.stream
+            )
         for page in root.glob(f"report/{targets[-1].fingerprint}/*.html"):
             tracker.artifact(page)
         status = "FINISHED"
@@ -105,7 +111,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
 
 
-def _save_when_terminated(engine: Engine) -> None:
+def _save_when_terminated(engine: Engine, mirror: Mirror | None) -> None:
     """SIGTERM, the notice of most schedulers, has what trains write a checkpoint before the process ends."""
     if threading.current_thread() is not threading.main_thread():
         return  # only there may signals be handled, and whoever calls from elsewhere handles them
@@ -113,11 +119,22 @@ def _save_when_terminated(engine: Engine) -> None:
     def leave(number: int, frame: object) -> None:
         sys.stderr.write("terminated: writing a last checkpoint\n")
         saved = engine.save_now()
+        if saved and mirror:
+            mirror.send()
         sys.stderr.write("saved; the same command goes on from there\n" if saved else "it was not ready in time\n")
         sys.stderr.flush()
         os._exit(128 + number)  # not through threads that still train; Ray's processes end with this one
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def verify(recipe: Recipe, targets: Sequence[Stage]) -> int:
+    """Compare every finished stage's files with its manifest and print what differs; 1 when something does."""
+    root = Path(recipe.root)
+    done = [stage for stage in stages.order(targets) if stage.is_done(root)]
+    found = [flaw for stage in done for flaw in stages.flaws(stage, root)]
+    print("\n".join([*found, f"{len(done)} finished stages, {len(found)} files that are not as they were written"]))
+    return 1 if found else 0
 
 
 def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
@@ -156,7 +173,7 @@ def summary(
 
 def parameters(recipe: Recipe) -> dict[str, Any]:
     """The recipe as flat dotted keys, for comparison pages."""
-    tree = recipe.model_dump(mode="json", exclude={"tracking", "root"})
+    tree = recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror"})
     flat: dict[str, Any] = dict(flatten(tree))
 
     def words(node: dict[str, Any], prefix: str) -> None:

@@ -248,6 +248,21 @@ class _Work:
         return manifest
 
 
+def flaws(stage: Stage, root: Path) -> list[str]:
+    """What in a finished stage's folder is not as its manifest says: missing files, other sizes, other checksums."""
+    folder = stage.folder(root)
+    found = []
+    for name, facts in stage.manifest(root)["files"].items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{path}: missing")
+        elif path.stat().st_size != facts["bytes"]:
+            found.append(f"{path}: {path.stat().st_size} bytes, not {facts['bytes']}")
+        elif store.sha256_of(path) != facts["sha256"]:
+            found.append(f"{path}: does not match its checksum")
+    return found
+
+
 def _files(out: Path) -> dict[str, dict[str, Any]]:
     return {
         str(path.relative_to(out)): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)}
