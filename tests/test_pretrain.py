@@ -217,3 +217,22 @@ def test_two_workers_train_what_one_trains_and_a_run_moves_between_them(data: Pa
         assert two == pytest.approx(whole.losses(), rel=2e-5)
         # steps 1-3 on two workers under ZeRO 1, 4-5 on one without, 6-8 on two again
         assert moved + alone.losses() + end == pytest.approx(whole.losses(), rel=2e-5)
+
+
+def _one_of_many(rank: int, world: int, data: Path, folder: Path) -> None:
+    torch.set_num_threads(1)
+    _join(rank, world, folder / "store")
+    reports, facts = _train(data, folder / "many", compute=EXACT.model_copy(update={"micro_batch": 2}))
+    (folder / f"{rank}.json").write_text(json.dumps([reports.losses(), facts["samples"]]))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [3, 4])
+def test_any_number_of_workers_trains_what_one_trains(data: Path, tmp_path: Path, world: int) -> None:
+    """Three do not divide the step's four micro-batches: two of them work on one that does not count."""
+    whole, facts = _train(data, tmp_path / "whole")
+    torch.multiprocessing.spawn(_one_of_many, (world, data, tmp_path), nprocs=world)
+    for rank in range(world):
+        losses, samples = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert losses == pytest.approx(whole.losses(), rel=2e-5) and samples == facts["samples"]

@@ -71,8 +71,11 @@ def user_error(error: BaseException) -> BadInput | None:
         seen.add(id(current))
         if isinstance(current, BadInput) and not isinstance(current, RayError):
             return current
-        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
-            return BadInput(f"{current.filename or 'root'}: the disk is full; free some space and run again")
+        full = isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(current):  # libraries in Rust have errors of their own
+            return BadInput(
+                f"{getattr(current, 'filename', None) or 'root'}: the disk is full; free some space and run again"
+            )
         failures = getattr(current, "worker_failures", None) or {}  # Ray Train's WorkerGroupError: by rank
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None), *failures.values()]
     return None

@@ -87,6 +87,7 @@ def _trainer(loop: Loop, compute: Compute, out: Path) -> TorchTrainer:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(compute.stall_seconds)
     fewest = compute.min_workers or compute.workers
     workers: Any = (fewest, compute.workers) if fewest < compute.workers else compute.workers
+    noticed: Any = {"elastic_resize_monitor_interval_s": compute.stall_seconds}  # when nodes are back
     return TorchTrainer(
         _worker,
         train_loop_config={"loop": loop, "out": str(out), "threads": compute.cpus_per_worker},
@@ -94,6 +95,7 @@ def _trainer(loop: Loop, compute: Compute, out: Path) -> TorchTrainer:
             num_workers=workers,
             use_gpu=cuda,
             resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": 1} if cuda else {}),
+            **noticed,
         ),
         # Ranks that wait for one that is stuck give up a little later than Ray does, whose word names it.
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo", timeout_s=2 * compute.stall_seconds),
@@ -127,11 +129,12 @@ def _worker(config: dict[str, Any]) -> None:
 
     def report(metrics: Metrics) -> None:
         # Not ray.train.report: it holds two reports until the controller's next look, so a third would wait for that.
+        notice = ray.train.get_preemption_info()  # every rank must ask: Ray broadcasts rank 0's answer
         if not first:
             return
         with (out / METRICS).open("a") as file:
             file.write(json.dumps(metrics) + "\n")
-        if ray.train.get_preemption_info() is not None and not warned:
+        if notice is not None and not warned:
             warned.append(True)
             (out / NOTICE).touch()
 

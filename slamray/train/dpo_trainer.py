@@ -124,6 +124,7 @@ class Conductor(transformers.TrainerCallback):
             "step": spent.steps,
             "progress": self.progress,
             "pairs": pairs,
+            "workers": dist.get_world_size(),
             "tokens": spent.tokens,
             "flops": spent.flops,
             "train_seconds": spent.seconds,

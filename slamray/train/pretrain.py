@@ -229,6 +229,7 @@ class Pretraining:
             metrics["mfu"] = per_second * self.flops_per_token / (self.compute.peak_tflops * 1e12 * self.world)
         metrics["data_wait_share"] = window.data_seconds / window.seconds
         metrics["checkpoint_stall_seconds"] = window.checkpoint_seconds
+        metrics["workers"] = self.world
         metrics["padding_share"] = 1.0 - window.tokens / window.places
         self.history.append(metrics)
         return {**self.latest_validation, **metrics}

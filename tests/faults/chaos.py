@@ -220,10 +220,11 @@ def draw(
 def compare(untouched: Path, struck: Path, exact: bool) -> list[str]:
     """What differs between two finished roots; empty when the struck run came to the same."""
     differences = []
-    for stage in BYTES:
+    made = {path.name for path in untouched.iterdir()}
+    for stage in [stage for stage in BYTES if stage in made]:
         differences += _bytes_that_differ(untouched, struck, f"{stage}/*/units/*.parquet")
     differences += _bytes_that_differ(untouched, struck, "packed/*/*/*.npy")
-    for stage in ("pretrained", "aligned"):
+    for stage in [stage for stage in ("pretrained", "aligned") if stage in made]:
         before, after = (_manifest(root, stage)["facts"] for root in (untouched, struck))
         if before["samples"] != after["samples"]:
             differences.append(f"{stage}: other samples were trained on")
@@ -237,7 +238,7 @@ def compare(untouched: Path, struck: Path, exact: bool) -> list[str]:
         if exact:
             differences += _bytes_that_differ(untouched, struck, f"{stage}/*/model/model.safetensors")
     if exact:
-        for stage in ("untrained", "pretrained", "aligned"):
+        for stage in [stage for stage in ("untrained", "pretrained", "aligned") if f"scores_{stage}" in made]:
             differences += _bytes_that_differ(untouched, struck, f"scores_{stage}/*/scores.parquet")
     return differences
 
