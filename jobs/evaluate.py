@@ -1,6 +1,7 @@
 """Score many checkpoints by many metrics in one process, from the recipe's run or from anywhere.
 
-`python jobs/evaluate.py [checkpoints=[folder,...]] [sets={sblimp: folder}] [metrics=[...]] [a.b=c ...] [--plan | --verify]`.
+`python jobs/evaluate.py [checkpoints=[folder,...]] [sets={sblimp: folder}] [metrics=[...]] [a.b=c ...]
+[--plan | --verify]`.
 """
 
 import sys
