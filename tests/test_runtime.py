@@ -180,6 +180,22 @@ def test_a_request_that_can_never_be_met_is_refused(compute: Compute, message: s
         check_resources(compute, {"CPU": 8.0})
 
 
+def write_to_a_full_disk(how: str) -> None:
+    if how == "file":
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")  # safetensors 0.6
+
+
+@pytest.mark.parametrize("how", ["file", "library"])
+def test_a_full_disk_is_one_line_whoever_reports_it(how: str) -> None:
+    from slamray.runtime.session import user_error
+
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        write_to_a_full_disk(how)
+    assert "the disk is full; free some space and run again" in str(user_error(caught.value))
+
+
 def test_only_the_runtime_imports_ray() -> None:
     code = "import sys, slamray.recipe, slamray.run; print([m for m in ('ray', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
