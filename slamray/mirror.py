@@ -113,7 +113,7 @@ class Mirror:
         self._running: set[str] = set()  # fingerprints
         self._done = threading.Event()
         self._sent: dict[str, tuple[int, int]] = {}  # of what is there: bytes, and when the file here was last changed
-        self._lock = threading.Lock()  # one upload in flight
+        self._lock = threading.RLock()  # one upload in flight; SIGTERM may come in the middle of one
         self._thread = threading.Thread(target=self._keep_sending, daemon=True, name="mirror")
         self._me = {"host": socket.gethostname(), "pid": os.getpid()}
         self._trouble = ""
