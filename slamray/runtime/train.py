@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 FACTS = "facts.json"
 RAY = ".ray"  # Ray Train's own records
 REFUSED = ".refused.json"
+FAILURE = "failure.txt"  # the traceback of the failure that ended a run
 TAIL_SECONDS = 1.0  # how often the driver looks for new metrics; chosen, not tuned
 
 
@@ -41,7 +43,7 @@ def train(loop: Loop, compute: Compute, out: Path, on_metrics: Callable[[Metrics
     the end.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for left_over in (REFUSED, NOTICE):
+    for left_over in (REFUSED, NOTICE, FAILURE):
         (out / left_over).unlink(missing_ok=True)
     done = threading.Event()
     tail = threading.Thread(target=_tail, args=(out / METRICS, on_metrics, done), daemon=True)
@@ -71,12 +73,17 @@ def _persist(loop: Loop, compute: Compute, out: Path) -> None:
                 raise BadInput(store.read_json(out / REFUSED)) from error
             newest = _newest(out)
             fruitless = 1 if newest != before else fruitless + 1
-            if user_error(error) or fruitless > compute.max_failures:
+            if user_error(error):
                 raise
-            log.warning(
-                "%s: %s, after step %s; starts again from %s", out.parent.name, _who_failed(error), _last_step(out),
-                newest or "the beginning",
-            )  # fmt: skip
+            said = f"{out.parent.name}: {_who_failed(error)}, after step {_last_step(out)}"
+            goes_on = f"from {newest or 'the beginning'}"
+            if fruitless > compute.max_failures:
+                (out / FAILURE).write_text("".join(traceback.format_exception(error)))
+                raise BadInput(
+                    f"{said}: {fruitless} failures without a new checkpoint, compute.max_failures is "
+                    f"{compute.max_failures}; read {out / FAILURE}, mend it, and the same command goes on {goes_on}"
+                ) from error
+            log.warning("%s; starts again %s", said, goes_on)
 
 
 def _trainer(loop: Loop, compute: Compute, out: Path) -> TorchTrainer:
@@ -114,10 +121,11 @@ def _last_step(out: Path) -> str:
 
 
 def _who_failed(error: Exception) -> str:
-    """Which rank, and the first line of why."""
+    """Which rank, and the first line of why; Ray does not always know the rank."""
     failures = getattr(error, "worker_failures", None) or {}
     said = {rank: str(failure).strip().split("\n")[0] for rank, failure in failures.items()}
-    return "; ".join(f"rank {rank} failed ({why})" for rank, why in said.items()) or str(error).split("\n")[0]
+    whatever = " ".join(str(error).split())[:120]
+    return "; ".join(f"rank {rank} failed ({why})" for rank, why in said.items()) or whatever
 
 
 def _worker(config: dict[str, Any]) -> None:
