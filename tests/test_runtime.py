@@ -161,7 +161,7 @@ def test_a_rank_that_is_struck_is_named_within_the_time_and_training_goes_on(
 def test_failures_that_bring_no_new_checkpoint_end_the_run(tmp_path: Path, engine: Engine) -> None:
     compute = Compute(workers=2, stall_seconds=5, max_failures=1)
     out = tmp_path / "pretrained" / "0123"
-    with pytest.raises(BadInput, match="2 failures without a new checkpoint.* goes on from step-2") as caught:
+    with pytest.raises(BadInput, match=r"2 failures without a new checkpoint.* goes on from step-2") as caught:
         engine.train("pretrained", partial(struck_loop, out, "dies", 9), out, compute)
     assert "\n" not in str(caught.value)
     assert "Traceback" in (out / "failure.txt").read_text()
