@@ -210,6 +210,11 @@ class OptimConfig(Model):
     weight_decay: float = Field(0.0, ge=0, description="unstated in the paper; HF Trainer's default")
     clip_norm: float = Field(0.5, gt=0, description="global gradient norm is clipped to this (section 4.1)")
 
+    @property
+    def decay_start(self) -> float:
+        """The progress at which wsd begins to decay."""
+        return max(self.warmup_share, 1.0 - self.decay_share)
+
     @model_validator(mode="after")
     def _floor_below_peak(self) -> OptimConfig:
         if self.floor_learning_rate > self.learning_rate:
@@ -232,6 +237,11 @@ class PretrainConfig(Model):
 
     budget: BudgetWord = Field(
         "time:23h30m", description="steps:N, tokens:N, flops:N or time:1h30m of optimiser time (Table 4: 23.5 h)"
+    )
+    trunk: BudgetWord | None = Field(
+        None,
+        description="wsd only: a budget of the same kind, not smaller. Its warm-up is this run's too, so that runs of "
+        "all smaller budgets have their stable part in common, which is trained once; null: by itself",
     )
     tokens_per_step: int = Field(
         131_072, ge=1, description="tokens of a global batch, padding included (Table 4: 128 x 1024)"

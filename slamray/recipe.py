@@ -2,7 +2,7 @@
 
     corpus --> units ------v
           |    recorded --> packed ---------v                  (recordings, where a recipe names some)
-          |                untrained --> pretrained --> aligned
+          |                untrained --> pretrained --> aligned      (by way of a trunk, if runs share one)
           +--> preferences -----------------------------^
           +--> items --> scores of untrained, pretrained, aligned --> report
                published --> evaluation of the same ---------------------^   (test sets, where a recipe names some)
@@ -27,6 +27,7 @@ from slamray.stage import Stage
 from slamray.stages import corpus, items, packed, preferences, recorded, report, scores, training, units
 from slamray.stages.outside import check_encoder, check_voices, content_of, model_identity, speech_identity
 from slamray.train.budget import accumulation_steps
+from slamray.train.trunk import check_trunk, trunk_config
 
 SPEAKING = "speaking"
 
@@ -85,11 +86,23 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         ),
         cost=lambda: f"{planning.parameters(recipe.model, encoder.n_units):,} parameters",
     )
+    shared = []
+    if recipe.pretrain.trunk:
+        stable, until = trunk_config(recipe.pretrain)
+        shared.append(
+            Stage(
+                "trunk",
+                identity(stable) | {"until": until},
+                partial(training.trunk, config=stable, until=until, engine=engine),
+                (untrained, rows),
+                cost=lambda: f"{until}, shared by all runs whose trunk is {recipe.pretrain.trunk}",
+            )
+        )
     pretrained = Stage(
         "pretrained",
         identity(recipe.pretrain),
         partial(training.pretrain, config=recipe.pretrain, engine=engine),
-        (untrained, rows),
+        (untrained, rows, *shared),
         cost=lambda: planning.pretraining_cost(recipe, encoder.n_units),
     )
     pairs = Stage(
@@ -139,7 +152,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         for checkpoint in (untrained, pretrained, *([aligned] if aligns else []))
     ]
     preferring = (pairs, aligned) if aligns else ()
-    made = (documents, spoken, *heard, rows, untrained, pretrained, *preferring, tests, *scored)
+    made = (documents, spoken, *heard, rows, untrained, *shared, pretrained, *preferring, tests, *scored)
     sets = None
     if recipe.evaluate.sets:
         checkpoints = [untrained, pretrained, *([aligned] if aligns else [])]
@@ -165,6 +178,7 @@ def check(recipe: Recipe) -> None:
         recipe.pretrain.tokens_per_step, c.micro_batch, recipe.pack.context, c.workers,
         "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers",
     )  # fmt: skip
+    check_trunk(recipe.pretrain)
     optimiser = recipe.pretrain.optim.name
     if optimiser != "adamw" and c.zero_stage > 0:
         raise BadInput(

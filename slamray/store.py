@@ -80,12 +80,15 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock file; the kernel drops it when the process dies, so nothing is left to clean up."""
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock file; the kernel drops it when the process dies, so nothing is left to clean up.
+
+    BadInput where another process holds it, or else its turn is waited for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise BadInput(f"{path.parent}: another run is writing here; wait for it or choose another root") from error
         yield

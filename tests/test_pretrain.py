@@ -19,12 +19,14 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from slamray.config import Compute, OptimConfig, PretrainConfig
 from slamray.errors import BadInput
 from slamray.model import load_unit_lm
-from slamray.train.pretrain import pretrain
+from slamray.train.pretrain import Part, pretrain
+from slamray.train.trunk import trunk_config
 from slamray.units import RowStore, batch_rows, to_document, to_tokens, write_rows
 
 CONTEXT = 32
 OPTIM = OptimConfig(learning_rate=1e-2, warmup_share=0.25)
 STEPS = PretrainConfig(budget="steps:8", tokens_per_step=8 * CONTEXT, optim=OPTIM, validations=4, validation_rows=8)
+WHOLE = Part()
 EXACT = Compute(micro_batch=4, dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
 
 pytestmark = pytest.mark.usefixtures("group")
@@ -65,12 +67,13 @@ class Reports(list[dict[str, Any]]):
 
 
 def _train(
-    data: Path, out: Path, config: PretrainConfig = STEPS, compute: Compute = EXACT, kill_after_step: int | None = None
-) -> tuple[Reports, dict[str, Any]]:
+    data: Path, out: Path, config: PretrainConfig = STEPS, compute: Compute = EXACT, kill_after_step: int | None = None,
+    part: Part = WHOLE,
+) -> tuple[Reports, dict[str, Any]]:  # fmt: skip
     reports = Reports(kill_after_step)
     facts: dict[str, Any] = {}
     try:
-        facts = pretrain(config, compute, data / "model", data / "rows", data / "rows", out, reports)
+        facts = pretrain(config, compute, data / "model", data / "rows", data / "rows", out, reports, part)
     except KeyboardInterrupt:
         assert kill_after_step
     return reports, facts
@@ -132,6 +135,29 @@ def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
         assert facts[key] == facts_again[key]
     histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "cut")]
     assert [h.get("loss") for h in histories[0]] == [h.get("loss") for h in histories[1]]
+
+
+def test_a_branch_comes_to_the_same_as_one_run_however_the_trunk_was_cut(data: Path, tmp_path: Path) -> None:
+    wsd = OPTIM.model_copy(update={"warmup_share": 0.125, "schedule": "wsd", "decay_share": 0.5})
+    config = STEPS.model_copy(update={"trunk": "steps:16", "optim": wsd})
+    whole, _ = _train(data, tmp_path / "whole", config)
+
+    stable, until = trunk_config(config)
+    _, first = _train(data, tmp_path / "first", stable, part=Part(until="steps:2"))
+    saving = EXACT.model_copy(update={"checkpoint_every_seconds": 1e-9})
+    rest = Part(tmp_path / "first" / "state", until)
+    cut, _ = _train(data, tmp_path / "second", stable, saving, kill_after_step=3, part=rest)
+    trunk, second = _train(data, tmp_path / "second", stable, saving, part=rest)
+    branch, facts = _train(data, tmp_path / "branch", config, part=Part(after=tmp_path / "second" / "state"))
+
+    assert [row["step"] for row in cut + trunk + branch] == [3, 4, 5, 6, 7, 8]
+    assert [row["lr"] for row in branch] == [row["lr"] for row in whole[4:]]
+    assert branch.losses() == whole.losses()[4:]
+    weights, again = (load_unit_lm(tmp_path / name / "model").state_dict() for name in ("whole", "branch"))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert facts["tokens"] == whole[-1]["tokens"]
+    assert first["shared_seconds"] == 0 < second["shared_seconds"] < facts["shared_seconds"] < facts["train_seconds"]
+    assert not (tmp_path / "second" / "model").exists()
 
 
 def test_a_finished_run_called_again_trains_no_further(data: Path, tmp_path: Path) -> None:

@@ -1,20 +1,25 @@
-"""Stages `untrained`, `pretrained` and `aligned`: the unit LM before training, after pre-training, after DPO.
+"""Stages `untrained`, `trunk`, `pretrained` and `aligned`: the unit LM before and after pre-training, and after DPO.
 
 The loops are imported where they run: on a worker. The driver loads no torch.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import partial
 from pathlib import Path
 
-from slamray.config import Compute, DpoConfig, ModelConfig, PretrainConfig
+from slamray import store
+from slamray.config import Compute, DpoConfig, ModelConfig, PretrainConfig, identity
 from slamray.runtime.engine import Engine
 from slamray.runtime.pool import Metrics, Report
-from slamray.stage import Facts, Folders
+from slamray.stage import MANIFEST, Facts, Folders
 from slamray.stages import packed, preferences
+from slamray.train.budget import parse_budget
 
-MODEL = "model"  # in the folder of each of these stages: a plain transformers checkpoint
+MODEL = "model"  # in the folder of each of these stages but the trunk: a plain transformers checkpoint
+STATE = "state"  # in a trunk's: a checkpoint that training goes on from
 
 
 def untrained(folders: Folders, out: Path, config: ModelConfig, n_units: int, seed: int, engine: Engine) -> Facts:
@@ -31,20 +36,48 @@ def _untrained(config: ModelConfig, n_units: int, seed: int, out: Path) -> Facts
 
 
 def pretrain(folders: Folders, out: Path, config: PretrainConfig, engine: Engine) -> Facts:
-    """Pre-train on packed rows."""
-    return engine.train(
-        "pretrained",
-        partial(_pretrain, config, engine.compute, folders["untrained"] / MODEL, folders["packed"], out),
-        out,
-    )
+    """Pre-train on packed rows; where there is a trunk, from its end."""
+    after = folders["trunk"] / STATE if "trunk" in folders else None
+    work = partial(_pretrain, config, engine.compute, folders["untrained"] / MODEL, folders["packed"], out, after, None)
+    return engine.train("pretrained", work, out)
 
 
-def _pretrain(config: PretrainConfig, compute: Compute, model: Path, rows: Path, out: Path, report: Report) -> Metrics:
+def trunk(folders: Folders, out: Path, config: PretrainConfig, until: str, engine: Engine) -> Facts:
+    """Train what runs of several budgets have in common, up to `until`.
+
+    It goes on from the longest shorter one that lies beside it: same config, same inputs. What comes out is the same
+    (but for budgets of time, which no two runs spend alike). Only one of such stages trains at a time.
+    """
+    family = hashlib.sha256(
+        json.dumps([identity(config), sorted(folder.name for folder in folders.values())]).encode()
+    ).hexdigest()[:16]
+    with store.locked(out.parent / f".{family}.lock", wait=True):
+        after = longest_shorter(out, family, parse_budget(until, "pretrain.trunk").amount)
+        work = partial(
+            _pretrain, config, engine.compute, folders["untrained"] / MODEL, folders["packed"], out, after, until
+        )
+        facts = engine.train("trunk", work, out)
+        return facts | {"family": family, "until": parse_budget(until, "pretrain.trunk").amount}
+
+
+def longest_shorter(out: Path, family: str, until: float) -> Path | None:
+    """The state of the finished trunk of a family that ends nearest before `until`; None where there is none."""
+    found = [store.read_json(path) | {"folder": path.parent} for path in sorted(out.parent.glob(f"*/{MANIFEST}"))]
+    shorter = [one for one in found if one["facts"]["family"] == family and one["facts"]["until"] < until]
+    shorter = [one for one in shorter if (one["folder"] / STATE).is_dir()]
+    return max(shorter, key=lambda one: one["facts"]["until"])["folder"] / STATE if shorter else None
+
+
+def _pretrain(
+    config: PretrainConfig, compute: Compute, model: Path, rows: Path, out: Path, after: Path | None,
+    until: str | None, report: Report,
+) -> Metrics:  # fmt: skip
     from slamray.train.cost import pretraining_cost
-    from slamray.train.pretrain import pretrain
+    from slamray.train.pretrain import Part, pretrain
     from slamray.units import RowStore
 
-    facts = pretrain(config, compute, model, rows / packed.TRAIN, rows / packed.VALIDATION, out, report)
+    part = Part(after, until)
+    facts = pretrain(config, compute, model, rows / packed.TRAIN, rows / packed.VALIDATION, out, report, part)
     return facts | pretraining_cost(config, compute.workers, model, RowStore(rows / packed.TRAIN), facts)
 
 

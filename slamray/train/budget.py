@@ -72,6 +72,14 @@ def parse_seconds(text: str, key: str) -> float:
     return total
 
 
+def scaled(budget: Budget, share: float) -> str:
+    """The word for a share of a budget; steps and tokens are whole numbers, rounded up."""
+    amount = budget.amount * share
+    if budget.kind == "time":
+        return f"time:{amount:.3f}s"
+    return f"{budget.kind}:{amount!r}" if budget.kind == "flops" else f"{budget.kind}:{math.ceil(amount)}"
+
+
 def accumulation_steps(tokens_per_step: int, micro_batch: int, context: int, workers: int, keys: str) -> int:
     """Micro-batches of one worker in one optimiser step: the one place where this number is derived.
 

@@ -39,10 +39,10 @@ def learning_rate(config: OptimConfig, progress: float) -> float:
         return config.floor_learning_rate + (peak - config.floor_learning_rate) * 0.5 * (
             1.0 + math.cos(math.pi * share)
         )
-    decay_start = max(warmup, 1.0 - config.decay_share)
-    if progress < decay_start or decay_start == 1.0:
+    start = config.decay_start
+    if progress < start or start == 1.0:
         return peak
-    share = (progress - decay_start) / (1.0 - decay_start)
+    share = (progress - start) / (1.0 - start)
     return config.floor_learning_rate + (peak - config.floor_learning_rate) * (1.0 - math.sqrt(share))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +29,22 @@ from slamray.runtime.pool import CHECKPOINTS, NOTICE, Report
 from slamray.train import checkpoint
 from slamray.train.budget import Spent, accumulation_steps, parse_budget, progress
 from slamray.train.optim import make_optimiser, set_schedules
+from slamray.train.trunk import branch_optim
 from slamray.units import IGNORE, Batch, Ints, RowStore, add_hashes, rank_micro_batches, sample_hash
 
 KEYS = "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a run is trained, where it is not the whole.
+
+    after: the checkpoint that another part left. until: the budget at whose end it stops, before its own; then it
+    leaves `out/state`, a checkpoint, in place of a model.
+    """
+
+    after: Path | None = None
+    until: str | None = None
 
 
 @dataclass
@@ -54,6 +68,7 @@ def pretrain(
     validation_rows: Path,
     out: Path,
     report: Report,
+    part: Part = Part(),
 ) -> dict[str, Any]:
     """Train until the budget is spent and leave `out/model` and `out/history.json`; returns facts.
 
@@ -62,7 +77,8 @@ def pretrain(
     asks for a checkpoint at once. torch.distributed must be initialised; every rank calls this, and every rank's
     `report` gets the same metrics.
     """
-    loop = Pretraining(config, compute, model_folder, RowStore(train_rows), RowStore(validation_rows), out, report)
+    rows = RowStore(train_rows), RowStore(validation_rows)
+    loop = Pretraining(config, compute, model_folder, *rows, out, report, part)
     try:
         loop.run()
     finally:  # whatever ends it, what is in flight is a checkpoint
@@ -82,14 +98,17 @@ class Pretraining:
         validation: RowStore,
         out: Path,
         report: Report,
+        part: Part = Part(),
     ) -> None:
         self.config, self.compute, self.train, self.validation = config, compute, train, validation
-        self.out, self.report = out, report
+        self.out, self.report, self.part = out, report, part
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.device = torch.device(compute.device)
         if compute.zero_stage == 3:
             raise BadInput("compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2; choose one of them")
         self.budget = parse_budget(config.budget, "pretrain.budget")
+        self.until = parse_budget(part.until, "pretrain.trunk") if part.until else self.budget
+        self.optim = branch_optim(config)
         groups = accumulation_steps(config.tokens_per_step, compute.micro_batch, train.context, 1, KEYS)
         self.accumulation = -(-groups // self.world)  # see rank_micro_batches
         self.spent, self.window, self.validations = Spent(), Window(), 0
@@ -97,6 +116,7 @@ class Pretraining:
         self.history: list[dict[str, Any]] = []
         self.latest_validation: dict[str, float] = {}
         newest = checkpoint.agree(checkpoint.newest_complete(out / CHECKPOINTS) if self.rank == 0 else None)
+        newest = newest or part.after
         self.saver = checkpoint.Saver(out / CHECKPOINTS)
         self.attention = register_blockwise() if compute.device == "cpu" else compute.attention
         model = load_unit_lm(model_folder if newest is None else newest / "model", self.attention)
@@ -104,12 +124,17 @@ class Pretraining:
         self.engine, self.optimiser = make_engine(model, config, compute, self.accumulation)
         if newest is not None:
             self._resume(newest)
+        before = Spent(**checkpoint.read_state(part.after)["spent"]) if part.after else Spent()
+        self.shared_seconds = before.seconds  # of train_seconds, those of the part before
         self.saved_at = time.monotonic()
 
     def _resume(self, newest: Path) -> None:
         state = checkpoint.read_state(newest)
         checkpoint.read_optimiser(newest, self.optimiser, self.engine.module, self.compute.zero_stage)
         self.spent, self.validations, self.history = Spent(**state["spent"]), state["validations"], state["history"]
+        if newest == self.part.after:  # its validations were spaced over another budget
+            share = progress(self.budget, self.spent)
+            self.validations = math.floor(share * self.config.validations) + 1
         self.latest_validation = state["latest_validation"]
         self.window = Window(**state["window"])
         self.seen = int(state["samples"], 16)
@@ -120,22 +145,25 @@ class Pretraining:
         """Steps, validations, reports and checkpoints until the budget is spent."""
         share = progress(self.budget, self.spent)
         self._validate_when_due(share)
-        while share < 1.0:
+        while not self._ended():
             metrics = self._step(share)
             share = progress(self.budget, self.spent)
             self._validate_when_due(share)
-            report_due = self.window.steps >= self.compute.report_every_steps or share >= 1.0
+            report_due = self.window.steps >= self.compute.report_every_steps or self._ended()
             if report_due:
                 metrics = self._close_window(share, metrics)
-            if self._agreed_to_save() or share >= 1.0:
+            if self._agreed_to_save() or self._ended():
                 self._save()
             if report_due:
                 self.report(metrics)
 
+    def _ended(self) -> bool:
+        return progress(self.until, self.spent) >= 1.0
+
     def _step(self, share: float) -> dict[str, float]:
         """One optimiser step on the global batch; charges its seconds to the budget."""
         began = time.perf_counter()
-        rate = set_schedules(self.optimiser, self.config.optim, share)
+        rate = set_schedules(self.optimiser, self.optim, share)
         rows_per_step = self.config.tokens_per_step // self.train.context
         rows = self.train.rows_of_step(self.config.seed, self.spent.steps, rows_per_step)
         # The packer knows the number of targets of the global batch: no collective, no .item() in the loop below.
@@ -266,13 +294,19 @@ class Pretraining:
         self.window.checkpoint_seconds += self.saved_at - began
 
     def finish(self) -> dict[str, Any]:
-        """Write the model and the curves; facts for the manifest."""
+        """Write the model, or the state, and the curves; facts for the manifest."""
         samples = self._samples()
         if self.rank == 0:
-            save_unit_lm(self.engine.module, self.out / "model")
+            if self.part.until:
+                last = checkpoint.newest_complete(self.out / CHECKPOINTS)
+                assert last is not None, "the last step of a part writes one"
+                shutil.rmtree(self.out / "state", ignore_errors=True)
+                shutil.copytree(last, self.out / "state")
+            else:
+                save_unit_lm(self.engine.module, self.out / "model")
             store.write_json(self.out / "history.json", self.history)
         return {**self._spent(progress(self.budget, self.spent)), **self.latest_validation, "workers": self.world,
-                "samples": samples}  # fmt: skip
+                "samples": samples, "shared_seconds": self.shared_seconds}  # fmt: skip
 
     def _samples(self) -> str:
         """The hash of the samples that all ranks together have trained on."""
