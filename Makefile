@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token
 
-.PHONY: help setup demo test chaos check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo sweep test chaos check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,9 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 
 demo: setup  ## one command to a speech language model: 10 minutes on 2 cores, no network
 	$(BIN)/python jobs/slam.py profile=laptop
+
+sweep: setup  ## how much of the budget should be DPO: six shares x three seeds, 45 minutes on 2 cores, no network
+	$(BIN)/python jobs/sweep.py recipe=dpo_budget_laptop profile=laptop compute.cpus_per_worker=1
 
 test: setup  ## all tests, the fast ones first
 	$(BIN)/python -m pytest -q -m "not slow" tests

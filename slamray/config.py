@@ -322,6 +322,9 @@ class DpoConfig(Model):
         description="longest prompt and continuation in tokens; longer pairs are dropped and counted (Table 5)",
     )
     seed: int = Field(0, ge=0, description="order of the pairs")
+    evaluations: int = Field(
+        0, ge=0, description="held-out pairs scored, and their prompts continued, so often during DPO; for sweep.stop"
+    )
     optim: OptimConfig = OptimConfig(learning_rate=5e-5, schedule="inverse_sqrt", floor_learning_rate=0.0)
 
 

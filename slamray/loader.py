@@ -1,13 +1,13 @@
 """Resolve a command's words to recipes: defaults <- recipe file and its parents <- profile <- variant <- `a.b=c` words.
 
-A recipe file is a tree of values. Two more keys may stand at its top: `extends: NAME`, the recipe that it changes, and
-`study`, variants of itself to be compared (not inherited).
+A recipe file is a tree of values. Three more keys may stand at its top: `extends: NAME`, the recipe that it changes,
+`study`, variants of itself to be compared, and `sweep`, a space of them to be searched (neither is inherited).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ EXECUTION = ("compute", "root", "mirror", "tracking")
 SEED_KEYS = ("pretrain.seed", "dpo.seed")  # what a study's seed seeds: new weights, and the order of rows and of pairs
 
 Tree = dict[str, Any]
+Variants = Mapping[str, Mapping[str, Any]]  # name: {dotted key: value}
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -41,9 +42,34 @@ class Study(Model):
     )
 
 
+class Sweep(Model):
+    """What is searched, how, and by what it is judged."""
+
+    title: str = Field(min_length=1, description="above the picture")
+    tuning: str = Field(pattern=r"^\w+$", description="the file of tuning/ that makes recipes of the space")
+    space: dict[str, Any] = Field(description="the space, by the names of that file's Space")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="every point is tried with each")
+    metrics: tuple[str, ...] = Field(
+        ("perplexity", "topic_cloze"), min_length=1, description="panels of the picture: `perplexity`, metrics of pairs"
+    )
+    objective: tuple[str, ...] = Field(
+        ("topic_cloze",), min_length=1, description="metrics of pairs; the mean of their accuracies is to be greatest"
+    )
+    search: int = Field(
+        0, ge=0, description="that many points with the first seed, proposed by Optuna, then the best two with all; "
+        "0: every point with every seed",
+    )  # fmt: skip
+    stop: Literal["none", "asha"] = Field(
+        "none", description="asha: a DPO that falls behind others at the same share of its budget ends; "
+        "needs dpo.evaluations",
+    )  # fmt: skip
+    at_once: int = Field(0, ge=0, description="trials beside each other; 0: as many as the cluster can train")
+    keep: int = Field(3, ge=0, description="points whose models are kept; the others' are removed, their scores stay")
+
+
 @dataclass(frozen=True)
 class Member:
-    """One run of a study."""
+    """One run of a study or a sweep."""
 
     variant: str
     seed: int
@@ -56,9 +82,10 @@ def load_recipe(words: Sequence[str]) -> Recipe:
     Raises BadInput that names the dotted key and, for a misspelt one, the nearest that exists.
     """
     asked = _split(words)
-    tree, study = _read_recipe(asked.recipe)
-    if study is not None:
-        raise BadInput(f"recipe={asked.recipe} is a study; run it with jobs/study.py, or extend it in your own file")
+    tree, sections = _read_recipe(asked.recipe)
+    for kind, job in (("study", "jobs/study.py"), ("sweep", "jobs/sweep.py")):
+        if kind in sections:
+            raise BadInput(f"recipe={asked.recipe} is a {kind}; run it with {job}, or extend it in your own file")
     return parse_recipe(_lay(tree, asked.profile, dict(asked.overrides)))
 
 
@@ -68,31 +95,56 @@ def load_study(words: Sequence[str]) -> tuple[Study, list[Member]]:
     BadInput when a word would set what the variants differ in, and whatever is wrong with a variant, with its name.
     """
     asked = _split(words)
-    tree, raw = _read_recipe(asked.recipe)
-    if raw is None:
-        raise BadInput(f"recipe={asked.recipe} is no study: it has no `study`; run it with jobs/slam.py")
-    own = {key.removeprefix("study."): value for key, value in asked.overrides if key.startswith("study.")}
-    study = _validate(Study, raw | own, f"recipe={asked.recipe}: study.")
-    overrides = {key: value for key, value in asked.overrides if not key.startswith("study.")}
+    tree, study, overrides = _read_section(asked, "study", Study)
+    return study, _members(asked, tree, overrides, study.variants, study.seeds, "study")
+
+
+def load_sweep(words: Sequence[str], points: Callable[[Sweep], Variants]) -> tuple[Sweep, list[Member]]:
+    """The same for a sweep: `points` makes variants of its space."""
+    asked = _split(words)
+    tree, sweep, overrides = _read_section(asked, "sweep", Sweep)
+    return sweep, _members(asked, tree, overrides, points(sweep), sweep.seeds, "sweep")
+
+
+def _read_section(asked: _Asked, name: str, kind: type[Kind]) -> tuple[Tree, Kind, Tree]:
+    """A recipe's tree, its section of that name under the words that are for it, and the other words."""
+    tree, sections = _read_recipe(asked.recipe)
+    if name not in sections:
+        raise BadInput(f"recipe={asked.recipe} is no {name}: it has no `{name}`; run it with jobs/slam.py")
+    section, others = sections[name], {}
+    for key, value in asked.overrides:
+        if key.startswith(f"{name}."):
+            section = dict(section)
+            _set(section, key.removeprefix(f"{name}."), value)
+        else:
+            others[key] = value
+    return tree, validate(kind, section, f"recipe={asked.recipe}: {name}."), others
+
+
+def _members(
+    asked: _Asked, tree: Tree, overrides: Tree, variants: Variants, seeds: Sequence[int], kind: str
+) -> list[Member]:
     for key in overrides:
-        differ = [name for name, values in study.variants.items() if any(_overlap(key, other) for other in values)]
+        differ = [name for name, values in variants.items() if any(_overlap(key, other) for other in values)]
         if differ or key in SEED_KEYS:
-            raise BadInput(f"{key}: this is what the study varies ({', '.join(differ) or 'study.seeds'}); leave it out")
+            raise BadInput(
+                f"{key}: this is what the {kind} varies ({', '.join(differ) or f'{kind}.seeds'}); leave it out"
+            )
     members = []
-    for variant, values in study.variants.items():
-        for seed in study.seeds:
+    for variant, values in variants.items():
+        for seed in seeds:
             name = f"{tree.get('name', asked.recipe)}/{variant}/{seed}"
             changes = {**values, **dict.fromkeys(SEED_KEYS, seed), "name": name, **overrides}
             try:
                 members.append(Member(variant, seed, parse_recipe(_lay(tree, asked.profile, changes))))
             except BadInput as error:
                 raise BadInput(f"variant {variant}: {error}") from error
-    return study, members
+    return members
 
 
 def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     """Validate a tree of plain values; BadInput with the dotted key and what it may be."""
-    return _validate(Recipe, tree, "")
+    return validate(Recipe, tree, "")
 
 
 @dataclass(frozen=True)
@@ -127,26 +179,28 @@ def _lay(tree: Tree, profile: str, changes: Mapping[str, Any]) -> Tree:
     return laid
 
 
-def _read_recipe(name: str) -> tuple[Tree, Tree | None]:
-    """A recipe file over its parents, and its own study if it has one."""
+def _read_recipe(name: str) -> tuple[Tree, Tree]:
+    """A recipe file over its parents, and its own study or sweep by that name if it has one."""
     seen: list[str] = []
     laid: Tree = {}
-    study: Tree | None = None
+    sections: Tree = {}
     current: Any = name
     while current is not None:
         path = _find(str(current), name)
         if str(path) in seen:
             raise BadInput(f"recipe={name}: extends runs in a circle: {' -> '.join([*seen, str(path)])}")
         tree = _read_file(path, str(current))
-        if not seen:
-            study = tree.get("study")
-            if study is not None and not isinstance(study, dict):
-                raise BadInput(f"recipe={name}: study is not a mapping of keys")
+        for section in ("study", "sweep"):
+            own = tree.pop(section, None)
+            if own is None or seen:
+                continue
+            if not isinstance(own, dict):
+                raise BadInput(f"recipe={name}: {section} is not a mapping of keys")
+            sections[section] = own
         seen.append(str(path))
         current = tree.pop("extends", None)
-        tree.pop("study", None)
         laid = _merge(tree, laid)
-    return laid, study
+    return laid, sections
 
 
 def _find(name: str, asked: str) -> Path:
@@ -202,7 +256,7 @@ def _overlap(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-def _validate(kind: type[Kind], tree: Mapping[str, Any], place: str) -> Kind:
+def validate(kind: type[Kind], tree: Mapping[str, Any], place: str) -> Kind:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from slamray.errors import BadInput
 from slamray.runtime.pool import Stream
 
 MANIFEST = "manifest.json"
+PRUNED = "pruned"  # in a manifest: files that were removed when they had served
 
 Facts = dict[str, Any]
 Folders = dict[str, Path]
@@ -108,14 +110,17 @@ def materialise(
     observe: Observer = lambda event, stage, record: None,
     parallel: int = 1,
     send: Send = lambda streams: iter(()),
+    wait: bool = False,
 ) -> dict[str, Manifest]:
     """Make every target and what it needs; return the manifests by stage name (see `by_name`).
 
     Finished stages are not touched. Up to `parallel` groups run side by side: stages whose inputs are done, one alone
     or all that share actors. When one fails, those already running finish, no further one starts, and the first error
-    is raised. `send` does the streams that stages ask for.
+    is raised. `send` does the streams that stages ask for. A stage that another process makes is waited for, or else
+    refused. A finished stage that was pruned is made again where one that is missing needs it.
     """
     stages = order(targets)
+    _unprune(stages, root)
     waiting = [stage for stage in stages if not stage.is_done(root)]
     for stage in stages:
         if stage not in waiting:
@@ -131,7 +136,7 @@ def materialise(
                 for stage in group:
                     waiting.remove(stage)
                     observe("start", stage, {})
-                pool.submit(_make, group, root, provenance, send, outcomes)
+                pool.submit(_make, group, root, provenance, send, wait, outcomes)
                 busy += 1
             outcome = outcomes.get()
             busy -= outcome.last
@@ -149,10 +154,11 @@ class _Outcome:
 
 
 def _make(
-    group: Sequence[Stage], root: Path, provenance: Mapping[str, Any], send: Send, outcomes: SimpleQueue[_Outcome]
-) -> None:
+    group: Sequence[Stage], root: Path, provenance: Mapping[str, Any], send: Send, wait: bool,
+    outcomes: SimpleQueue[_Outcome],
+) -> None:  # fmt: skip
     """Make stages, the streams they ask for joined wherever their actors are equal; put an outcome for each."""
-    works = [_Work(stage, root, provenance) for stage in group]
+    works = [_Work(stage, root, provenance, wait) for stage in group]
     left = len(works)
     clock = time.time()
 
@@ -197,8 +203,8 @@ def _make(
 class _Work:
     """One stage on its way: its lock, its run, and at the end its manifest."""
 
-    def __init__(self, stage: Stage, root: Path, provenance: Mapping[str, Any]) -> None:
-        self.stage, self._root, self._provenance = stage, root, provenance
+    def __init__(self, stage: Stage, root: Path, provenance: Mapping[str, Any], wait: bool) -> None:
+        self.stage, self._root, self._provenance, self._wait = stage, root, provenance, wait
         self._out = stage.folder(root)
         self._held = ExitStack()
         self._asking: Asking | None = None
@@ -207,7 +213,7 @@ class _Work:
         """The next stream it asks for, or the manifest. began: from when its seconds count."""
         try:
             if self._asking is None:
-                self._held.enter_context(store.locked(self._out / ".lock"))
+                self._held.enter_context(store.locked(self._out / ".lock", self._wait))
                 if self.stage.is_done(self._root):  # another driver finished it while this one was waiting
                     return None, self._finish(self.stage.manifest(self._root))
                 inputs = by_name(self.stage.inputs)
@@ -246,6 +252,29 @@ class _Work:
         }
         store.write_json(self._out / MANIFEST, manifest)
         return manifest
+
+
+def prune(stage: Stage, root: Path, part: str) -> int:
+    """Remove a finished stage's files below `part`, a folder in its own, keeping their record; the bytes freed.
+
+    The stage stays done. Who needs the files again has it made again: `materialise` sees to that.
+    """
+    manifest = stage.manifest(root)
+    gone = {name: facts for name, facts in manifest["files"].items() if Path(name).is_relative_to(part)}
+    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if name not in gone}
+    manifest[PRUNED] = {**manifest.get(PRUNED, {}), **gone}
+    store.write_json(stage.folder(root) / MANIFEST, manifest)  # first: files without a record are no flaw
+    shutil.rmtree(stage.folder(root) / part, ignore_errors=True)
+    return sum(facts["bytes"] for facts in gone.values())
+
+
+def _unprune(stages: Sequence[Stage], root: Path) -> None:
+    """Forget that pruned stages are done where a missing one needs them; stages: inputs first."""
+    for stage in reversed(stages):
+        if not stage.is_done(root):
+            for upstream in stage.inputs:
+                if upstream.is_done(root) and upstream.manifest(root).get(PRUNED):
+                    (upstream.folder(root) / MANIFEST).unlink()
 
 
 def flaws(stage: Stage, root: Path) -> list[str]:

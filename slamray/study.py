@@ -49,6 +49,7 @@ class Run:
     """A variant with a seed, as stages."""
 
     member: Member
+    checkpoint: str  # the one that is measured
     targets: tuple[Stage, ...]  # its scores, and its evaluation on published sets where there are any
 
     @property
@@ -59,6 +60,12 @@ class Run:
         """The stage of that name among its targets and what they need."""
         return next((stage for stage in stages.order(self.targets) if stage.name == name), None)
 
+    def stage(self, name: str) -> Stage:
+        """The same, of a stage that it must have."""
+        found = self.find(name)
+        assert found is not None, f"{self.label} has no stage {name}"
+        return found
+
 
 def main(words: Sequence[str]) -> int:
     """The whole command: 0 when all is made, 1 when a variant failed, 2 when the user's input is at fault."""
@@ -68,7 +75,7 @@ def main(words: Sequence[str]) -> int:
 def _main(words: Sequence[str], plan_only: bool) -> int:
     study, members = load_study(words)
     engine = Engine(members[0].recipe.compute)  # one for all: words set execution, variants do not
-    runs = build(study, members, engine)
+    runs = build(members, study.metrics, engine, study.checkpoint)
     if plan_only:
         print(show_plan(study, runs))
         return 0
@@ -89,31 +96,35 @@ def _main(words: Sequence[str], plan_only: bool) -> int:
     return 1 if failed else 0
 
 
-def build(study: Study, members: Sequence[Member], engine: Engine) -> list[Run]:
-    """The stages of every member; BadInput, with the variant's name, for what can be known before any work."""
+def build(members: Sequence[Member], metrics: Sequence[str], engine: Engine, checkpoint: str = "") -> list[Run]:
+    """The stages of every member; BadInput, with the variant's name, for what can be known before any work.
+
+    checkpoint: which is measured; empty: the last one.
+    """
     runs = []
     for member in members:
+        measured = checkpoint or ("pretrained" if member.recipe.dpo.budget is None else "aligned")
         try:
             found = {stage.name: stage for stage in stages.order(build_recipe(member.recipe, engine))}
-            targets = [found.get(f"scores_{study.checkpoint}"), found.get("evaluation")]
+            targets = [found.get(f"scores_{measured}"), found.get("evaluation")]
         except BadInput as error:
             raise BadInput(f"variant {member.variant}: {error}") from error
         if targets[0] is None:
-            raise BadInput(f"variant {member.variant}: no {study.checkpoint}, for dpo.budget is null; study another")
-        _check_metrics(study, member)
-        runs.append(Run(member, tuple(target for target in targets if target is not None)))
+            raise BadInput(f"variant {member.variant}: no {measured}, for dpo.budget is null; study another")
+        _check_metrics(metrics, member)
+        runs.append(Run(member, measured, tuple(target for target in targets if target is not None)))
     return runs
 
 
-def _check_metrics(study: Study, member: Member) -> None:
+def _check_metrics(metrics: Sequence[str], member: Member) -> None:
     evaluate = member.recipe.evaluate
     counts = evaluate.items.model_dump(include=set(ITEM_METRICS))
     known = [PERPLEXITY, *(name for name, count in counts.items() if count), *evaluate.sets]
-    for metric in study.metrics:
+    for metric in metrics:
         if metric not in known:
             raise BadInput(
-                f"study.metrics: {metric} is not measured, only {' '.join(known)}; give evaluate.sets.{metric}=FOLDER "
-                "if it is a published set, or say study.metrics=[...]"
+                f"metrics: {metric} is not measured, only {' '.join(known)}; give evaluate.sets.{metric}=FOLDER "
+                "if it is a published set, or say study.metrics=[...] or sweep.metrics=[...]"
             )
 
 
@@ -152,23 +163,23 @@ def study_stage(study: Study, runs: Sequence[Run], root: Path) -> Stage:
 
 def _run(folders: Folders, out: Path, study: Study, runs: Sequence[Run], root: Path) -> Facts:
     """Write both tables and the picture; the facts hold the lines for the terminal."""
-    rows = [row for run in runs for row in _rows(study, run, root)]
+    rows = [row for run in runs for row in measured_rows(run, study.metrics, root)]
     summary = summarise(rows)
     tables.write_table(out / RUNS, pa.Table.from_pylist(rows, pa.schema(RUN_COLUMNS)))
     tables.write_table(out / SUMMARY, pa.Table.from_pylist(summary, pa.schema(SUMMARY_COLUMNS)))
     draw(f"{study.title} ({study.of})", list(study.metrics), rows, summary, _curves(runs, root), out / PICTURE)
-    return {"table": show(study, summary), "summary": summary}
+    return {"table": show(study.metrics, summary), "summary": summary}
 
 
-def _rows(study: Study, run: Run, root: Path) -> list[dict[str, Any]]:
+def measured_rows(run: Run, metrics: Sequence[str], root: Path) -> list[dict[str, Any]]:
     """A row for each metric; accuracies lie in 0..1, with the interval over their items."""
     scores = run.targets[0]
     facts = scores.manifest(root)["facts"]
-    spent = _facts(run, "aligned" if study.checkpoint == "aligned" else "pretrained", root)
+    spent = _facts(run, "aligned" if run.checkpoint == "aligned" else "pretrained", root)
     figures = {PERPLEXITY: {"value": facts["perplexity"]["perplexity"], "n": facts["perplexity"]["targets"]}}
     measured = list(facts["pairs"].values())
     for target in run.targets[1:]:
-        measured += target.manifest(root)["facts"]["checkpoints"][study.checkpoint]["metrics"]
+        measured += target.manifest(root)["facts"]["checkpoints"][run.checkpoint]["metrics"]
     for row in measured:
         if row.get("part", "all") == "all":
             figures[row["metric"]] = {"value": row["accuracy"], **{key: row[key] for key in ("low", "high", "n")}}
@@ -177,13 +188,11 @@ def _rows(study: Study, run: Run, root: Path) -> list[dict[str, Any]]:
         "parameters": _facts(run, "untrained", root)["parameters"],
         **{key: spent[key] for key in ("tokens", "flops", "train_seconds")},
     }  # fmt: skip
-    return [{**shared, "metric": metric, **figures[metric]} for metric in study.metrics]
+    return [{**shared, "metric": metric, **figures[metric]} for metric in metrics]
 
 
 def _facts(run: Run, name: str, root: Path) -> Facts:
-    found = run.find(name)
-    assert found is not None, f"{run.label} has no stage {name}"
-    facts: Facts = found.manifest(root)["facts"]
+    facts: Facts = run.stage(name).manifest(root)["facts"]
     return facts
 
 
@@ -191,9 +200,7 @@ def _curves(runs: Sequence[Run], root: Path) -> list[Curve]:
     """Validation loss over tokens while each run was pre-trained."""
     curves = []
     for run in runs:
-        found = run.find("pretrained")
-        assert found is not None
-        history = store.read_json(found.folder(root) / "history.json")
+        history = store.read_json(run.stage("pretrained").folder(root) / "history.json")
         points = [(row["tokens"], row["validation_loss"]) for row in history if "validation_loss" in row]
         curves.append(Curve(run.member.variant, [x for x, _ in points], [y for _, y in points]))
     return curves
@@ -213,13 +220,15 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def show(study: Study, summary: Sequence[Mapping[str, Any]]) -> list[str]:
+def show(metrics: Sequence[str], summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines for the terminal: a row for each variant, a column for each metric."""
     cells = {(row["variant"], row["metric"]): row for row in summary}
-    lines = [f"{'':<24}" + "".join(f"{metric:>26}" for metric in study.metrics)]
-    for variant in dict.fromkeys(row["variant"] for row in summary):
-        shown = [_cell(cells[variant, metric]) for metric in study.metrics]
-        lines.append(f"{variant:<24}" + "".join(f"{text:>26}" for text in shown))
+    variants = dict.fromkeys(row["variant"] for row in summary)
+    width = max(map(len, variants))
+    lines = [" " * width + "".join(f"{metric:>26}" for metric in metrics)]
+    for variant in variants:
+        shown = [_cell(cells[variant, metric]) for metric in metrics]
+        lines.append(f"{variant:<{width}}" + "".join(f"{text:>26}" for text in shown))
     return [*lines, "mean [least, greatest] over the seeds; accuracies in %"]
 
 

@@ -53,14 +53,14 @@ def band(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return tokens, losses.mean(0), losses.min(0), losses.max(0)
 
 
-def _style(place: int) -> tuple[str, str]:
+def style(place: int) -> tuple[str, str]:
     return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
 
 
 def _draw_curves(axes: Axes, variants: Sequence[str], curves: Sequence[Curve]) -> None:
     for place, variant in enumerate(variants):
         own = [curve for curve in curves if curve.variant == variant]
-        colour, dash = _style(place)
+        colour, dash = style(place)
         tokens, mean, low, high = band(own)
         axes.plot(tokens, mean, dash, color=colour, label=variant, linewidth=1.4)
         axes.fill_between(tokens, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -83,7 +83,7 @@ def _draw_metric(
     scale = 100 if accuracy else 1
     for row in summary:
         place = variants.index(row["variant"])
-        colour, _ = _style(place)
+        colour, _ = style(place)
         mean, low, high = (scale * row[key] for key in ("mean", "low", "high"))
         axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3, markersize=5)
         own = [scale * one["value"] for one in rows if one["variant"] == row["variant"]]

@@ -23,15 +23,17 @@ PARAM_LENGTH = 500  # MLflow refuses longer values in some stores (user lesson 2
 
 
 class Tracker(Protocol):
-    """One run of a recipe, with one child for each stage."""
+    """One run of a recipe, with one child for each stage; or of a sweep, with one for each trial."""
 
-    def params(self, params: Mapping[str, Any]) -> None: ...
+    def params(self, params: Mapping[str, Any], child: str = "") -> None: ...
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None: ...
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
 
     def artifact(self, path: Path) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def close(self, status: str) -> None: ...
 
@@ -39,13 +41,15 @@ class Tracker(Protocol):
 class NullTracker:
     """A tracker that tracks nothing."""
 
-    def params(self, params: Mapping[str, Any]) -> None: ...
+    def params(self, params: Mapping[str, Any], child: str = "") -> None: ...
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None: ...
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
 
     def artifact(self, path: Path) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def close(self, status: str) -> None: ...
 
@@ -65,9 +69,10 @@ class MlflowTracker:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Flat, short parameters; written once, for MLflow refuses to change them."""
-        self._put("params", "", {key: str(value)[:PARAM_LENGTH] for key, value in params.items()})
+    def params(self, params: Mapping[str, Any], child: str = "") -> None:
+        """Flat, short parameters, of the run or of a child; written once, for MLflow refuses to change them."""
+        texts = {_NOT_IN_KEYS.sub("_", key): str(value)[:PARAM_LENGTH] for key, value in params.items()}
+        self._put("params", child, texts)
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None:
         """Numbers of a training step; `step` orders them."""
@@ -81,6 +86,10 @@ class MlflowTracker:
     def artifact(self, path: Path) -> None:
         """A file, kept with the run."""
         self._put("artifact", "", {"path": str(path)})
+
+    def note(self, text: str) -> None:
+        """What MLflow shows as the run's description."""
+        self._put("note", "", {"text": text})
 
     def close(self, status: str) -> None:
         """Mark the run FINISHED or FAILED; keep what could not be sent in time."""
@@ -143,6 +152,8 @@ class _Sender:
                 self._client.set_terminated(run_id, "FINISHED")
             case "artifact":
                 self._client.log_artifact(run_id, value["path"])
+            case "note":
+                self._client.set_tag(run_id, "mlflow.note.content", value["text"])
             case "end":
                 self._client.set_terminated(run_id, value["status"])
 

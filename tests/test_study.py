@@ -67,7 +67,7 @@ def made(
     monkeypatch.setattr(Engine, "connect", lambda self: None)
     asked, members = load_study(words(study_file, tiny_words, tmp_path / "runs"))
     engine = Engine(members[0].recipe.compute)
-    runs = build(asked, members, engine)
+    runs = build(members, asked.metrics, engine, asked.checkpoint)
     return asked, runs, make_runs(runs, engine, []), tmp_path / "runs"
 
 
@@ -116,7 +116,7 @@ def test_the_mended_run_is_all_that_is_made_again(made: tuple[Any, list[Run], di
 
 def test_variants_share_what_they_have_in_common(study_file: Path, tiny_words: list[str], tmp_path: Path) -> None:
     asked, members = load_study(words(study_file, tiny_words, tmp_path / "runs"))
-    runs = build(asked, members, Engine(members[0].recipe.compute))
+    runs = build(members, asked.metrics, Engine(members[0].recipe.compute), asked.checkpoint)
     found = order([target for run in runs for target in run.targets])
     counts = {name: sum(stage.name == name for stage in found) for name in {stage.name for stage in found}}
     shared = dict.fromkeys(("corpus", "units", "packed", "items"), 1)

@@ -65,8 +65,9 @@ def stream(streams: Sequence[Sequence[Row]], pools: Sequence[Pool]) -> Iterator[
 
 
 def call(name: str, function: Callable[[], Metrics]) -> Metrics:
-    """Run one function as a Ray task on one core."""
-    result: Metrics = ray.get(ray.remote(num_cpus=1)(_call).options(name=name).remote(function))
+    """Run one function as a Ray task on one core; in a trial of a sweep too, whose own place has none."""
+    task = ray.remote(num_cpus=1)(_call).options(name=name, scheduling_strategy="DEFAULT")
+    result: Metrics = ray.get(task.remote(function))
     return result
 
 

@@ -76,8 +76,8 @@ def scaled(budget: Budget, share: float) -> str:
     """The word for a share of a budget; steps and tokens are whole numbers, rounded up."""
     amount = budget.amount * share
     if budget.kind == "time":
-        return f"time:{amount:.3f}s"
-    return f"{budget.kind}:{amount!r}" if budget.kind == "flops" else f"{budget.kind}:{math.ceil(amount)}"
+        return f"time:{amount:.12g}s"
+    return f"{budget.kind}:{amount:.12g}" if budget.kind == "flops" else f"{budget.kind}:{math.ceil(amount)}"
 
 
 def accumulation_steps(tokens_per_step: int, micro_batch: int, context: int, workers: int, keys: str) -> int:

@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,24 @@ import torch.distributed as dist
 import transformers
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from slamray.config import Compute, DpoConfig
+from slamray.config import Compute, DpoConfig, SamplingConfig
 from slamray.errors import BadInput
+from slamray.evaluate.autobleu import auto_bleu
+from slamray.evaluate.generate import Prompt, continue_units
 from slamray.model import count_parameters, load_unit_lm, save_unit_lm
 from slamray.runtime.pool import CHECKPOINTS, Report
 from slamray.store import write_json
 from slamray.train.checkpoint import add_over_ranks, agree, newest_complete
 from slamray.train.dpo_pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
 from slamray.train.dpo_trainer import START_SCORES, TRL_TESTED, Conductor, UnitDPOTrainer
-from slamray.units import BOS, PAD
+from slamray.units import BOS, FIRST_UNIT, PAD
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
+PROMPTS, NEW_TOKENS = 16, 100  # of an evaluation on the way: some seconds on a CPU; chosen, not tuned
 
 
 def train_dpo(
@@ -54,7 +58,8 @@ def train_dpo(
     """Train the model of `model_folder` on preference pairs and save it in transformers' format under out/model.
 
     Pairs are rows with `pair_id` and the unit lists `prompt`, `chosen`, `rejected`. The reference is the model as it
-    was; its log-likelihoods are computed once, before training and off the clock. out/checkpoints holds what a
+    was; its log-likelihoods are computed once, before training and off the clock. `config.evaluations` times, the first
+    before training, a report holds `heldout_accuracy` and `auto_bleu` (see `evaluate`). out/checkpoints holds what a
     second call continues from, on any number of ranks; a file out/.save-now asks for one at once. out/history.json
     holds every report, out/heldout.parquet the held-out pairs' log-likelihoods before and after.
     Every rank returns the same facts. Slamming section 4.4 and Table 5.
@@ -80,6 +85,10 @@ def train_dpo(
 
     conductor = Conductor(config, compute, tokens, count_parameters(model), checkpoint, out, report)
     trainer = _trainer(config, compute, model, tokens, start_P2, conductor, checkpoint, out)
+    if config.evaluations and heldout_tokens:
+        if checkpoint is None:
+            report({"progress": 0.0, **evaluate(model, heldout_tokens, scoring_batch, compute.dtype)})
+        conductor.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens, scoring_batch)
     try:
         trainer.train()
     finally:  # whatever ends it, what is in flight is a checkpoint
@@ -211,6 +220,55 @@ def _arguments(config: DpoConfig, compute: Compute, steps: int, out: Path) -> DP
             "steps_per_print": 10**9,
         },
     )
+
+
+def evaluate(
+    model: transformers.PreTrainedModel, heldout: Sequence[PairTokens], batch: int, dtype: str
+) -> dict[str, float]:
+    """What DPO is judged by on its way, the same on every rank.
+
+    `heldout_accuracy`: share of held-out pairs whose chosen side has the greater mean log-likelihood; with pairs from
+    stories that is topic-cloze. `auto_bleu`: repetition in the units of sampled continuations of their prompts, 0..1.
+    """
+    scores_P2 = score_pairs(model, heldout, batch, dtype)
+    targets_P2 = np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in heldout])
+    chosen_P, rejected_P = (scores_P2 / targets_P2).T
+    prompts = [Prompt(pair.pair_id, np.array(pair.prompt_ids[1:]) - FIRST_UNIT) for pair in heldout[:PROMPTS]]
+    rank, world = dist.get_rank(), dist.get_world_size()
+    settings = SamplingConfig(prompts=PROMPTS, batch=PROMPTS, max_new_tokens=NEW_TOKENS)
+    said = [one.units.tolist() for one in continue_units(model, prompts[rank::world], settings)]
+    repeated = torch.tensor(
+        [sum(auto_bleu(units) for units in said), len(said)],
+        dtype=torch.float64,
+        device=next(model.parameters()).device,
+    )
+    dist.all_reduce(repeated)
+    return {
+        "heldout_accuracy": float(np.mean(chosen_P > rejected_P)),
+        "auto_bleu": float(repeated[0] / repeated[1]),
+    }
+
+
+def _evaluate(
+    trainer: UnitDPOTrainer,
+    out: Path,
+    compute: Compute,
+    device: torch.device,
+    heldout: Sequence[PairTokens],
+    batch: int,
+) -> dict[str, float]:
+    """`evaluate` the model in training; by way of a file, as ZeRO 3 shards the weights in memory."""
+    folder = out / ".evaluated"
+    _save_model(trainer, folder)
+    sharding = trainer.args.hf_deepspeed_config
+    unset_hf_deepspeed_config()
+    try:
+        return evaluate(_load(folder, compute, device), heldout, batch, compute.dtype)
+    finally:
+        set_hf_deepspeed_config(sharding)
+        dist.barrier()
+        if trainer.args.process_index == 0:
+            shutil.rmtree(folder)
 
 
 def _special_tokens() -> transformers.PreTrainedTokenizerFast:

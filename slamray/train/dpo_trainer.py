@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ START_SCORES = "start_scores.npy"  # log-likelihoods of training and held-out pa
 class Conductor(transformers.TrainerCallback):
     """Spends the budget: sets the learning rate of each step, stops at the end, asks for checkpoints, reports.
 
-    Time runs from a step's first forward to the end of its update; waiting for data, saving and reporting are off
-    the clock. Rank 0's clock decides, and is broadcast once a step. Tokens are those of both sequences of each pair,
-    FLOPs 6 x parameters x tokens (recipe 1.9), the reference not counted.
+    Time runs from a step's first forward to the end of its update; waiting for data, saving, evaluating and reporting
+    are off the clock. Rank 0's clock decides, and is broadcast once a step. Tokens are those of both sequences of each
+    pair, FLOPs 6 x parameters x tokens (recipe 1.9), the reference not counted.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Conductor(transformers.TrainerCallback):
         self._window: dict[str, float] = state["window"]  # sums since the last report
         self._window_steps: int = state["window_steps"]
         self.first_step_at: float | None = None
+        self.evaluate: Callable[[], dict[str, float]] | None = None  # on every rank, the same result
+        self._evaluation_due = False
         self._unreported: dict[str, Any] | None = None
         self.saver, self.notice = Saver(out / CHECKPOINTS), out / NOTICE
         self._config, self._compute, self._report = config, compute, report
@@ -103,7 +105,9 @@ class Conductor(transformers.TrainerCallback):
         config = self._config
         pairs = batch_rows(config.seed, self.spent.steps, len(self._tokens_P), config.pairs_per_step)
         tokens = int(self._tokens_P[pairs].sum())
+        evaluated = int(config.evaluations * self.progress)
         self.spent = self.spent.plus(tokens, self._flops_per_token * tokens, seconds)
+        self._evaluation_due = int(config.evaluations * min(1.0, self.progress)) > evaluated
         control.should_training_stop = self.progress >= 1
         control.should_save = bool(due_on_rank_0) and not control.should_training_stop
 
@@ -113,7 +117,8 @@ class Conductor(transformers.TrainerCallback):
         for name in logs.keys() - {"epoch", "num_tokens"}:
             self._window[name] = self._window.get(name, 0.0) + logs[name]
         self._window_steps += 1
-        if self._window_steps < self._compute.report_every_steps and not control.should_training_stop:
+        reports = control.should_training_stop or self._evaluation_due
+        if self._window_steps < self._compute.report_every_steps and not reports:
             return
         kept = {name: total / self._window_steps for name, total in self._window.items()}
         self._window, self._window_steps = {}, 0
@@ -130,6 +135,7 @@ class Conductor(transformers.TrainerCallback):
             "train_seconds": spent.seconds,
             "pairs_per_second": pairs / spent.seconds,
             "tokens_per_second": spent.tokens / spent.seconds,
+            **(self.evaluate() if self.evaluate and self._evaluation_due else {}),
         }
         self.history.append(metrics)
         if control.should_save:

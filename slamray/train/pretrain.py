@@ -298,7 +298,8 @@ class Pretraining:
         samples = self._samples()
         if self.rank == 0:
             if self.part.until:
-                last = checkpoint.newest_complete(self.out / CHECKPOINTS)
+                # without a step of its own, the step that ended the part before passed this one's end too
+                last = checkpoint.newest_complete(self.out / CHECKPOINTS) or self.part.after
                 assert last is not None, "the last step of a part writes one"
                 shutil.rmtree(self.out / "state", ignore_errors=True)
                 shutil.copytree(last, self.out / "state")

@@ -1,0 +1,46 @@
+"""How much of the budget should be DPO? The total is constant; each point takes a share of it from pre-training.
+
+The paper's figure 5: 0 to 4 h of 24. With `trunk` the stable part of pre-training is trained once for all shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from slamray.config import BudgetWord, Model
+from slamray.sweep import Axis
+from slamray.train.budget import parse_budget, scaled
+
+
+class Space(Model):
+    """What may be tried."""
+
+    total: BudgetWord = Field(description="of pre-training and DPO together, without validation and scoring")
+    shares: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1, description="of the total, for DPO")
+    trunk: bool = Field(True, description="warm-up-stable-decay on a shared trunk, or the recipe's own schedule")
+    betas: tuple[float, ...] = Field((), description="of DPO, tried with every share; empty: the recipe's")
+    learning_rates: tuple[float, ...] = Field((), description="of DPO")
+    max_auto_bleus: tuple[float, ...] = Field((), description="thresholds of the pairs' filter")
+
+
+KEYS = {"beta": "dpo.beta", "learning rate": "dpo.optim.learning_rate", "auto-BLEU": "preferences.max_auto_bleu"}
+
+
+def axes(space: Space) -> list[Axis]:
+    """Shares in percent, and whatever else is varied."""
+    others = dict(zip(KEYS, (space.betas, space.learning_rates, space.max_auto_bleus), strict=True))
+    shares = Axis("DPO", [round(100 * share, 2) for share in space.shares], " % of the budget")
+    return [shares, *(Axis(name, values) for name, values in others.items() if values)]
+
+
+def changes(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a point; without DPO nothing else of it matters."""
+    total, share = parse_budget(space.total, "sweep.space.total"), values["DPO"] / 100
+    trunk = {"pretrain.trunk": space.total, "pretrain.optim.schedule": "wsd"} if space.trunk else {}
+    if share == 0:
+        return {"pretrain.budget": space.total, **trunk, "dpo.budget": None}
+    others = {key: values[name] for name, key in KEYS.items() if name in values}
+    return {"pretrain.budget": scaled(total, 1 - share), **trunk, "dpo.budget": scaled(total, share), **others}
