@@ -1,4 +1,4 @@
-"""Runs from MLflow beside the paper's Tables 2 and 3: what each scored, and what it cost.
+"""Runs from MLflow beside the paper's Tables 2 and 3, and sweeps: what each scored, and what it cost.
 
 The paper's metrics and our own never share a column: topic_cloze is not tSC, grammar is not sBLIMP, words is not
 sWUGGY. A run has a figure in a column of the paper's only where it was scored on that published set.
@@ -13,9 +13,10 @@ from pathlib import Path
 from pydantic import Field
 
 from slamray.command import as_command, split_words
-from slamray.compare_runs import Entry, Paper, Score, read_paper, read_runs
+from slamray.compare_runs import Entry, Paper, Score, SweepEntry, read_paper, read_runs, read_sweeps
 from slamray.config import Model
 from slamray.errors import BadInput
+from slamray.study import show, summarise
 
 
 class CompareWords(Model):
@@ -41,8 +42,12 @@ def main(words: Sequence[str]) -> int:
         if others:
             raise BadInput(f"{others[0]}: no such word; there are {' '.join(CompareWords.model_fields)}")
         paper = read_paper()
-        entries = read_runs(_uri(own), own.experiment, own.runs, paper)
-        print(tables(paper, entries, own.price_per_device_hour))
+        uri = _uri(own)
+        entries = read_runs(uri, own.experiment, own.runs, paper)
+        sweeps = read_sweeps(uri, own.experiment, own.runs)
+        if not entries and not sweeps:
+            raise BadInput(f"experiment {own.experiment} of {uri} holds no checkpoint yet; run jobs/slam.py first")
+        print("\n\n".join([tables(paper, entries, own.price_per_device_hour), *map(show_sweep, sweeps)]))
         draw(paper, entries, Path(own.out))
         print(f"picture: {own.out}")
         return 0
@@ -78,6 +83,12 @@ def tables(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
             + _items(entries, metrics)
         )
     return "\n\n".join(parts)
+
+
+def show_sweep(entry: SweepEntry) -> str:
+    """A sweep's points, metric by metric over the seeds, and its sentence."""
+    metrics = list(dict.fromkeys(row["metric"] for row in entry.rows))
+    return "\n".join([f"Sweep: {entry.title}", *show(metrics, summarise(entry.rows)), entry.note])
 
 
 def _table(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What was measured and what it cost: the paper's tables, which ship as data, and the checkpoints of runs in MLflow."""
+"""What was measured, and its cost: the paper's tables, which ship as data; checkpoints and sweeps of MLflow's runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 
 from slamray.errors import BadInput
 
+ANSWER = "answer"  # the child of a sweep's run that ends it
 CHECKPOINTS = {"untrained": "untrained", "pretrained": "pre-trained", "aligned": "after DPO"}
 
 
@@ -38,6 +39,15 @@ class Entry:
     device_hours: float | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)  # by the paper's names
     own: Mapping[str, Score] = field(default_factory=dict)  # by our names
+
+
+@dataclass(frozen=True)
+class SweepEntry:
+    """A sweep: what it recommends and cost, and a row (variant, metric, value) for each trial and metric."""
+
+    title: str
+    note: str
+    rows: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -76,15 +86,8 @@ def read_paper() -> Paper:
 
 def read_runs(uri: str, experiment: str, names: Sequence[str], paper: Paper) -> list[Entry]:
     """Every checkpoint of the runs that was scored or trained, oldest first; one that several runs share comes once."""
-    parents, children = _search(uri, experiment)
-    if unknown := set(names) - {parent.info.run_name for parent in parents}:
-        known = " ".join(sorted({parent.info.run_name for parent in parents})) or "none"
-        raise BadInput(f"runs={sorted(unknown)[0]}: no such run in experiment {experiment}; there are {known}")
     found: dict[str, Entry] = {}
-    for parent in parents:
-        stages = children.get(parent.data.tags["slamray.run"], {})
-        if names and parent.info.run_name not in names:
-            continue
+    for parent, stages in _search(uri, experiment, names):
         for checkpoint, title in CHECKPOINTS.items():
             if checkpoint not in stages:
                 continue
@@ -94,17 +97,31 @@ def read_runs(uri: str, experiment: str, names: Sequence[str], paper: Paper) -> 
             if known in found:  # scored again by another command
                 entry = _joined(found[known], entry)
             found[known] = entry
-    if not found:
-        raise BadInput(f"experiment {experiment} of {uri} holds no checkpoint yet; run jobs/slam.py first")
     return list(found.values())
+
+
+def read_sweeps(uri: str, experiment: str, names: Sequence[str]) -> list[SweepEntry]:
+    """Every sweep that has its answer, oldest first."""
+    found = []
+    for parent, children in _search(uri, experiment, names):
+        if ANSWER not in children:
+            continue
+        rows = []
+        for label, child in children.items():
+            if "seed" in child.data.params and child.data.metrics:  # a trial that was made
+                variant = label.removesuffix(f", seed {child.data.params['seed']}")
+                measured = {key: value for key, value in child.data.metrics.items() if key != "wall_seconds"}
+                rows += [{"variant": variant, "metric": key, "value": value} for key, value in measured.items()]
+        found.append(SweepEntry(parent.info.run_name, parent.data.tags.get("mlflow.note.content", ""), rows))
+    return found
 
 
 def _joined(first: Entry, again: Entry) -> Entry:
     return replace(first, scores={**first.scores, **again.scores}, own={**first.own, **again.own})
 
 
-def _search(uri: str, experiment: str) -> tuple[list[Any], dict[str, dict[str, Any]]]:
-    """The recipes' runs, oldest first, and each one's stages by name."""
+def _search(uri: str, experiment: str, names: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:
+    """The runs of those names, all without any, oldest first; each with its children by name."""
     from mlflow import MlflowClient  # two seconds
     from mlflow.exceptions import MlflowException
 
@@ -125,7 +142,18 @@ def _search(uri: str, experiment: str) -> tuple[list[Any], dict[str, dict[str, A
     children: dict[str, dict[str, Any]] = {}
     for run in ours:
         children.setdefault(run.data.tags["slamray.run"], {})[run.data.tags["slamray.stage"]] = run
-    return [run for run in ours if run.data.tags["slamray.stage"] == "recipe"], children
+    parents = [run for run in ours if run.data.tags["slamray.stage"] == "recipe"]
+    known = {parent.info.run_name for parent in parents}
+    if unknown := set(names) - known:
+        raise BadInput(
+            f"runs={sorted(unknown)[0]}: no such run in experiment {experiment}; "
+            f"there are {' '.join(sorted(known)) or 'none'}"
+        )
+    return [
+        (parent, children[parent.data.tags["slamray.run"]])
+        for parent in parents
+        if not names or parent.info.run_name in names
+    ]
 
 
 def _entry(

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray import planning, store
+from slamray import compare_runs, planning, store
 from slamray import stage as stages
 from slamray.command import as_command
 from slamray.config import Recipe, identity
@@ -199,7 +199,7 @@ class Work:
         for name in (FIGURE, RUNS, SUMMARY, ANSWER):
             tracker.artifact(target.folder(self.root) / name)
         tracker.note(f"{facts['sentence']}\n\n{facts['cost']}")
-        tracker.finish_stage("answer", target.manifest(self.root))
+        tracker.finish_stage(compare_runs.ANSWER, target.manifest(self.root))
         print("\n".join([*facts["table"], facts["sentence"], facts["cost"]]))
         print(f"sweep: {target.folder(self.root) / FIGURE}, {RUNS}, {SUMMARY}, {ANSWER}")
         for label, reason in self.failed.items():

@@ -288,6 +288,29 @@ def test_held_out_pairs_move_and_the_saved_model_is_the_one_that_was_scored(
     assert after_P2 == pytest.approx(expected, abs=1e-3)
 
 
+def test_evaluations_on_the_way_are_of_the_model_as_it_is_and_change_nothing(
+    group: None, tmp_path: Path, model_folder: Path
+) -> None:
+    told: dict[str, list[dict[str, Any]]] = {"quiet": [], "judged": []}
+    pairs, held_out = build_pairs(10, 1), build_pairs(20, 2)
+    for name, evaluations in (("quiet", 0), ("judged", 3)):
+        config = CONFIG.model_copy(update={"evaluations": evaluations})
+        dpo.train_dpo(config, COMPUTE, model_folder, pairs, held_out, tmp_path / name, told[name].append)
+    assert not any("heldout_accuracy" in metrics for metrics in told["quiet"])
+    judged = [metrics for metrics in told["judged"] if "heldout_accuracy" in metrics]
+    assert [metrics["progress"] for metrics in judged] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert all(0 <= metrics["auto_bleu"] <= 1 for metrics in judged)
+    tokens, _ = dpo_pairs.to_pair_tokens(held_out, 502, 64)
+    targets_P2 = np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in tokens])
+    for folder, metrics in ((model_folder, judged[0]), (tmp_path / "judged" / "model", judged[-1])):
+        with torch.no_grad():
+            means_P2 = by_hand(AutoModelForCausalLM.from_pretrained(folder).eval(), tokens).numpy() / targets_P2
+        assert metrics["heldout_accuracy"] == (means_P2[:, 0] > means_P2[:, 1]).mean()
+    weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in told]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "judged" / ".evaluated").exists()
+
+
 @pytest.mark.parametrize("budget", ["time:0.2s", "tokens:600", "flops:3e8"])
 def test_a_run_stops_when_its_budget_is_spent(group: None, tmp_path: Path, model_folder: Path, budget: str) -> None:
     reports: list[dict[str, Any]] = []
@@ -325,12 +348,14 @@ def run_rank(rank: int, world: int, folder: Path, name: str, zero_stage: int, ki
     losses: list[float] = []
 
     def report(metrics: dict[str, Any]) -> None:
-        losses.append(metrics["loss"])
-        if metrics["step"] == kill_at:
+        if "loss" in metrics:  # not before training
+            losses.append(metrics["loss"])
+        if metrics.get("step") == kill_at:
             raise Killed
 
+    config = CONFIG.model_copy(update={"evaluations": 2})
     with contextlib.suppress(Killed):
-        dpo.train_dpo(CONFIG, compute, folder / "start", build_pairs(10, 1), build_pairs(5, 2), folder / name, report)
+        dpo.train_dpo(config, compute, folder / "start", build_pairs(10, 1), build_pairs(5, 2), folder / name, report)
     if rank == 0:
         np.save(folder / f"losses-{name}-{kill_at}.npy", losses)
     dist.destroy_process_group()
@@ -361,6 +386,9 @@ def test_two_workers_train_like_one_at_every_zero_stage(alone: tuple[Path, list[
     rows = [pq.read_table(folder / run / "heldout.parquet").to_pydict() for run in ("alone", name)]
     assert rows[0]["chosen_before"] == rows[1]["chosen_before"]  # the same batches, so bit for bit
     assert rows[0]["chosen_after"] == pytest.approx(rows[1]["chosen_after"], abs=1e-3)
+    history = [json.loads((folder / run / "history.json").read_text()) for run in ("alone", name)]
+    judged = [[row["heldout_accuracy"] for row in run if "heldout_accuracy" in row] for run in history]
+    assert judged[0] == judged[1] and len(judged[0]) == 2
 
 
 @pytest.mark.slow

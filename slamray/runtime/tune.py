@@ -138,6 +138,10 @@ class _Watch(tune.Callback):
     def __init__(self, trials: Sequence[str] | Lattice, note: Callable[[Ended], None]) -> None:
         self._trials, self._note = trials, note
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes what it was given to its folder; who listens here is a process that lives."""
+        return {}
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         told = trial.last_result or {}
         how: Literal["finished", "stopped"] = "finished" if told.get(FINISHED) else "stopped"
