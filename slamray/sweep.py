@@ -323,7 +323,7 @@ class Work:
         return model * (2 * trials + 3 * trials + 6 * max(1, self.sweep.at_once))
 
     def _require_space(self, todo: Sequence[str]) -> None:
-        store.require_space(self.root, self._bytes(len(todo)), "the sweep's models")
+        store.require_space(self.root, self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
 
     def _answer_stage(self, runs: Sequence[Run]) -> Stage:
         config = identity(self.sweep) | {"runs": [[run.member.variant, run.member.seed] for run in runs]}

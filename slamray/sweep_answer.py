@@ -25,16 +25,19 @@ class Answer:
     seeds: int
     sure: float  # share of the resamples in which it is the greatest
     also: tuple[str, ...]  # points that cannot be told apart from it
+    points: int  # of all that were compared
 
     def sentence(self, objective: Sequence[str]) -> str:
         """For people: the recommendation with its confidence."""
-        of = " and ".join(name.replace("_", " ") for name in objective)
+        names = [name.replace("_", " ") for name in objective]
+        of = names[0] if len(names) == 1 else f"mean of {', '.join(names[:-1])} and {names[-1]}"
         seeds = f"{self.seeds} seed" + ("s" if self.seeds > 1 else "")
         told = f"{of} {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] over {seeds}"
         sure = f"the best in {self.sure:.0%} of {RESAMPLES:,} resamples of seeds and items"
         if not self.also:
             return f"Recommended: {self.point}: {told}; {sure}, and better than every other point beyond chance."
-        return f"Best so far: {self.point}: {told}; {sure}. Not told apart from it: {'; '.join(self.also)}."
+        others = "any other point" if len(self.also) == self.points - 1 else "; ".join(self.also)
+        return f"Best so far: {self.point}: {told}; {sure}. Not told apart from it: {others}."
 
 
 def choose(judged: Mapping[str, Sequence[Judged]], seed: int = 0) -> Answer:
@@ -65,4 +68,4 @@ def choose(judged: Mapping[str, Sequence[Judged]], seed: int = 0) -> Answer:
     worse_by = np.percentile(drawn_RP[:, [best]] - drawn_RP, tail, axis=0)
     also = tuple(point for place, point in enumerate(points) if place != best and worse_by[place] <= 0)
     sure = float((drawn_RP.argmax(axis=1) == best).mean())
-    return Answer(points[best], float(mean_P[best]), float(low), float(high), most, sure, also)
+    return Answer(points[best], float(mean_P[best]), float(low), float(high), most, sure, also, len(points))

@@ -29,7 +29,10 @@ def draw(
         means = {row["variant"]: row for row in summary if row["metric"] == metric}
         _draw_metric(axes, metric, points, own, means, chosen)
         axes.set_xlabel(axis)
-    panels[0].legend(fontsize=7)
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=7)
     figure.suptitle(f"{title}\n{textwrap.fill(sentence, 42 * len(metrics))}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -59,7 +62,9 @@ def _draw_metric(
         axes.plot(places[chosen], scale * means[chosen]["mean"], "*", color="#D55E00", markersize=14, label="chosen")
     if accuracy:
         axes.axhline(scale * CHANCE, color="grey", linestyle="--", linewidth=0.8, label="chance")
-    axes.set_xticks(range(len(ticks)), [str(tick) for tick in ticks], fontsize=7)
+    axes.set_xticks(
+        range(len(ticks)), [f"{tick:g}" if isinstance(tick, float | int) else str(tick) for tick in ticks], fontsize=7
+    )
     axes.set_title(metric.replace("_", " "), fontsize=9)
     axes.set_ylabel("% right" if accuracy else "perplexity" if metric == "perplexity" else metric.replace("_", " "))
     axes.grid(alpha=0.3)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from slamray import tracking
-from slamray.compare import main, power, short, tables
-from slamray.compare_runs import Entry, Score, read_paper, read_runs
+from slamray.compare import main, power, short, show_sweep, tables
+from slamray.compare_runs import Entry, Score, read_paper, read_runs, read_sweeps
 from slamray.evaluate.published import PUBLISHED
 from slamray.tracking import MlflowTracker, flatten
 
@@ -61,6 +61,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage, facts in stages.items():
             tracker.finish_stage(stage, {"facts": facts, "wall_seconds": 1.0, "fingerprint": f"print of {stage}"})
         tracker.close("FINISHED")
+    sweep = MlflowTracker(f"sqlite:///{root}/mlflow.db", "slamray", "How much DPO?", "sweep", root)
+    for share, seed, right in ((0, 0, 0.5), (0, 1, 0.6), (5, 0, 0.7)):
+        label = f"DPO {share} %, seed {seed}"
+        sweep.params({"axis.DPO": share, "seed": seed}, label)
+        sweep.finish_stage(label, {"facts": {"topic_cloze": right}, "wall_seconds": 1.0, "fingerprint": label})
+    sweep.params({"axis.DPO": 9, "seed": 0}, "DPO 9 %, seed 0")  # a trial that failed
+    sweep.note("Best so far: DPO 5 %")
+    sweep.finish_stage("answer", {"facts": {}, "wall_seconds": 1.0, "fingerprint": "answer"})
+    sweep.close("FINISHED")
     patch.undo()
     return root
 
@@ -150,6 +159,15 @@ def test_the_command_prints_the_tables_and_draws_the_picture(
     assert any(line.startswith("Slam (scaled)") and "84.18" in line for line in lines)
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) > 20_000
+
+
+def test_a_sweep_is_shown_point_by_point_with_its_sentence(root: Path) -> None:
+    (entry,) = read_sweeps(f"sqlite:///{root}/mlflow.db", "slamray", ["How much DPO?"])
+    lines = [line.split() for line in show_sweep(entry).splitlines()]
+    assert lines[0] == ["Sweep:", "How", "much", "DPO?"] and lines[-1] == ["Best", "so", "far:", "DPO", "5", "%"]
+    assert ["DPO", "0", "%", "55.00", "[50.00,", "60.00]"] in lines
+    assert ["DPO", "5", "%", "70.00", "[70.00,", "70.00]"] in lines
+    assert not any("9" in words for words in lines)
 
 
 def test_what_cannot_be_compared_is_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ CONTEXT = 32
 OPTIM = OptimConfig(learning_rate=1e-2, warmup_share=0.25)
 STEPS = PretrainConfig(budget="steps:8", tokens_per_step=8 * CONTEXT, optim=OPTIM, validations=4, validation_rows=8)
 WHOLE = Part()
+WSD = OPTIM.model_copy(update={"warmup_share": 0.125, "schedule": "wsd", "decay_share": 0.5})
 EXACT = Compute(micro_batch=4, dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
 
 pytestmark = pytest.mark.usefixtures("group")
@@ -138,8 +139,7 @@ def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_branch_comes_to_the_same_as_one_run_however_the_trunk_was_cut(data: Path, tmp_path: Path) -> None:
-    wsd = OPTIM.model_copy(update={"warmup_share": 0.125, "schedule": "wsd", "decay_share": 0.5})
-    config = STEPS.model_copy(update={"trunk": "steps:16", "optim": wsd})
+    config = STEPS.model_copy(update={"trunk": "steps:16", "optim": WSD})
     whole, _ = _train(data, tmp_path / "whole", config)
 
     stable, until = trunk_config(config)
@@ -158,6 +158,16 @@ def test_a_branch_comes_to_the_same_as_one_run_however_the_trunk_was_cut(data: P
     assert facts["tokens"] == whole[-1]["tokens"]
     assert first["shared_seconds"] == 0 < second["shared_seconds"] < facts["shared_seconds"] < facts["train_seconds"]
     assert not (tmp_path / "second" / "model").exists()
+
+
+def test_a_part_that_the_one_before_has_passed_leaves_the_same_state(data: Path, tmp_path: Path) -> None:
+    """A step is the smallest piece: budgets closer than one end at the same step."""
+    stable, _ = trunk_config(STEPS.model_copy(update={"trunk": "steps:16", "optim": WSD}))
+    _train(data, tmp_path / "first", stable, part=Part(until="steps:2"))
+    reports, facts = _train(data, tmp_path / "second", stable, part=Part(tmp_path / "first" / "state", "steps:2"))
+    assert reports == [] and facts["step"] == 2
+    states = [(tmp_path / name / "state/model/model.safetensors").read_bytes() for name in ("first", "second")]
+    assert states[0] == states[1]
 
 
 def test_a_finished_run_called_again_trains_no_further(data: Path, tmp_path: Path) -> None:

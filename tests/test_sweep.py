@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from slamray.loader import Member, Sweep, load_sweep
 from slamray.runtime.engine import Engine
 from slamray.stage import Stage
 from slamray.study import Run, build
-from slamray.sweep import Judged, check, load_tuning, make_space, objective, spent
+from slamray.sweep import Judged, Work, check, load_tuning, make_space, objective, spent
 from slamray.sweep_answer import choose
 from slamray.sweep_figure import draw
+from slamray.tracking import NullTracker
 
 TUNING = Path(__file__).parent.parent / "tuning"
 
@@ -141,6 +143,9 @@ def test_points_within_noise_are_named_beside_the_best() -> None:
     found = choose({"a": [items(0.6, 50), items(0.61)], "b": [items(0.61), items(0.62, 50)], "c": [items(0.3)] * 2})
     assert found.point == "b" and found.also == ("a",)
     assert "Not told apart from it: a." in found.sentence(["topic_cloze"])
+    assert "mean of topic cloze and grammar 61.5 % [" in found.sentence(["topic_cloze", "grammar"])
+    found = choose({"a": [items(0.6, 50)], "b": [items(0.6)]})
+    assert "Not told apart from it: any other point." in found.sentence(["topic_cloze"])
 
 
 def test_the_interval_holds_what_seeds_alone_would_do() -> None:
@@ -214,3 +219,18 @@ def test_the_picture_has_a_panel_for_each_metric_and_marks_the_choice(tmp_path: 
     orange = [int((abs(picture - (0xD5, 0x5E, 0x00)).sum(-1) < 30).sum()) for picture in pictures]
     assert orange[0] > 100 > orange[1]  # a star in each panel
     assert pictures[0].shape[1] > 900  # two panels beside each other
+
+
+def test_a_disk_too_small_for_the_models_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["recipe=dpo_budget_laptop", f"root={tmp_path}"]
+    sweep, members = load_sweep(words, tuning_points)
+    engine = Engine(members[0].recipe.compute)
+    trials = {run.label: run for run in build(members, (), engine)}
+    work = Work(sweep, make_space(load_tuning(TUNING, sweep.tuning), sweep), trials, engine, words)
+    monkeypatch.setattr(Engine, "connect", lambda self: pytest.fail("it was about to start"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000_000))
+    with pytest.raises(BadInput, match=r"a sweep of 18 trials needs about [\d,.]+ MB but 50 MB are free"):
+        work.run(NullTracker())

@@ -47,12 +47,13 @@ class Run:
     root: Path
     words: Sequence[str]
     log: Path
+    job: str = "jobs/slam.py"
     process: subprocess.Popen[bytes] | None = None
     _log_begins: int = 0  # where the log of the present start begins
 
     def start(self, workers: int) -> None:
         """Give the command, in a process group of its own."""
-        command = [sys.executable, "jobs/slam.py", *self.words, f"compute.workers={workers}", f"root={self.root}"]
+        command = [sys.executable, self.job, *self.words, f"compute.workers={workers}", f"root={self.root}"]
         with self.log.open("ab") as out:
             self._log_begins = out.tell()
             self.process = subprocess.Popen(
