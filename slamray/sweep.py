@@ -259,7 +259,8 @@ class Work:
                 told = {key: one.told.get(key) for key in (tune.PERCENT, tune.VALUE)}
                 store.write_json(self._stopped(run), told)
             done = sum(self._ended(other) for other in self.trials.values())
-            sys.stderr.write(f"{one.name}: {one.how} {one.reason} ({done} of {len(self.trials)} trials have ended)\n")
+            how = f"{one.how} ({one.reason})" if one.reason else one.how
+            sys.stderr.write(f"{one.name}: {how}; {done} of {len(self.trials)} trials have ended\n")
             sys.stderr.flush()
             self._track(tracker, one.name, run)
 
