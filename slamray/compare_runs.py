@@ -147,7 +147,7 @@ def _search(uri: str, experiment: str, names: Sequence[str]) -> list[tuple[Any, 
     if unknown := set(names) - known:
         raise BadInput(
             f"runs={sorted(unknown)[0]}: no such run in experiment {experiment}; "
-            f"there are {' '.join(sorted(known)) or 'none'}"
+            f"there are {', '.join(sorted(known)) or 'none'}"
         )
     return [
         (parent, children[parent.data.tags["slamray.run"]])

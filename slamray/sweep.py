@@ -52,6 +52,11 @@ class Axis:
     values: Sequence[Any]
     unit: str = ""
 
+    @property
+    def key(self) -> str:
+        """Its name in MLflow, which has no room for a unit elsewhere, and no percent sign."""
+        return f"axis.{self.name}{self.unit}".replace("%", "percent")
+
     def label(self, value: Any) -> str:
         return f"{self.name} {value:g}{self.unit}" if isinstance(value, float | int) else str(value)
 
@@ -308,7 +313,7 @@ class Work:
     def _track(self, tracker: Tracker, label: str, run: Run) -> None:
         """A trial as a child run: flat parameters, and what it came to."""
         point = next(point for point in self.space.points if point.label == run.member.variant)
-        axes = {f"axis.{axis.name}": axis.values[i] for axis, i in zip(self.space.axes, point.place, strict=True)}
+        axes = {axis.key: axis.values[i] for axis, i in zip(self.space.axes, point.place, strict=True)}
         tracker.params(axes | {"seed": run.member.seed} | parameters(run.member.recipe), label)
         if not all(target.is_done(self.root) for target in run.targets):
             return

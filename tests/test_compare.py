@@ -173,7 +173,7 @@ def test_a_sweep_is_shown_point_by_point_with_its_sentence(root: Path) -> None:
 def test_what_cannot_be_compared_is_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = {
         f"root={tmp_path}": "no mlflow.db there",
-        f"root={root} runs=[other]": "runs=other: no such run in experiment slamray; there are demo",
+        f"root={root} runs=[other]": "runs=other: no such run in experiment slamray; there are How much DPO?, demo",
         f"root={root} experiment=none": "experiment=none: not in",
         f"root={root} prise=1": "prise=1: no such word; there are root uri",
         f"root={root} price_per_device_hour=cheap": "price_per_device_hour='cheap'",

@@ -95,7 +95,7 @@ def test_a_sweep_is_made_though_mlflow_refuses_and_tells_it_later(
     assert not (root / "mlflow-unsent.jsonl").exists()
     parent, children = tracked(root)
     assert len(children) == 4 and parent.data.tags["mlflow.note.content"].startswith(sentence)
-    assert {child.data.params["axis.DPO"] for child in children} == {"0.0", "25.0"}
+    assert {child.data.params["axis.DPO_percent_of_the_budget"] for child in children} == {"0.0", "25.0"}
     assert all({"perplexity", "topic_cloze", "objective"} <= set(child.data.metrics) for child in children)
 
 
