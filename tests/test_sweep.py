@@ -17,9 +17,10 @@ from slamray.loader import Member, Sweep, load_sweep
 from slamray.runtime.engine import Engine
 from slamray.stage import Stage
 from slamray.study import Run, build
-from slamray.sweep import Judged, Work, check, load_tuning, make_space, objective, spent
-from slamray.sweep_answer import choose
+from slamray.sweep import Work, check, objective, spent
+from slamray.sweep_answer import Judged, choose
 from slamray.sweep_figure import draw
+from slamray.sweep_space import load_tuning, make_space
 from slamray.tracking import NullTracker
 
 TUNING = Path(__file__).parent.parent / "tuning"

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from slamray.config import Model
-from slamray.sweep import Axis
+from slamray.sweep_space import Axis
 
 
 class Space(Model):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from slamray.config import Model
-from slamray.sweep import Axis
+from slamray.sweep_space import Axis
 
 KEYS = {"learning rate": "pretrain.optim.learning_rate", "tokens a step": "pretrain.tokens_per_step"}
 
