@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -112,28 +111,6 @@ def test_the_same_command_again_does_nothing_in_under_20_seconds(finished: Path,
     assert time.monotonic() - began < 20
     assert done.returncode == 0 and "0 of 12 stages made" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
-
-
-def test_a_driver_killed_while_speaking_continues_to_the_same_bytes(
-    finished: Path, tiny_words: list[str], tmp_path: Path
-) -> None:
-    command = [sys.executable, "jobs/slam.py", *tiny_words, f"root={tmp_path}"]
-    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("units/*/units/*.parquet")):
-        assert driver.poll() is None and time.monotonic() < deadline, "no shard was made before the run ended"
-        time.sleep(0.05)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert not list(tmp_path.glob("units/*/manifest.json"))
-    done = slam(tiny_words, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    shards = sorted(path.relative_to(finished) for path in finished.glob("units/*/units/*.parquet"))
-    assert len(shards) == 9  # 18 documents, two a shard
-    for shard in shards:
-        assert (tmp_path / shard).read_bytes() == (finished / shard).read_bytes()
-    packed = [path.relative_to(finished) for path in finished.glob("packed/*/*/*.npy")]
-    assert packed and all((tmp_path / path).read_bytes() == (finished / path).read_bytes() for path in packed)
 
 
 def test_a_request_the_machine_can_never_meet_ends_before_any_work(tiny_words: list[str], tmp_path: Path) -> None:

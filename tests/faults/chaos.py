@@ -3,11 +3,11 @@
     python tests/faults/chaos.py N=50 [SEED=0] [KINDS=driver,worker,...] [WORKERS=1|2|mixed] [STRIKES=1]
         [AT=units,pretrained,aligned] [ROOT=folder]
 
-Every draw runs the demo recipe with tiny models on a fresh root. STRIKES faults of one kind strike it, each after a
-random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a person
-would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained on by
-their hash, losses at equal steps, weights and scores: bit for bit on one worker, within TOLERANCE where the number of
-workers changes. The table is one line a draw.
+Every draw runs the demo recipe with tiny models on a fresh root. STRIKES faults strike it, the kinds in turn, each
+after a random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a
+person would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained
+on by their hash, losses at equal steps, weights and scores: bit for bit on one worker, within TOLERANCE where the
+number of workers changes. The table is one line a draw.
 """
 
 from __future__ import annotations
@@ -166,7 +166,6 @@ FAULTS: dict[str, Callable[[Run, random.Random], str]] = {
 class Outcome:
     """What one draw came to."""
 
-    kind: str
     workers: str
     struck: list[str] = field(default_factory=list)
     restarts: int = 0
@@ -176,21 +175,21 @@ class Outcome:
 
 
 def draw(
-    run: Run, rng: random.Random, kind: str, workers: Sequence[int], moments: Sequence[tuple[str, int]]
+    run: Run, rng: random.Random, kinds: Sequence[str], workers: Sequence[int], moments: Sequence[tuple[str, int]]
 ) -> Outcome:
-    """Run to the end under faults of one kind.
+    """Run to the end under faults, the kinds in turn.
 
     workers: of the first start, the second, and so on, in turn; moments: the stage of each fault, and the steps or
     shards after which it strikes: later where there is nothing to strike, and not at all when the stage has ended.
     """
-    outcome = Outcome(kind, "->".join(map(str, workers)))
+    outcome = Outcome("->".join(map(str, workers)))
     began = time.monotonic()
     run.start(workers[0])
     left = list(moments)
     while True:
         assert run.process is not None
         if left and (work := run.work_in(left[0][0])) is not None and work >= left[0][1]:
-            struck = FAULTS[kind](run, rng)
+            struck = FAULTS[kinds[len(outcome.struck) % len(kinds)]](run, rng)
             if struck:
                 outcome.struck.append(f"{struck} at {left[0][0]} {work}")
             if struck or run.ended(left[0][0]):
@@ -306,24 +305,25 @@ def main(arguments: Sequence[str]) -> int:
     work = {stage: _manifest(untouched.root, stage)["facts"].get("step", 0)
             or len(list(untouched.root.glob(f"{stage}/*/units/*.parquet"))) for stage in at}  # fmt: skip
     print(f"untouched run: {time.monotonic() - began:.0f} s, {STEPS} + {DPO_STEPS} steps; roots under {root}")
-    print(f"{'draw':>4}  {'fault':<8}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}  struck; result")
+    print(f"{'draw':>4}  {'fault':<14}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}  struck; result")
     bad = 0
     for number in range(count):
         rng = random.Random(f"{seed}:{number}")
-        kind = kinds[number % len(kinds)]
+        own = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
         workers = {"1": [1], "2": [2], "mixed": [1, 2]}[given.get("WORKERS", "1")]
         run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log")
         stages = [at[(number + strike) % len(at)] for strike in range(strikes)]
         moments = sorted(
             ((stage, rng.randrange(work[stage])) for stage in stages), key=lambda m: (at.index(m[0]), m[1])
         )
-        outcome = draw(run, rng, kind, workers, moments)
+        outcome = draw(run, rng, own, workers, moments)
         if not outcome.differences:
             outcome.differences = compare(untouched.root, run.root, exact=workers == [1])
         bad += bool(outcome.differences)
         lost = f"{100 * outcome.lost_steps / (STEPS + DPO_STEPS):.0f} %"
         print(
-            f"{number:>4}  {kind:<8}{outcome.workers:<12}{outcome.restarts + 1:>7}{outcome.seconds:>9.0f}{lost:>9}  "
+            f"{number:>4}  {','.join(own[:strikes]):<14}{outcome.workers:<12}{outcome.restarts + 1:>7}"
+            f"{outcome.seconds:>9.0f}{lost:>9}  "
             f"{', '.join(outcome.struck) or 'ended first'}; {'; '.join(outcome.differences) or 'the same'}",
             flush=True,
         )
