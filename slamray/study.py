@@ -183,6 +183,11 @@ def measured_rows(run: Run, metrics: Sequence[str], root: Path) -> list[dict[str
     for row in measured:
         if row.get("part", "all") == "all":
             figures[row["metric"]] = {"value": row["accuracy"], **{key: row[key] for key in ("low", "high", "n")}}
+    for metric in metrics:
+        if metric not in figures:
+            raise BadInput(
+                f"metrics: no item of {metric} could be made from this corpus; leave it out, or give more text"
+            )
     shared = {
         "variant": run.member.variant, "seed": run.member.seed, "scores": scores.fingerprint,
         "parameters": _facts(run, "untrained", root)["parameters"],

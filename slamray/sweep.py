@@ -27,6 +27,7 @@ from slamray.command import as_command
 from slamray.config import Recipe, identity
 from slamray.errors import BadInput
 from slamray.loader import Member, Sweep, load_sweep
+from slamray.recipe_evaluation import ITEM_METRICS
 from slamray.run import make, parameters, provenance
 from slamray.runtime.engine import Engine
 from slamray.stage import Facts, Folders, Stage
@@ -126,6 +127,7 @@ class Work:
             self.engine.connect()
             shared = self._shared()
             make(self._quiet(self.recipe), shared, self.engine, self.words)
+            self._require_items()
             if self.sweep.search:
                 self._search(tracker)
             else:
@@ -159,6 +161,16 @@ class Work:
             lines.append(f"  {point.label:<{width}}{done} of {len(own)} done   {changes}")
         lines.append(f"at most {self._bytes(len(self.trials)) / 1e6:,.0f} MB of models on disk at a time")
         return "\n".join(lines)
+
+    def _require_items(self) -> None:
+        """BadInput when a metric has no item after all: a small corpus has none of some kinds."""
+        items = next(iter(self.trials.values())).stage("items")
+        if not items.is_done(self.root):  # trials do not share it; each will find out
+            return
+        made = items.manifest(self.root)["facts"]["pairs"]
+        for metric in [*self.sweep.metrics, *self.sweep.objective]:
+            if metric in ITEM_METRICS and metric not in made:
+                raise BadInput(f"sweep: no item of {metric} could be made; leave the metric out, or give more text")
 
     def _search(self, tracker: Tracker) -> None:
         """Optuna's proposals with the first seed; then the best two points with the others."""

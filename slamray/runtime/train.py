@@ -21,7 +21,7 @@ from slamray import store
 from slamray.config import Compute
 from slamray.errors import BadInput
 from slamray.runtime.pool import CHECKPOINTS, METRICS, NOTICE, Loop, Metrics
-from slamray.runtime.prebuild import keep_extensions_in_environment
+from slamray.runtime.prebuild import load_extension
 from slamray.runtime.session import user_error
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,12 @@ def _trainer(loop: Loop, compute: Compute, out: Path) -> TorchTrainer:
     noticed: Any = {"elastic_resize_monitor_interval_s": compute.stall_seconds}  # when nodes are back
     return TorchTrainer(
         _worker,
-        train_loop_config={"loop": loop, "out": str(out), "threads": compute.cpus_per_worker},
+        train_loop_config={
+            "loop": loop,
+            "out": str(out),
+            "threads": compute.cpus_per_worker,
+            "device": compute.device,
+        },
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=cuda,
@@ -129,8 +134,9 @@ def _who_failed(error: Exception) -> str:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    keep_extensions_in_environment()
     torch.set_num_threads(config["threads"])
+    if config["device"] == "cpu":
+        load_extension()
     out = Path(config["out"])
     first = ray.train.get_context().get_world_rank() == 0
     warned: list[bool] = []  # once is enough: the nodes are going whatever is saved

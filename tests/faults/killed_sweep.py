@@ -20,9 +20,11 @@ import pyarrow.parquet as pq
 from chaos import Run, make_words
 
 VARIED = ("pretrain.budget", "dpo.budget", "evaluate.items")
-SWEEP = ["recipe=dpo_budget_laptop", "sweep.space.total=tokens:65536", "sweep.space.shares=[0, 0.25]",
-         "sweep.seeds=[0, 1]", "sweep.metrics=[perplexity, topic_cloze]", "evaluate.items.topic_cloze=4",
-         "evaluate.items.sentence_order=4", "evaluate.items.words_in_sentence=4"]  # fmt: skip
+SWEEP = [
+    "recipe=dpo_budget_laptop", "sweep.space.total=tokens:65536", "sweep.space.shares=[0, 0.25]", "sweep.seeds=[0, 1]",
+    "sweep.metrics=[perplexity, topic_cloze]", "sweep.objective=[topic_cloze, sentence_order]",
+    "evaluate.items.topic_cloze=4", "evaluate.items.sentence_order=4", "evaluate.items.words_in_sentence=0",
+]  # fmt: skip
 
 
 def table(root: Path) -> list[dict[str, Any]]:
