@@ -261,6 +261,8 @@ def prune(stage: Stage, root: Path, part: str) -> int:
     """
     manifest = stage.manifest(root)
     gone = {name: facts for name, facts in manifest["files"].items() if Path(name).is_relative_to(part)}
+    if not gone:
+        return 0
     manifest["files"] = {name: facts for name, facts in manifest["files"].items() if name not in gone}
     manifest[PRUNED] = {**manifest.get(PRUNED, {}), **gone}
     store.write_json(stage.folder(root) / MANIFEST, manifest)  # first: files without a record are no flaw

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal import constants
 
 from slamray import store
 from slamray.config import Compute
@@ -92,6 +94,10 @@ def _trainer(loop: Loop, compute: Compute, out: Path) -> TorchTrainer:
     # which has this environment.
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(compute.stall_seconds)
+    # Ray Train's PlacementGroupCleaner, which frees what a controller held that was stopped or died, would ask the
+    # cluster that was started last on this machine, be it another or gone (ray 2.60; docs/LOG.md, 2026-11-26).
+    os.environ["RAY_API_SERVER_ADDRESS"] = ray.get_runtime_context().gcs_address
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_API_SERVER_ADDRESS")
     fewest = compute.min_workers or compute.workers
     workers: Any = (fewest, compute.workers) if fewest < compute.workers else compute.workers
     noticed: Any = {"elastic_resize_monitor_interval_s": compute.stall_seconds}  # when nodes are back
