@@ -101,6 +101,7 @@ def test_a_sweep_is_made_though_mlflow_refuses_and_tells_it_later(
 
 
 def tracked(root: Path) -> tuple[Any, list[Any]]:
+    """The sweep's run in MLflow, and its trials'."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
@@ -109,7 +110,7 @@ def tracked(root: Path) -> tuple[Any, list[Any]]:
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.png", "runs.parquet"}
-    return parent, [one for one in runs if one is not parent]
+    return parent, [one for one in runs if "seed" in one.data.params]
 
 
 def test_a_second_sweep_on_one_root_shares_speech_and_trunks(
