@@ -1,13 +1,14 @@
 """Kill a run at random moments, and compare what comes out with the run that nobody touched.
 
-    python tests/faults/chaos.py N=50 [SEED=0] [KINDS=driver,worker,...] [WORKERS=1|2|mixed] [STRIKES=1]
-        [AT=units,pretrained,aligned] [ROOT=folder]
+    python tests/faults/chaos.py N=50 [SEED=0] [KINDS=driver,worker,...] [WORKERS=1|2|mixed] [ACTORS=1|2|mixed]
+        [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder]
 
 Every draw runs the demo recipe with tiny models on a fresh root. STRIKES faults strike it, the kinds in turn, each
 after a random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a
 person would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained
 on by their hash, losses at equal steps, weights and scores: bit for bit on one worker, within TOLERANCE where the
-number of workers changes. The table is one line a draw.
+number of workers changes. A shard that was whole when a fault struck must be the same file at the end: that counts what
+was done twice. The table is one line a draw.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ TOLERANCE = (
 )
 BYTES = ("units", "preferences", "items")  # stages whose shards are compared byte for byte
 STEPS, DPO_STEPS = 300, 100
-LONGER = [f"pretrain.budget=steps:{STEPS}", f"dpo.budget=steps:{DPO_STEPS}", "compute.checkpoint_every_seconds=0.5",
-          "compute.dtype=float32", "compute.report_every_steps=1", "compute.stall_seconds=15",
-          "compute.micro_batch=2", "compute.dpo_micro_batch=1"]  # fmt: skip
+COUNT_MORE_CORES = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 4}'}  # two actors that speak and two that encode, on any machine
+LONGER = ["speech.shard_documents=1", f"pretrain.budget=steps:{STEPS}", f"dpo.budget=steps:{DPO_STEPS}",
+          "compute.checkpoint_every_seconds=0.5", "compute.dtype=float32", "compute.report_every_steps=1",
+          "compute.stall_seconds=15", "compute.micro_batch=2", "compute.dpo_micro_batch=1"]  # fmt: skip
 
 
 @dataclass
@@ -47,18 +49,24 @@ class Run:
     root: Path
     words: Sequence[str]
     log: Path
+    actors: Sequence[int] = (1,)  # that speak, and that encode: in the first start, the second, and so on, in turn
+    starts: int = 0
     job: str = "jobs/slam.py"
     process: subprocess.Popen[bytes] | None = None
     _log_begins: int = 0  # where the log of the present start begins
 
     def start(self, workers: int) -> None:
         """Give the command, in a process group of its own."""
-        command = [sys.executable, self.job, *self.words, f"compute.workers={workers}", f"root={self.root}"]
+        actors = self.actors[self.starts % len(self.actors)]
+        self.starts += 1
+        sizes = [f"compute.workers={workers}", f"compute.tts_actors={actors}", f"compute.encoder_actors={actors}"]
+        command = [sys.executable, self.job, *self.words, *sizes, f"root={self.root}"]
         with self.log.open("ab") as out:
             self._log_begins = out.tell()
             self.process = subprocess.Popen(
-                command, cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                command, cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                env=os.environ | (COUNT_MORE_CORES if max(self.actors) > 1 else {}),
+            )  # fmt: skip
 
     def work_in(self, stage: str) -> int | None:
         """Steps, or shards, that a stage has behind it; None when it does not run in this start."""
@@ -68,6 +76,11 @@ class Run:
             lines = path.read_text().splitlines()
             return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
         return len(list(self.root.glob(f"{stage}/*/units/*.parquet")))
+
+    def shards(self) -> dict[Path, tuple[int, int]]:
+        """Which file each whole shard is: its inode and time. A shard that is made again is another file."""
+        found = {path: path.stat() for path in self.root.glob("*/*/units/*.parquet")}
+        return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
 
     def ended(self, stage: str) -> bool:
         return bool(list(self.root.glob(f"{stage}/*/manifest.json")))
@@ -172,6 +185,7 @@ class Outcome:
     seconds: float = 0.0
     differences: list[str] = field(default_factory=list)
     lost_steps: int = 0
+    kept_shards: int = 0  # whole when the last fault struck
 
 
 def draw(
@@ -186,9 +200,11 @@ def draw(
     began = time.monotonic()
     run.start(workers[0])
     left = list(moments)
+    whole: dict[Path, tuple[int, int]] = {}
     while True:
         assert run.process is not None
         if left and (work := run.work_in(left[0][0])) is not None and work >= left[0][1]:
+            whole |= {path: file for path, file in run.shards().items() if path not in whole}
             struck = FAULTS[kinds[len(outcome.struck) % len(kinds)]](run, rng)
             if struck:
                 outcome.struck.append(f"{struck} at {left[0][0]} {work}")
@@ -214,6 +230,10 @@ def draw(
             run.start(workers[outcome.restarts % len(workers)])
     outcome.seconds = time.monotonic() - began
     outcome.lost_steps = sum(_repeated(run.root))
+    outcome.kept_shards = len(whole)
+    now = run.shards()
+    if twice := sum(now.get(path) != file for path, file in whole.items()):
+        outcome.differences.append(f"{twice} of {len(whole)} whole shards were made again")
     return outcome
 
 
@@ -289,7 +309,7 @@ def make_words(folder: Path) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
-    unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "STRIKES", "AT", "ROOT"}
+    unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT"}
     kinds = given.get("KINDS", ",".join(FAULTS)).split(",")
     if unknown or not set(kinds) <= FAULTS.keys():
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
@@ -298,20 +318,24 @@ def main(arguments: Sequence[str]) -> int:
     at = given.get("AT", "units,pretrained,aligned").split(",")
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
     words = make_words(root / "models")
+    numbers = {"1": [1], "2": [2], "mixed": [1, 2]}
     untouched = Run(root / "untouched", words, root / "untouched.log")
     began = time.monotonic()
     untouched.start(1)
     assert untouched.process is not None and untouched.process.wait() == 0, _last_line(untouched.log)
     work = {stage: _manifest(untouched.root, stage)["facts"].get("step", 0)
             or len(list(untouched.root.glob(f"{stage}/*/units/*.parquet"))) for stage in at}  # fmt: skip
-    print(f"untouched run: {time.monotonic() - began:.0f} s, {STEPS} + {DPO_STEPS} steps; roots under {root}")
-    print(f"{'draw':>4}  {'fault':<14}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}  struck; result")
+    print(
+        f"untouched run: {time.monotonic() - began:.0f} s, {STEPS} + {DPO_STEPS} steps, {len(untouched.shards())} "
+        f"shards (kept: whole at the last fault); roots under {root}"
+    )
+    print(f"{'draw':>4}  {'fault':<14}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}{'kept':>7}  struck; result")
     bad = 0
     for number in range(count):
         rng = random.Random(f"{seed}:{number}")
         own = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
-        workers = {"1": [1], "2": [2], "mixed": [1, 2]}[given.get("WORKERS", "1")]
-        run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log")
+        workers = numbers[given.get("WORKERS", "1")]
+        run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log", numbers[given.get("ACTORS", "1")])
         stages = [at[(number + strike) % len(at)] for strike in range(strikes)]
         moments = sorted(
             ((stage, rng.randrange(work[stage])) for stage in stages), key=lambda m: (at.index(m[0]), m[1])
@@ -323,7 +347,7 @@ def main(arguments: Sequence[str]) -> int:
         lost = f"{100 * outcome.lost_steps / (STEPS + DPO_STEPS):.0f} %"
         print(
             f"{number:>4}  {','.join(own[:strikes]):<14}{outcome.workers:<12}{outcome.restarts + 1:>7}"
-            f"{outcome.seconds:>9.0f}{lost:>9}  "
+            f"{outcome.seconds:>9.0f}{lost:>9}{outcome.kept_shards:>7}  "
             f"{', '.join(outcome.struck) or 'ended first'}; {'; '.join(outcome.differences) or 'the same'}",
             flush=True,
         )
