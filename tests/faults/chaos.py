@@ -18,6 +18,7 @@ import os
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ class Run:
     words: Sequence[str]
     log: Path
     actors: Sequence[int] = (1,)  # that speak, and that encode: in the first start, the second, and so on, in turn
+    clock: Path | None = None  # says how far the wall clock of its processes is off; null: theirs is the machine's
     starts: int = 0
     job: str = "jobs/slam.py"
     process: subprocess.Popen[bytes] | None = None
@@ -59,13 +61,17 @@ class Run:
         """Give the command, in a process group of its own."""
         actors = self.actors[self.starts % len(self.actors)]
         self.starts += 1
+        more = COUNT_MORE_CORES if max(self.actors) > 1 else {}
+        if self.clock:
+            set_clock(self.clock, 0)
+            more = more | {"CLOCK_FILE": str(self.clock), "LD_PRELOAD": str(self.clock.with_suffix(".so"))}
         sizes = [f"compute.workers={workers}", f"compute.tts_actors={actors}", f"compute.encoder_actors={actors}"]
         command = [sys.executable, self.job, *self.words, *sizes, f"root={self.root}"]
         with self.log.open("ab") as out:
             self._log_begins = out.tell()
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                env=os.environ | (COUNT_MORE_CORES if max(self.actors) > 1 else {}),
+                env=os.environ | more,
             )  # fmt: skip
 
     def work_in(self, stage: str) -> int | None:
@@ -112,6 +118,20 @@ class Run:
         assert self.process is not None
         _signal(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def make_clock(path: Path) -> Path:
+    """A wall clock that can jump (clock.c), beside `path`, the file that says how far it is off."""
+    source = Path(__file__).parent / "clock.c"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", path.with_suffix(".so"), source, "-ldl"], check=True)
+    set_clock(path, 0)
+    return path
+
+
+def set_clock(path: Path, seconds: int) -> None:
+    """The clock is so far off from now on; written in place, for processes have the file mapped."""
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(struct.pack("q", seconds))
 
 
 def _signal(pid: int, what: signal.Signals) -> bool:
@@ -169,9 +189,17 @@ def tear_checkpoint(run: Run, rng: random.Random) -> str:
     return f"driver; cut {path.parent.name}/{path.name}"
 
 
+def jump_clock(run: Run, rng: random.Random) -> str:
+    """The wall clock goes an hour back or ahead under every process, which go on."""
+    assert run.clock is not None
+    hours = rng.choice((-1, 1))
+    set_clock(run.clock, 3600 * hours)
+    return f"clock {hours:+d} h"
+
+
 FAULTS: dict[str, Callable[[Run, random.Random], str]] = {
     "driver": kill_driver, "term": terminate_driver, "worker": kill_worker, "stop": stop_worker,
-    "raylet": kill_raylet, "torn": tear_checkpoint,
+    "raylet": kill_raylet, "torn": tear_checkpoint, "clock": jump_clock,
 }  # fmt: skip
 
 
@@ -312,7 +340,7 @@ def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
     unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT"}
-    kinds = given.get("KINDS", ",".join(FAULTS)).split(",")
+    kinds = given.get("KINDS", ",".join(kind for kind in FAULTS if kind != "clock")).split(",")
     if unknown or not set(kinds) <= FAULTS.keys():
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
         return 2
@@ -338,6 +366,8 @@ def main(arguments: Sequence[str]) -> int:
         own = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
         workers = numbers[given.get("WORKERS", "1")]
         run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log", numbers[given.get("ACTORS", "1")])
+        if "clock" in kinds:
+            run.clock = make_clock(root / f"clock-{number}")
         stages = [at[(number + strike) % len(at)] for strike in range(strikes)]
         moments = sorted(
             ((stage, rng.randrange(work[stage])) for stage in stages), key=lambda m: (at.index(m[0]), m[1])
