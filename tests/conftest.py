@@ -24,13 +24,10 @@ def engine() -> Iterator[Engine]:
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A gloo group of one, as Ray Train makes it; one for all tests, for DeepSpeed remembers the first it meets."""
     import torch.distributed as dist
+    from processes import join_group
 
     patch = pytest.MonkeyPatch()
-    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
-        patch.setenv(name, str(value))
-    patch.setenv("MASTER_ADDR", "127.0.0.1")
-    store = tmp_path_factory.mktemp("group") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    join_group(patch.setenv, 0, 1, tmp_path_factory.mktemp("group") / "store")
     yield
     dist.destroy_process_group()
     patch.undo()

@@ -1,4 +1,4 @@
-"""A worker of test_memory.py: two optimiser steps of the real engine, and the peak that torch's CPU allocator reports.
+"""What test_memory.py has its workers do: two optimiser steps of the real engine, and the peak of torch's allocator.
 
 The profiler hears every allocation of tensors, whoever makes it; nothing of slamray.memory is used.
 """
@@ -6,13 +6,10 @@ The profiler hears every allocation of tensors, whoever makes it; nothing of sla
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -51,18 +48,11 @@ def train(task: dict[str, Any]) -> None:
         engine.step()
 
 
-def main(task: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
-    out, rank, world = Path(task["out"]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
+def measure(rank: int, out: Path, task: dict[str, Any]) -> None:
+    """Leave the allocator's peak, bytes, in out/peak-RANK.json."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         train(task)
     recorded.export_chrome_trace(str(out / f"trace-{rank}.json"))
     events = json.loads((out / f"trace-{rank}.json").read_text())["traceEvents"]
     peak = max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
     (out / f"peak-{rank}.json").write_text(json.dumps(peak))
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from processes import run_ranks
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -66,13 +64,6 @@ def build_pairs(count: int, seed: int) -> list[dict[str, Any]]:
 def model_folder(tmp_path: Path) -> Path:
     build_model().save_pretrained(tmp_path / "start")
     return tmp_path / "start"
-
-
-def join_group(setenv: Any, rank: int, world: int, store: Path) -> None:
-    for name, value in {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}.items():
-        setenv(name, str(value))
-    setenv("MASTER_ADDR", "127.0.0.1")
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
 
 
 def log_likelihood(model: torch.nn.Module, prompt: list[int], rest: list[int]) -> torch.Tensor:
@@ -340,8 +331,6 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(
 
 
 def run_rank(rank: int, world: int, folder: Path, name: str, zero_stage: int, kill_at: int) -> None:
-    torch.set_num_threads(1)
-    join_group(os.environ.__setitem__, rank, world, folder / f"store-{name}-{kill_at}")
     compute = COMPUTE.model_copy(
         update={"workers": world, "zero_stage": zero_stage, "dpo_micro_batch": 1, "checkpoint_every_seconds": 1e-9}
     )
@@ -358,11 +347,10 @@ def run_rank(rank: int, world: int, folder: Path, name: str, zero_stage: int, ki
         dpo.train_dpo(config, compute, folder / "start", build_pairs(10, 1), build_pairs(5, 2), folder / name, report)
     if rank == 0:
         np.save(folder / f"losses-{name}-{kill_at}.npy", losses)
-    dist.destroy_process_group()
 
 
 def run_workers(world: int, folder: Path, name: str, zero_stage: int = 0, kill_at: int = 0) -> list[float]:
-    mp.spawn(run_rank, (world, folder, name, zero_stage, kill_at), nprocs=world)
+    run_ranks(run_rank, world, world, folder, name, zero_stage, kill_at)
     return [float(loss) for loss in np.load(folder / f"losses-{name}-{kill_at}.npy")]
 
 

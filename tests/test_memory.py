@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from measure_memory import measure
+from processes import run_ranks
 from transformers import GPTNeoXConfig, OPTConfig, PreTrainedConfig, Qwen2Config
 
 from slamray.config import PROFILES, Compute, OptimConfig
@@ -77,17 +76,8 @@ def test_activations_grow_with_rows_and_shards_shrink_with_workers() -> None:
 def measured_bytes(folder: Path, shape: PreTrainedConfig, optimiser: str, compute: Compute) -> int:
     """The allocator's peak on the worker that needs most, in processes of their own."""
     shape.save_pretrained(folder / "shape")
-    task = {"shape": str(folder / "shape"), "optimiser": optimiser, "compute": compute.model_dump(), "out": str(folder)}
-    command = [sys.executable, str(Path(__file__).parent / "measure_memory.py"), json.dumps(task)]
-    workers = []
-    for rank in range(compute.workers):
-        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        world = {"WORLD_SIZE": str(compute.workers), "LOCAL_WORLD_SIZE": str(compute.workers)}
-        environment = os.environ | ranks | world | {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for worker in workers:
-        _, errors = worker.communicate(timeout=280)
-        assert worker.returncode == 0, errors[-3000:]
+    task = {"shape": str(folder / "shape"), "optimiser": optimiser, "compute": compute.model_dump()}
+    run_ranks(measure, compute.workers, folder, task)
     return max(json.loads((folder / f"peak-{rank}.json").read_text()) for rank in range(compute.workers))
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
+from processes import run_ranks
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
@@ -31,11 +29,6 @@ WSD = OPTIM.model_copy(update={"warmup_share": 0.125, "schedule": "wsd", "decay_
 EXACT = Compute(micro_batch=4, dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
 
 pytestmark = pytest.mark.usefixtures("group")
-
-
-def _join(rank: int, world: int, store: Path) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)  # which DeepSpeed insists on; Ray Train sets it
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +218,8 @@ def test_a_batch_that_does_not_divide_is_refused_before_any_work(data: Path, tmp
     assert not list(tmp_path.iterdir())
 
 
-def _worker(rank: int, world: int, data: Path, folder: Path, first: bool) -> None:
+def _worker(rank: int, data: Path, folder: Path, first: bool) -> None:
     """Two workers' part of the test below; each rank leaves the losses it was told."""
-    torch.set_num_threads(1)
-    _join(rank, world, folder / f"store-{first}")
     plain = EXACT.model_copy(update={"micro_batch": 2})
     sharded = plain.model_copy(update={"zero_stage": 1, "checkpoint_every_seconds": 1e-9})
     if first:
@@ -237,16 +228,15 @@ def _worker(rank: int, world: int, data: Path, folder: Path, first: bool) -> Non
     else:
         told = [_train(data, folder / "moved", compute=sharded)[0].losses()]
     (folder / f"{first}-{rank}.json").write_text(json.dumps(told))
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_workers_train_what_one_trains_and_a_run_moves_between_them(data: Path, tmp_path: Path) -> None:
     whole, _ = _train(data, tmp_path / "whole")
-    torch.multiprocessing.spawn(_worker, (2, data, tmp_path, True), nprocs=2)
+    run_ranks(_worker, 2, data, tmp_path, True)
     saving = EXACT.model_copy(update={"checkpoint_every_seconds": 1e-9})
     alone, _ = _train(data, tmp_path / "moved", compute=saving, kill_after_step=5)
-    torch.multiprocessing.spawn(_worker, (2, data, tmp_path, False), nprocs=2)
+    run_ranks(_worker, 2, data, tmp_path, False)
     for rank in (0, 1):
         two, moved = json.loads((tmp_path / f"True-{rank}.json").read_text())
         (end,) = json.loads((tmp_path / f"False-{rank}.json").read_text())
@@ -255,12 +245,9 @@ def test_two_workers_train_what_one_trains_and_a_run_moves_between_them(data: Pa
         assert moved + alone.losses() + end == pytest.approx(whole.losses(), rel=2e-5)
 
 
-def _one_of_many(rank: int, world: int, data: Path, folder: Path) -> None:
-    torch.set_num_threads(1)
-    _join(rank, world, folder / "store")
+def _one_of_many(rank: int, data: Path, folder: Path) -> None:
     reports, facts = _train(data, folder / "many", compute=EXACT.model_copy(update={"micro_batch": 2}))
     (folder / f"{rank}.json").write_text(json.dumps([reports.losses(), facts["samples"]]))
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -268,7 +255,7 @@ def _one_of_many(rank: int, world: int, data: Path, folder: Path) -> None:
 def test_any_number_of_workers_trains_what_one_trains(data: Path, tmp_path: Path, world: int) -> None:
     """Three do not divide the step's four micro-batches: two of them work on one that does not count."""
     whole, facts = _train(data, tmp_path / "whole")
-    torch.multiprocessing.spawn(_one_of_many, (world, data, tmp_path), nprocs=world)
+    run_ranks(_one_of_many, world, data, tmp_path)
     for rank in range(world):
         losses, samples = json.loads((tmp_path / f"{rank}.json").read_text())
         assert losses == pytest.approx(whole.losses(), rel=2e-5) and samples == facts["samples"]

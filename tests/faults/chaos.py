@@ -148,7 +148,7 @@ def _one(run: Run, rng: random.Random, marks: Sequence[str], what: signal.Signal
     if not found:
         return ""
     pid, title = rng.choice(found)
-    return title.split()[0].split(".")[0] if _signal(pid, what) else ""
+    return title.split()[0].split("(")[0].rsplit("/", 1)[-1] if _signal(pid, what) else ""
 
 
 def kill_driver(run: Run, rng: random.Random) -> str:
