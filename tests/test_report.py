@@ -38,6 +38,8 @@ def full() -> ReportData:
         "logp_chosen": -200.0, "logp_rejected": -210.0,
     }  # fmt: skip
     said = {"checkpoint": "x", "continuations": 16, "empty": 16, "ended": 16, "mean_units": 0.0, "auto_bleu": None}
+    genppl = {"checkpoint": "x", "of": EVIL, "utterances": 9, "empty": 9, "perplexity": None, "token_perplexity": None,
+              "auto_bleu": None}  # fmt: skip
     return ReportData(
         title=f"demo {EVIL}",
         summary=[EVIL],
@@ -45,6 +47,7 @@ def full() -> ReportData:
         perplexity=[{"checkpoint": "pre-trained", "perplexity": 12.3, "loss": 2.51, "targets": 120_394}],
         differences=[difference],
         generation=[said],
+        spoken=[genppl, genppl | {"empty": 0, "perplexity": 161.84, "token_perplexity": 120.0, "auto_bleu": 0.25}],
         training=[step, step | {"tokens": 16384, "loss": 4.9, "validation_loss": None}],
         dpo=[dpo, dpo | {"step": 2}],
         sounds=[Sound(EVIL, EVIL, TONE, 16_000)],
@@ -95,6 +98,7 @@ def test_a_table_cell_shows_share_interval_number_and_ties(tmp_path: Path) -> No
     text = re.sub(r" +", " ", text)
     assert "71.2 67.1 to 75.0 n 500, ties 3" in text
     assert "+1.2 -1.0 to +3.4" in text
+    assert "9 9 - - -" in text and "9 0 161.8 120.0 0.250" in text  # nothing understood is a dash, never a number
     assert "95 % interval" in text and "dpo.beta" in text and "3 min 20 s" in text
 
 

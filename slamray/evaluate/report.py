@@ -51,6 +51,9 @@ class ReportData:
     """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
     generation: Sequence[Row] = field(default_factory=list)
     """checkpoint, continuations, empty, ended, mean_units, auto_bleu (or None): `generate.describe`."""
+    spoken: Sequence[Row] = field(default_factory=list)
+    """checkpoint, of (prompt and continuation, or the continuation), utterances, empty, perplexity, token_perplexity,
+    auto_bleu (each or None): GenPPL."""
     training: Sequence[Row] = field(default_factory=list)
     """run ('pre-training' ...), tokens, seconds, flops, loss, and validation_loss where it was measured."""
     dpo: Sequence[Row] = field(default_factory=list)

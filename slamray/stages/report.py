@@ -45,6 +45,7 @@ def run(folders: Folders, out: Path, recipe: Recipe, stages: Sequence[Stage]) ->
         perplexity=[{**facts["perplexity"], "checkpoint": NAMES[name]} for name, facts in measured.items()],
         differences=changes,
         generation=[{**facts["continuations"], "checkpoint": NAMES[name]} for name, facts in measured.items()],
+        spoken=_spoken(manifests),
         training=_training(folders["pretrained"]),
         dpo=_dpo(folders["aligned"]) if aligned else [],
         sounds=_sounds(folders, names, recipe),
@@ -94,6 +95,17 @@ def _summary(manifests: dict[str, Any], measured: dict[str, Any], heldout: dict[
         )
     sets = manifests.get("published", {"facts": {"sets": {}}})["facts"]["sets"]
     return lines + [f"{name} has {facts['note']}." for name, facts in sets.items() if facts["note"]]
+
+
+def _spoken(manifests: dict[str, Any]) -> list[dict[str, Any]]:
+    """GenPPL of the checkpoints of which it was measured, with the prompt in the text and without."""
+    texts = {"with_prompt": "prompt and continuation", "continuation": "continuation"}
+    return [
+        {**manifests[f"genppl_{name}"]["facts"][part], "checkpoint": shown, "of": text}
+        for name, shown in NAMES.items()
+        if f"genppl_{name}" in manifests
+        for part, text in texts.items()
+    ]
 
 
 def _training(folder: Path) -> list[dict[str, Any]]:
