@@ -23,7 +23,7 @@ from slamray.loader import load_recipe
 from slamray.mirror import Mirror
 from slamray.runtime.engine import Engine
 from slamray.stage import Stage
-from slamray.tracking import NullTracker, Tracker, flatten, open_tracker
+from slamray.tracking import NullTracker, Tracker, flatten, open_tracker, unsent
 
 LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
 Build = Callable[[Recipe, Engine], list[Stage]]
@@ -77,11 +77,12 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     began = time.monotonic()
     mirror = Mirror(recipe.mirror, root, wanted) if recipe.mirror else None
     todo = [stage for stage in wanted if not stage.is_done(root)]
+    fingerprint = targets[-1].fingerprint
     if todo:
         engine.connect()  # before any work: the cluster may be too small
+    if todo or unsent(root, fingerprint).exists():
         settings = recipe.tracking
         uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-        fingerprint = targets[-1].fingerprint
         tracker = open_tracker(settings.enabled, uri, settings.experiment, recipe.name, fingerprint, root)
         tracker.params(parameters(recipe))
     engine.observe = tracker.metrics
@@ -103,7 +104,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
             manifests = stages.materialise(
                 targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages, engine.stream
             )
-        for page in root.glob(f"report/{targets[-1].fingerprint}/*.html"):
+        for page in root.glob(f"report/{fingerprint}/*.html"):
             tracker.artifact(page)
         status = "FINISHED"
     finally:

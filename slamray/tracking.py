@@ -1,7 +1,7 @@
 """The few MLflow calls used. Only the driver calls them; they never raise, never wait, and lose nothing.
 
-Every call becomes an event that a thread sends. What cannot be sent goes to a spool file under the root and is sent
-before anything else at the next start. Runs are found by tags, so a second start of a recipe continues its run.
+Every call becomes an event that a thread sends. Events lie in a file under the root until they are sent, whatever ends
+the process, and go first at the next start of the same command, which continues the run: runs are found by tags.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import queue
 import re
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,12 +61,17 @@ class MlflowTracker:
     def __init__(self, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path) -> None:
         self._sender = _Sender(uri, experiment, root)
         self._base = {"run": fingerprint, "run_name": run_name}
-        self._spool = root / "mlflow-unsent.jsonl"
-        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._unsent: list[dict[str, Any]] = []
-        if self._spool.exists():
-            for line in self._spool.read_text().splitlines():
-                self._events.put(json.loads(line))
+        self._kept = unsent(root, fingerprint)
+        self._lock = threading.Lock()
+        text = self._kept.read_text() if self._kept.exists() else ""
+        whole, _, torn = text.rpartition("\n")
+        if torn:  # the process was killed while it wrote the last line
+            store.write_atomic(self._kept, f"{whole}\n".encode() if whole else b"")
+        # In order, all that is not known to be sent: what the file holds, besides a few that were sent before them.
+        self._waiting = deque(json.loads(line) for line in whole.splitlines())
+        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        for event in self._waiting:
+            self._events.put(event)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -96,30 +102,46 @@ class MlflowTracker:
         self._put("end", "", {"status": status})
         self._events.put(None)
         self._thread.join(CLOSE_SECONDS)
-        kept = list(self._unsent)
-        while not self._events.empty():
-            event = self._events.get_nowait()
-            if event is not None:
-                kept.append(event)
-        if kept:
-            store.write_atomic(self._spool, "".join(json.dumps(event) + "\n" for event in kept).encode())
-            sys.stderr.write(f"mlflow: {len(kept)} events not sent; kept in {self._spool} for the next start\n")
-        else:
-            self._spool.unlink(missing_ok=True)
+        with self._lock:
+            if self._waiting:
+                store.write_atomic(self._kept, "".join(json.dumps(event) + "\n" for event in self._waiting).encode())
+                sys.stderr.write(
+                    f"mlflow: {len(self._waiting)} events not sent; kept in {self._kept} for the next start\n"
+                )
 
     def _put(self, kind: str, stage: str, value: Mapping[str, Any]) -> None:
-        self._events.put({**self._base, "kind": kind, "stage": stage, "value": dict(value)})
+        event = {**self._base, "kind": kind, "stage": stage, "value": dict(value)}
+        with self._lock:
+            self._waiting.append(event)
+            try:
+                with self._kept.open("a") as file:
+                    file.write(json.dumps(event) + "\n")
+            except OSError as error:  # a full disk; what trains will say so
+                sys.stderr.write(
+                    f"mlflow: {self._kept}: {error.strerror}; the event is lost if the process is killed\n"
+                )
+        self._events.put(event)
 
     def _work(self) -> None:
+        failed = False
         while (event := self._events.get()) is not None:
-            if self._unsent:  # keep the order: once one event has failed, the rest waits for the next start
-                self._unsent.append(event)
+            if failed:  # keep the order: the rest waits for the next start
                 continue
             try:
                 self._sender.send(event)
             except Exception as error:  # whatever MLflow raises must not reach training
                 sys.stderr.write(f"mlflow: {type(error).__name__}: {str(error).splitlines()[0]}\n")
-                self._unsent.append(event)
+                failed = True
+                continue
+            with self._lock:
+                self._waiting.popleft()
+                if not self._waiting:
+                    self._kept.unlink(missing_ok=True)
+
+
+def unsent(root: Path, fingerprint: str) -> Path:
+    """The file of a run's events that were not sent, if there are any."""
+    return root / f"mlflow-unsent-{fingerprint}.jsonl"
 
 
 class _Sender:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slamray.tracking import MlflowTracker, NullTracker, flatten, open_tracker
+from slamray import tracking
+from slamray.tracking import MlflowTracker, NullTracker, flatten, open_tracker, unsent
 
 MANIFEST = {"facts": {"units": 12, "pairs": {"words": {"accuracy": 0.75}}}, "wall_seconds": 1.5, "fingerprint": "abc"}
 
@@ -56,7 +61,7 @@ def test_what_a_dead_server_refused_is_kept_and_sent_at_the_next_start(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     tell(open_tracker(True, f"http://127.0.0.1:{port}", "test", "demo", "f1", tmp_path))
-    spool = tmp_path / "mlflow-unsent.jsonl"
+    spool = unsent(tmp_path, "f1")
     assert [json.loads(line)["kind"] for line in spool.read_text().splitlines()] == [
         "params", "metrics", "metrics", "finish", "end",
     ]  # fmt: skip
@@ -64,6 +69,46 @@ def test_what_a_dead_server_refused_is_kept_and_sent_at_the_next_start(
     open_tracker(True, "", "test", "demo", "f1", tmp_path).close("FINISHED")
     assert not spool.exists()
     assert read(tmp_path)["pretrained"].data.metrics["loss"] == 2.0
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes requests and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_is_not_waited_for_and_gets_all_at_the_next_start(
+    tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 3.0)
+    began = time.monotonic()
+    tell(open_tracker(True, silent, "test", "demo", "f1", tmp_path))
+    assert time.monotonic() - began < 10
+    assert "5 events not sent" in capsys.readouterr().err  # the one on its way among them
+    open_tracker(True, "", "test", "demo", "f1", tmp_path).close("FINISHED")
+    assert not unsent(tmp_path, "f1").exists()
+    runs = read(tmp_path)
+    assert runs["recipe"].data.params["name"] == "demo" and runs["pretrained"].data.metrics["loss"] == 2.0
+
+
+def test_what_a_killed_process_had_not_sent_is_sent_at_the_next_start(tmp_path: Path, silent: str) -> None:
+    code = (
+        "import os, sys, pathlib; from slamray.tracking import open_tracker\n"
+        "tracker = open_tracker(True, sys.argv[1], 'test', 'demo', 'f1', pathlib.Path(sys.argv[2]))\n"
+        "tracker.params({'name': 'demo'}); tracker.metrics('pretrained', {'step': 1, 'loss': 3.0})\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, silent, str(tmp_path)], check=False).returncode == -9
+    with unsent(tmp_path, "f1").open("a") as file:
+        file.write('{"run": "f1", "ki')  # the kill may have come in the middle of a line
+    open_tracker(True, silent, "test", "demo", "f1", tmp_path)
+    assert [json.loads(line)["kind"] for line in unsent(tmp_path, "f1").read_text().splitlines()] == [
+        "params", "metrics",
+    ]  # fmt: skip
+    open_tracker(True, "", "test", "demo", "f1", tmp_path).close("FINISHED")
+    assert not unsent(tmp_path, "f1").exists()
+    assert read(tmp_path)["pretrained"].data.metrics["loss"] == 3.0
 
 
 def test_tracking_can_be_switched_off(tmp_path: Path) -> None:
