@@ -158,7 +158,7 @@ def study_stage(study: Study, runs: Sequence[Run], root: Path) -> Stage:
     """The stage that draws these runs; its inputs are what measured them."""
     config = identity(study) | {"runs": [[run.member.variant, run.member.seed] for run in runs]}
     inputs = {target.fingerprint: target for run in runs for target in run.targets}
-    return Stage("study", config, partial(_run, study=study, runs=runs, root=root), tuple(inputs.values()))
+    return Stage("study", config, partial(_run, study=study, runs=runs, root=root), tuple(inputs.values()), version=2)
 
 
 def _run(folders: Folders, out: Path, study: Study, runs: Sequence[Run], root: Path) -> Facts:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 # Okabe and Ito's colours, told apart by those who do not see red or green; dashes where they begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":")
 CHANCE = 0.5  # accuracy of a pair that is guessed
 POINTS = 200  # of a mean curve
+SPREAD = 10  # a figure that grows by more from the least variant to the greatest has a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ def _draw_metric(
         axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3, markersize=5)
         own = [scale * one["value"] for one in rows if one["variant"] == row["variant"]]
         axes.plot(own, [place] * len(own), "|", color=colour, markersize=9, alpha=0.6)
+    if not accuracy and max(row["high"] for row in summary) > SPREAD * min(row["low"] for row in summary) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if accuracy:
         axes.axvline(scale * CHANCE, color="grey", linestyle="--", linewidth=0.8)
     axes.set_yticks(range(len(variants)), variants, fontsize=8)
