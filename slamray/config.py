@@ -505,6 +505,10 @@ class AssetsConfig(Model):
     decoder: Literal["source_filter", "hifigan"] = Field(
         "source_filter", description="what the stage `vocoder` trains: by `vocoder`, or by `unit_vocoder`"
     )
+    decoder_only: bool = Field(
+        False,
+        description="make only a decoder, for the encoder of speech.encoder; false: an own encoder and text LM too",
+    )
     intelligibility_documents: int = Field(
         12, ge=1, description="evaluation stories whose word error rate is measured; chosen, not tuned"
     )

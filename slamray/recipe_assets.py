@@ -3,7 +3,8 @@
     corpus --> recordings --> hubert_1 --> hubert_2 --> encoder --> vocoder --> intelligibility
           +--> text_rows --> text_lm
 
-The same stages serve whoever brings another voice or language. Only training text is trained on.
+The same stages serve whoever brings another voice or language, and, with assets.decoder_only, another encoder.
+Only training text is trained on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from slamray.config import ASSETS as ASSETS_PREFIX
 from slamray.config import Recipe, asset_path, identity
@@ -18,9 +20,9 @@ from slamray.evaluate.wer import check_recogniser
 from slamray.runtime.engine import Engine
 from slamray.stage import Stage
 from slamray.stages import corpus, encoder, intelligibility, recordings, text_lm, vocoder
-from slamray.stages.outside import tts_identity
+from slamray.stages.outside import check_encoder, encoder_identity, tts_identity
 
-MADE_BY = {"hubert-nano": "encoder", "vocoder": "vocoder", "story-lm": "text_lm"}
+MADE_BY = {"encoder": "hubert-nano", "vocoder": "vocoder", "text_lm": "story-lm"}
 
 
 def build(recipe: Recipe, engine: Engine) -> list[Stage]:
@@ -39,6 +41,10 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         partial(recordings.run, config=config.encoder, tts=recipe.speech.tts, compute=recipe.compute),
         (documents,),
     )  # fmt: skip
+    if config.decoder_only:
+        check_encoder(recipe.speech.encoder)
+        heard = {"encoder": encoder_identity(recipe.speech.encoder)}
+        return [_decoder(recipe, engine, documents, spoken, (), heard)]
     hubert = identity(config.encoder)
     first = Stage(
         "hubert_1",
@@ -58,19 +64,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         partial(encoder.fit, config=config.encoder, engine=engine),
         (spoken, second),
     )
-    decoder = Stage(
-        "vocoder",
-        identity(config.unit_vocoder if config.decoder == "hifigan" else config.vocoder)
-        | {"layer": config.encoder.layer},
-        partial(vocoder.run, config=config, engine=engine),
-        (spoken, units),
-    )
-    understood = Stage(
-        "intelligibility",
-        {"layer": config.encoder.layer, "documents": config.intelligibility_documents},
-        partial(intelligibility.run, config=config, engine=engine),
-        (documents, spoken, units, decoder),
-    )
+    understood = _decoder(recipe, engine, documents, spoken, (units,), {"layer": config.encoder.layer})
     rows = Stage(
         "text_rows",
         identity(config.text_lm) | {"pretrain": {"seed": config.text_lm.pretrain.seed}},
@@ -86,9 +80,28 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     return [understood, text]
 
 
+def _decoder(
+    recipe: Recipe, engine: Engine, documents: Stage, spoken: Stage, trained: tuple[Stage, ...], heard: dict[str, Any]
+) -> Stage:
+    """What trains and measures a decoder for an encoder; trained: the stage of it, empty where speech.encoder is it."""
+    config = recipe.assets
+    decoder = Stage(
+        "vocoder",
+        identity(config.unit_vocoder if config.decoder == "hifigan" else config.vocoder) | heard,
+        partial(vocoder.run, config=config, given=recipe.speech.encoder, engine=engine),
+        (spoken, *trained),
+    )
+    return Stage(
+        "intelligibility",
+        {**heard, "documents": config.intelligibility_documents},
+        partial(intelligibility.run, config=config, given=recipe.speech.encoder, engine=engine),
+        (documents, spoken, *trained, decoder),
+    )
+
+
 def install(root: Path, targets: list[Stage]) -> None:
     """Copy the finished models over the assets of the package; cards stay as they are."""
     assets = Path(asset_path(ASSETS_PREFIX))
     made = {stage.name: stage for target in targets for stage in (target, *target.inputs)}
-    for name, stage in MADE_BY.items():
-        shutil.copytree(made[stage].folder(root) / "model", assets / name, dirs_exist_ok=True)
+    for name in MADE_BY.keys() & made.keys():
+        shutil.copytree(made[name].folder(root) / "model", assets / MADE_BY[name], dirs_exist_ok=True)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
 ROOT = Path(__file__).parent.parent
 WORDS = [
     "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.micro_batch=4", "compute.report_every_steps=1",
@@ -26,6 +24,8 @@ WORDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,3 +55,20 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
     text_lm = stage("text_lm") / "model"
     tokens = AutoTokenizer.from_pretrained(text_lm)("Once upon a time", return_tensors="pt")["input_ids"]
     assert torch.isfinite(AutoModelForCausalLM.from_pretrained(text_lm)(tokens).logits).all()
+
+
+def test_a_decoder_alone_is_made_for_the_encoder_that_is_there(tmp_path: Path, tiny_encoder: Path) -> None:
+    from slamray.config import Compute
+    from slamray.loader import load_recipe
+    from slamray.recipe_assets import build
+    from slamray.runtime.engine import Engine
+    from slamray.stage import Stage, order
+
+    def stages(encoder: list[str]) -> list[Stage]:
+        recipe = load_recipe([*encoder, "assets.decoder_only=true", f"root={tmp_path}"])
+        return order(build(recipe, Engine(Compute())))
+
+    own = ["model=" + str(tiny_encoder), f"centroids={tiny_encoder}/centroids.safetensors", "layer=2"]
+    found, shipped = stages([f"speech.encoder.{word}" for word in own]), stages([])
+    assert [stage.name for stage in found] == ["corpus", "recordings", "vocoder", "intelligibility"]
+    assert found[1].fingerprint == shipped[1].fingerprint and found[2].fingerprint != shipped[2].fingerprint

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slamray.config import AssetsConfig, EncoderTrainingConfig, UnitVocoderConfig
+from slamray.config import AssetsConfig, EncoderConfig, UnitVocoderConfig
 from slamray.speech.audio import resample
 from slamray.speech.synthesise import Hibari
 from slamray.speech.vocode import load_vocoder
@@ -17,7 +17,6 @@ from slamray.stages import corpus, intelligibility, recordings, tables, vocoder
 STORY = ["Once upon a time there was a little girl.", "She wanted to play with her friends in the garden."]
 CONFIG = AssetsConfig(
     decoder="hifigan",
-    encoder=EncoderTrainingConfig(layer=2),
     unit_vocoder=UnitVocoderConfig(
         embedding_dim=16, channels=32, resblock_dilations=(1,), discriminator_divisor=32, documents=1, steps=4,
         batch=2, crop_frames=8, adversarial_share=0.5, report_every=2, bfloat16=False,
@@ -45,12 +44,15 @@ def test_the_stage_trains_a_hifigan_that_loads_by_its_folder_and_its_words_are_c
 ) -> None:
     reports: list[dict[str, float]] = []
     audio = spoken / "recordings"
-    facts = vocoder._run(CONFIG, "cpu", audio, tiny_encoder, tmp_path, lambda metrics: reports.append(metrics))
+    encoder = EncoderConfig(
+        model=str(tiny_encoder), layer=2, centroids=str(tiny_encoder / "centroids.safetensors"), pad_samples=40
+    )
+    facts = vocoder._run(CONFIG, "cpu", audio, encoder, tmp_path, lambda metrics: reports.append(metrics))
     assert facts["audio_mel_error_db"] > 0 and [row["step"] for row in reports] == [2, 4]
     trained = load_vocoder(tmp_path / "model")
     assert trained.rate_hz == 16_000 and len(trained(np.array([1, 2]), np.array([2, 1]))) == 3 * 640
     assert not (tmp_path / "state.pt").exists()
-    measured = intelligibility.measure(audio, spoken / "corpus", tiny_encoder, tmp_path / "model", 2, documents=5)
+    measured = intelligibility.measure(audio, spoken / "corpus", encoder, tmp_path / "model", documents=5)
     assert (measured["stories"], measured["words"]) == (1, 9 + 10)
     rates = measured["word_error_rate"]
     assert rates["voice"] < 0.35  # 0.11 over whole stories

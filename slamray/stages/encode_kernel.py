@@ -33,21 +33,21 @@ SCHEMA = pa.schema(
 )
 
 
+def open_encoder(config: EncoderConfig, device: str) -> tuple[HubertEncoder, Quantiser]:
+    """What turns audio into features, and features into units."""
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    encoder = HubertEncoder(
+        asset_path(config.model), config.layer, device, dtype, pad_samples=config.pad_samples, revision=config.revision
+    )
+    return encoder, Quantiser(load_centroids(Path(asset_path(config.centroids))), device)
+
+
 class Encode:
     """Kernel: a shard's audio to units on disk; returns counts only."""
 
     def __init__(self, encoder: dict[str, Any], batch_seconds: float, device: str) -> None:
         torch.set_num_threads(1)
-        config = EncoderConfig(**encoder)
-        self._encoder = HubertEncoder(
-            asset_path(config.model),
-            config.layer,
-            device,
-            torch.bfloat16 if config.dtype == "bfloat16" else torch.float32,
-            pad_samples=config.pad_samples,
-            revision=config.revision,
-        )
-        self._quantiser = Quantiser(load_centroids(Path(asset_path(config.centroids))), device)
+        self._encoder, self._quantiser = open_encoder(EncoderConfig(**encoder), device)
         self._batch_seconds = batch_seconds
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

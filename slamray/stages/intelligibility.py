@@ -5,27 +5,26 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from slamray.config import AssetsConfig
+from slamray.config import AssetsConfig, EncoderConfig
 from slamray.runtime.engine import Engine
 from slamray.stage import Facts, Folders
 from slamray.stages import corpus
-from slamray.stages.vocoder import MODEL, Heard
+from slamray.stages.vocoder import MODEL, Heard, encoder_of
 
 
-def run(folders: Folders, out: Path, config: AssetsConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: AssetsConfig, given: EncoderConfig, engine: Engine) -> Facts:
     """Recognise stories three ways: as spoken, and from their units with true and with predicted durations."""
-    models = folders["encoder"] / MODEL, folders["vocoder"] / MODEL
     work = partial(
-        measure, folders["recordings"], folders["corpus"], *models, config.encoder.layer,
-        config.intelligibility_documents,
+        measure, folders["recordings"], folders["corpus"], encoder_of(folders, config, given),
+        folders["vocoder"] / MODEL, config.intelligibility_documents,
     )  # fmt: skip
     return engine.call("intelligibility", work)
 
 
-def measure(audio: Path, texts: Path, encoder: Path, vocoder: Path, layer: int, documents: int) -> Facts:
+def measure(audio: Path, texts: Path, encoder: EncoderConfig, vocoder: Path, documents: int) -> Facts:
     """Word error rates: `voice` of the recordings, `true_durations` and `predicted_durations` of resynthesis.
 
-    encoder, vocoder: folders of the models. documents: the first evaluation stories by order of id.
+    vocoder: folder of the model. documents: the first evaluation stories by order of id.
     """
     from slamray.evaluate.wer import RATE_HZ, Recogniser, word_errors
     from slamray.speech.audio import resample
@@ -35,7 +34,7 @@ def measure(audio: Path, texts: Path, encoder: Path, vocoder: Path, layer: int, 
     recognise, speak = Recogniser(), load_vocoder(vocoder)
     wanted = {row["doc_id"]: " ".join(row["sentences"]) for row in corpus.read(texts, "evaluation")}
     pairs: dict[str, list[tuple[str, str]]] = {"voice": [], "true_durations": [], "predicted_durations": []}
-    for doc_id, units, pcm in Heard(audio, encoder, layer).read("evaluation", documents):
+    for doc_id, units, pcm in Heard(audio, encoder).read("evaluation", documents):
         runs, durations = deduplicate(units)
         pairs["voice"].append((wanted[doc_id], recognise(pcm)))
         for name, given in (("true_durations", durations), ("predicted_durations", None)):

@@ -68,12 +68,18 @@ def model_identity(config: ModelConfig) -> dict[str, Any]:
 
 def speech_identity(config: SpeechConfig) -> dict[str, Any]:
     """Identity of all that turns text into units; the size of shards is part of it, for files are compared whole."""
-    encoder = identity(config.encoder)
-    for name in ("model", "revision", "centroids"):
-        del encoder[name]
-    encoder["model"] = content_of(config.encoder.model, config.encoder.revision, "speech.encoder.model")
-    encoder["centroids"] = store.sha256_of(_centroids(config.encoder))
-    return {"tts": tts_identity(config.tts), "encoder": encoder, "shard_documents": config.shard_documents}
+    return {
+        "tts": tts_identity(config.tts),
+        "encoder": encoder_identity(config.encoder),
+        "shard_documents": config.shard_documents,
+    }
+
+
+def encoder_identity(config: EncoderConfig) -> dict[str, Any]:
+    """Identity of what hears: weights and centroids by content."""
+    kept = {k: v for k, v in identity(config).items() if k not in ("model", "revision", "centroids")}
+    model = content_of(config.model, config.revision, "speech.encoder.model")
+    return kept | {"model": model, "centroids": store.sha256_of(_centroids(config))}
 
 
 def tts_identity(config: TtsConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slamray.config import AssetsConfig
+from slamray.config import AssetsConfig, EncoderConfig
 from slamray.runtime.engine import Engine
 from slamray.runtime.pool import Metrics, Report
 from slamray.stage import Facts, Folders
@@ -23,18 +23,23 @@ MODEL = "model"
 MEASURED_DOCUMENTS = 12  # evaluation stories, 10 minutes; chosen, not tuned
 
 
+def encoder_of(folders: Folders, config: AssetsConfig, given: EncoderConfig) -> EncoderConfig:
+    """The encoder that this run has trained, or else the given one."""
+    if "encoder" not in folders:
+        return given
+    model = folders["encoder"] / MODEL
+    return EncoderConfig(model=str(model), centroids=str(model / CENTROIDS), layer=config.encoder.layer)
+
+
 class Heard:
-    """Stored recordings as an encoder with centroids hears them."""
+    """Stored recordings as an encoder hears them."""
 
-    def __init__(self, audio: Path, encoder: Path, layer: int) -> None:
-        from slamray.speech.hubert import HubertEncoder
-        from slamray.speech.quantise import Quantiser, load_centroids
-        from slamray.train.hubert import nano_config, pad_samples
+    def __init__(self, audio: Path, encoder: EncoderConfig) -> None:
+        from slamray.stages.encode_kernel import open_encoder
 
-        centroids_KD = load_centroids(encoder / CENTROIDS)
-        self._hubert = HubertEncoder(encoder, layer, pad_samples=pad_samples(nano_config()))
-        self._quantiser, self._audio = Quantiser(centroids_KD), audio
-        self.n_units, self.hop_samples = len(centroids_KD), self._hubert.hop_samples
+        self._hubert, self._quantiser = open_encoder(encoder, "cpu")
+        self.n_units, self.hop_samples = len(self._quantiser.centroids_KD), self._hubert.hop_samples
+        self._audio = audio
 
     def read(self, split: str, at_most: int | None = None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """(doc_id, unit of every frame, int16 audio) of each recording, by order of id."""
@@ -42,17 +47,17 @@ class Heard:
             yield doc_id, self._quantiser.assign(self._hubert([pcm.astype(np.float32) / 32768])[0]), pcm
 
 
-def run(folders: Folders, out: Path, config: AssetsConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: AssetsConfig, given: EncoderConfig, engine: Engine) -> Facts:
     """Train on training recordings; measure on evaluation recordings."""
     one = engine.compute.model_copy(
         update={"workers": 1, "cpus_per_worker": engine.compute.workers * engine.compute.cpus_per_worker}
     )
-    work = partial(_run, config, one.device, folders["recordings"], folders["encoder"] / MODEL, out)
+    work = partial(_run, config, one.device, folders["recordings"], encoder_of(folders, config, given), out)
     return engine.train("vocoder", work, out, one)
 
 
-def _run(config: AssetsConfig, device: str, audio: Path, encoder: Path, out: Path, report: Report) -> Metrics:
-    heard = Heard(audio, encoder, config.encoder.layer)
+def _run(config: AssetsConfig, device: str, audio: Path, encoder: EncoderConfig, out: Path, report: Report) -> Metrics:
+    heard = Heard(audio, encoder)
     if config.decoder == "hifigan":
         return _train_hifigan(config, device, heard, out, report)
     from slamray.speech.vocode import measure_vocoder, train_vocoder
