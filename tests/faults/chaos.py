@@ -6,14 +6,16 @@
 Every draw runs the demo recipe with tiny models on a fresh root. STRIKES faults strike it, the kinds in turn, each
 after a random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a
 person would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained
-on by their hash, losses at equal steps, weights and scores: bit for bit on one worker, within TOLERANCE where the
-number of workers changes. A shard that was whole when a fault struck must be the same file at the end: that counts what
-was done twice. The table is one line a draw.
+on by their hash, losses at equal steps, weights and scores: bit for bit where the number of workers stays. Where it
+changes, losses may differ by ROOM times what the number of workers makes of them by itself, seen on untouched runs of
+one and of two. A shard that was whole when a fault struck must be the same file at the end: that counts what was done
+twice. The table is one line a draw.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -23,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,11 @@ REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 PATIENCE_SECONDS = 600.0  # since the last fault or start; an untouched run takes about one minute on a quiet machine
-TOLERANCE = (
-    2e-4  # relative, of losses after a hundred steps in float32 with another order of sums; seen: see docs/LOG.md
-)
+# Sums in another order round otherwise, and training doubles such a difference every twenty steps or so: how large it
+# is at the end depends on when the number changed first. docs/LOG.md, 2026-11-26.
+ROOM = 10.0
 BYTES = ("units", "preferences", "items")  # stages whose shards are compared byte for byte
+TRAINED = ("pretrained", "aligned")
 STEPS, DPO_STEPS = 300, 100
 COUNT_MORE_CORES = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 4}'}  # two actors that speak and two that encode, on any machine
 LONGER = ["speech.shard_documents=1", f"pretrain.budget=steps:{STEPS}", f"dpo.budget=steps:{DPO_STEPS}",
@@ -50,10 +53,10 @@ class Run:
     root: Path
     words: Sequence[str]
     log: Path
+    job: str = "jobs/slam.py"
     actors: Sequence[int] = (1,)  # that speak, and that encode: in the first start, the second, and so on, in turn
     clock: Path | None = None  # says how far the wall clock of its processes is off; null: theirs is the machine's
     starts: int = 0
-    job: str = "jobs/slam.py"
     process: subprocess.Popen[bytes] | None = None
     _log_begins: int = 0  # where the log of the present start begins
 
@@ -267,30 +270,42 @@ def draw(
     return outcome
 
 
-def compare(untouched: Path, struck: Path, exact: bool) -> list[str]:
-    """What differs between two finished roots; empty when the struck run came to the same."""
+def compare(untouched: Path, struck: Path, allowed: Mapping[str, float] | None = None) -> list[str]:
+    """What differs between two finished roots; empty when the struck run came to the same.
+
+    allowed: by stage, how much losses may differ, relative; None: not at all, nor weights nor scores.
+    """
     differences = []
     made = {path.name for path in untouched.iterdir()}
     for stage in [stage for stage in BYTES if stage in made]:
         differences += _bytes_that_differ(untouched, struck, f"{stage}/*/units/*.parquet")
     differences += _bytes_that_differ(untouched, struck, "packed/*/*/*.npy")
-    for stage in [stage for stage in ("pretrained", "aligned") if stage in made]:
+    for stage in [stage for stage in TRAINED if stage in made]:
         before, after = (_manifest(root, stage)["facts"] for root in (untouched, struck))
         if before["samples"] != after["samples"]:
             differences.append(f"{stage}: other samples were trained on")
-        losses = [_losses(root, stage) for root in (untouched, struck)]
-        if losses[0].keys() != losses[1].keys():
-            differences.append(f"{stage}: other steps were reported")
-        else:
-            worst = max((abs(losses[1][s] - x) / abs(x) for s, x in losses[0].items()), default=0.0)
-            if worst > (0.0 if exact else TOLERANCE):
-                differences.append(f"{stage}: losses differ by {worst:.1e}")
-        if exact:
+        worst = losses_apart(untouched, struck, stage)
+        if worst > (allowed[stage] if allowed else 0.0):
+            differences.append(f"{stage}: losses differ by {worst:.1e}")
+        if not allowed:
             differences += _bytes_that_differ(untouched, struck, f"{stage}/*/model/model.safetensors")
-    if exact:
-        for stage in [stage for stage in ("untrained", "pretrained", "aligned") if f"scores_{stage}" in made]:
+    if not allowed:
+        for stage in [stage for stage in ("untrained", *TRAINED) if f"scores_{stage}" in made]:
             differences += _bytes_that_differ(untouched, struck, f"scores_{stage}/*/scores.parquet")
     return differences
+
+
+def losses_apart(one: Path, other: Path, stage: str) -> float:
+    """The greatest relative difference of two runs' losses at equal steps; infinite when they report other steps."""
+    losses = [_losses(root, stage) for root in (one, other)]
+    if losses[0].keys() != losses[1].keys():
+        return math.inf
+    return max((abs(losses[1][step] - loss) / abs(loss) for step, loss in losses[0].items()), default=0.0)
+
+
+def allow(one: Path, other: Path) -> dict[str, float]:
+    """What `compare` allows where the number of workers changes, from untouched runs on two numbers of them."""
+    return {stage: ROOM * losses_apart(one, other, stage) for stage in TRAINED if (one / stage).exists()}
 
 
 def _bytes_that_differ(one: Path, other: Path, pattern: str) -> list[str]:
@@ -349,14 +364,20 @@ def main(arguments: Sequence[str]) -> int:
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
     words = make_words(root / "models")
     numbers = {"1": [1], "2": [2], "mixed": [1, 2]}
-    untouched = Run(root / "untouched", words, root / "untouched.log")
+    workers = numbers[given.get("WORKERS", "1")]
     began = time.monotonic()
-    untouched.start(1)
-    assert untouched.process is not None and untouched.process.wait() == 0, _last_line(untouched.log)
+    whole = [Run(root / f"untouched-{n}", words, root / f"untouched-{n}.log") for n in workers]
+    for n, run in zip(workers, whole, strict=True):
+        run.start(n)
+        assert run.process is not None and run.process.wait() == 0, _last_line(run.log)
+    untouched = whole[0]
+    allowed = allow(whole[0].root, whole[1].root) if len(workers) > 1 else None
     work = {stage: _manifest(untouched.root, stage)["facts"].get("step", 0)
             or len(list(untouched.root.glob(f"{stage}/*/units/*.parquet"))) for stage in at}  # fmt: skip
+    if allowed:
+        print("losses may differ by " + ", ".join(f"{by:.1e} ({stage})" for stage, by in allowed.items()))
     print(
-        f"untouched run: {time.monotonic() - began:.0f} s, {STEPS} + {DPO_STEPS} steps, {len(untouched.shards())} "
+        f"untouched: {time.monotonic() - began:.0f} s, {STEPS} + {DPO_STEPS} steps, {len(untouched.shards())} "
         f"shards (kept: whole at the last fault); roots under {root}"
     )
     print(f"{'draw':>4}  {'fault':<14}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}{'kept':>7}  struck; result")
@@ -364,8 +385,8 @@ def main(arguments: Sequence[str]) -> int:
     for number in range(count):
         rng = random.Random(f"{seed}:{number}")
         own = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
-        workers = numbers[given.get("WORKERS", "1")]
-        run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log", numbers[given.get("ACTORS", "1")])
+        run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log")
+        run.actors = numbers[given.get("ACTORS", "1")]
         if "clock" in kinds:
             run.clock = make_clock(root / f"clock-{number}")
         stages = [at[(number + strike) % len(at)] for strike in range(strikes)]
@@ -374,7 +395,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         outcome = draw(run, rng, own, workers, moments)
         if not outcome.differences:
-            outcome.differences = compare(untouched.root, run.root, exact=workers == [1])
+            outcome.differences = compare(untouched.root, run.root, allowed)
         bad += bool(outcome.differences)
         lost = f"{100 * outcome.lost_steps / (STEPS + DPO_STEPS):.0f} %"
         print(
