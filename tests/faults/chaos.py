@@ -192,18 +192,31 @@ def tear_checkpoint(run: Run, rng: random.Random) -> str:
     return f"driver; cut {path.parent.name}/{path.name}"
 
 
-def jump_clock(run: Run, rng: random.Random) -> str:
-    """The wall clock goes an hour back or ahead under every process, which go on."""
+def clock_ahead(run: Run, rng: random.Random) -> str:
+    """The wall clock goes an hour ahead under every process, as on a machine that was suspended; they go on."""
+    return _jump(run, 3600)
+
+
+def clock_back(run: Run, rng: random.Random) -> str:
+    """An hour back: Ray's placement groups may then stand still for that hour (docs/faults.md)."""
+    return _jump(run, -3600)
+
+
+def _jump(run: Run, seconds: int) -> str:
     assert run.clock is not None
-    hours = rng.choice((-1, 1))
-    set_clock(run.clock, 3600 * hours)
-    return f"clock {hours:+d} h"
+    (off,) = struct.unpack("q", run.clock.read_bytes())
+    set_clock(run.clock, off + seconds)
+    return f"clock {seconds:+d} s"
 
 
 FAULTS: dict[str, Callable[[Run, random.Random], str]] = {
     "driver": kill_driver, "term": terminate_driver, "worker": kill_worker, "stop": stop_worker,
-    "raylet": kill_raylet, "torn": tear_checkpoint, "clock": jump_clock,
+    "raylet": kill_raylet, "torn": tear_checkpoint, "ahead": clock_ahead,
+    "back": clock_back,
 }  # fmt: skip
+
+
+CLOCKS = {"ahead", "back"}  # drawn when they are asked for
 
 
 @dataclass
@@ -355,7 +368,7 @@ def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
     unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT"}
-    kinds = given.get("KINDS", ",".join(kind for kind in FAULTS if kind != "clock")).split(",")
+    kinds = given.get("KINDS", ",".join(kind for kind in FAULTS if kind not in CLOCKS)).split(",")
     if unknown or not set(kinds) <= FAULTS.keys():
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
         return 2
@@ -387,7 +400,7 @@ def main(arguments: Sequence[str]) -> int:
         own = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
         run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log")
         run.actors = numbers[given.get("ACTORS", "1")]
-        if "clock" in kinds:
+        if CLOCKS & set(kinds):
             run.clock = make_clock(root / f"clock-{number}")
         stages = [at[(number + strike) % len(at)] for strike in range(strikes)]
         moments = sorted(
