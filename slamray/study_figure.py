@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 # Okabe and Ito's colours, told apart by those who do not see red or green; dashes where they begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -92,7 +92,9 @@ def _draw_metric(
         axes.plot(own, [place] * len(own), "|", color=colour, markersize=9, alpha=0.6)
     if not accuracy and max(row["high"] for row in summary) > SPREAD * min(row["low"] for row in summary) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if accuracy:
         axes.axvline(scale * CHANCE, color="grey", linestyle="--", linewidth=0.8)
     axes.set_yticks(range(len(variants)), variants, fontsize=8)
