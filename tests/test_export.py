@@ -93,7 +93,8 @@ def logits_of(model: PreTrainedModel, root: Path) -> torch.Tensor:
 @pytest.mark.slow
 def test_plain_transformers_gets_the_same_logits_from_both_layouts(families: Path) -> None:
     command = [sys.executable, "-c", PLAIN, str(families)]
-    done = subprocess.run(command, cwd=families, capture_output=True, text=True, check=False)
+    alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number rounds otherwise
+    done = subprocess.run(command, cwd=families, env=alike, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in FAMILIES:
         expected = logits_of(load_unit_lm(families / name / "unit"), families / name)
