@@ -166,7 +166,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     if recipe.evaluate.genppl.prompts:
         speaking, heard_items = (pretrained, *([aligned] if aligns else [])), (tests, *([sets] if sets else []))
         made += tuple(genppl_stage(recipe, stage, heard_items, encoder.rate_hz) for stage in speaking)
-    return [Stage("report", {"name": recipe.name}, partial(report.run, recipe=recipe, stages=made), made)]
+    return [Stage("report", {"name": recipe.name}, partial(report.run, recipe=recipe, stages=made), made, version=2)]
 
 
 def check(recipe: Recipe) -> None:

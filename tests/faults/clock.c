@@ -1,7 +1,7 @@
 /* A wall clock that jumps under running processes: chaos.py preloads it, and writes into CLOCK_FILE by how much.
  *
  * The file holds the seconds, an int64. Only the wall clock is another; waits until a moment of it are set right, as the
- * kernel knows nothing of this. A wait by futex until such a moment is not: nothing in Ray was seen to do that. */
+ * kernel knows nothing of this. A wait by futex until such a moment is not. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
