@@ -395,10 +395,12 @@ class UnitVocoderConfig(Model):
 
     embedding_dim: int = Field(128, ge=8, description="of a unit; textless-lib: 128")
     channels: int = Field(
-        256, ge=32, description="after the first convolution, halved by each upsampling; HiFi-GAN V1: 512"
+        512, ge=32, description="after the first convolution, halved by each upsampling; HiFi-GAN V1: 512"
     )
-    upsample_rates: tuple[int, ...] = Field((5, 8, 4, 4), min_length=1, description="multiply to the samples of a unit")
-    upsample_kernel_sizes: tuple[int, ...] = Field((11, 16, 8, 8), min_length=1, description="about twice the rates")
+    upsample_rates: tuple[int, ...] = Field(
+        (1, 5, 8, 4, 4), min_length=1, description="multiply to the samples of a unit; the 1 hears 0.5 s to either side"
+    )
+    upsample_kernel_sizes: tuple[int, ...] = Field((3, 11, 16, 8, 8), min_length=1, description="about twice the rates")
     resblock_kernel_sizes: tuple[int, ...] = Field((3,), min_length=1, description="HiFi-GAN V1: 3, 7, 11")
     resblock_dilations: tuple[int, ...] = Field((1, 3, 5), min_length=1, description="HiFi-GAN V1")
     discriminator_divisor: Literal[1, 2, 4, 8, 16, 32] = Field(
@@ -406,12 +408,12 @@ class UnitVocoderConfig(Model):
     )
     documents: int = Field(300, ge=1, description="training recordings, about 4 h of stories; chosen, not tuned")
     steps: int = Field(100_000, ge=1, description="at most that many optimiser steps")
-    seconds: float = Field(2700, gt=0, description="of training; whichever of steps and seconds is spent first ends it")
+    seconds: float = Field(1200, gt=0, description="of training; whichever of steps and seconds is spent first ends it")
     adversarial_share: float = Field(
         0.3, ge=0, le=1, description="last share of the budget, in which discriminators take part; chosen, not tuned"
     )
-    batch: int = Field(6, ge=1, description="crops in a step")
-    crop_frames: int = Field(25, ge=1, description="length of a crop in units: 1 s; chosen, not tuned")
+    batch: int = Field(4, ge=1, description="crops in a step")
+    crop_frames: int = Field(40, ge=1, description="length of a crop in units: 1.6 s; chosen, not tuned")
     peak_rate: float = Field(1e-3, gt=0, description="AdamW; HiFi-GAN's 2e-4 is for 500 times the steps")
     warmup_share: float = Field(0.02, gt=0, lt=1, description="share of the budget; chosen, not tuned")
     clip_norm: float = Field(20.0, gt=0, description="of gradients, against outliers alone; chosen, not tuned")

@@ -137,9 +137,9 @@ def test_the_shipped_size_is_small(tmp_path: Path) -> None:
     from slamray.train.vocoder import shape_of
 
     generator = CodeGenerator(shape_of(UnitVocoderConfig(), 500))
-    assert sum(p.numel() for p in generator.parameters()) <= 1_500_000
+    assert sum(p.numel() for p in generator.parameters()) <= 3_200_000
     UnitVocoder(generator).save(tmp_path)
-    assert (tmp_path / "model.safetensors").stat().st_size < 3_200_000
+    assert (tmp_path / "model.safetensors").stat().st_size < 6_500_000
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
