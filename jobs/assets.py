@@ -2,8 +2,8 @@
 
 import sys
 
-from slamray.recipe_assets import build, install
-from slamray.run import main
+from slamray.commands.run import main
+from slamray.recipe.assets import build, install
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if word != "--install"]

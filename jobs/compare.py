@@ -2,7 +2,7 @@
 
 import sys
 
-from slamray.compare import main
+from slamray.commands.compare import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

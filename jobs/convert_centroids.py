@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from slamray.errors import BadInput
-from slamray.speech.quantise import convert_joblib, save_centroids
+from slamray.speech.encoders.kmeans import convert_joblib, save_centroids
 
 if __name__ == "__main__":
     try:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from slamray.errors import BadInput
-from slamray.speech.unit_vocoder import convert_published
+from slamray.speech.decoders.hifigan import convert_published
 
 if __name__ == "__main__":
     try:

@@ -7,8 +7,8 @@
 import sys
 from functools import partial
 
-from slamray.recipe_evaluation import build, show, split_words
-from slamray.run import main
+from slamray.commands.run import main
+from slamray.recipe.evaluation import build, show, split_words
 
 if __name__ == "__main__":
     asked, words = split_words(sys.argv[1:])

@@ -2,7 +2,7 @@
 
 import sys
 
-from slamray.generate_speech import main
+from slamray.commands.generate import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,8 @@
 
 import sys
 
-from slamray.recipe import build
-from slamray.run import main
+from slamray.commands.run import main
+from slamray.recipe.slam import build
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], build))

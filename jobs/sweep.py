@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from slamray.sweep import main
+from slamray.commands.sweep import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], Path(__file__).parent.parent / "tuning"))

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from slamray.runtime.pool import Row, Stream
-from slamray.stage import Asking, Facts, Send
+from slamray.stage.stage import Asking, Facts, Send
+from slamray.stage.work import Row, Stream
 
 
 def here(streams: Sequence[Stream]) -> Iterator[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from slamray.config import Compute
+from slamray.config.compute import Compute
 from slamray.runtime.engine import Engine
 
 

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from slamray.attention import piece_mask, register_blockwise
-from slamray.config import Compute, OptimConfig, PretrainConfig
+from slamray.config.compute import Compute
+from slamray.config.training import OptimSettings, PretrainSettings
+from slamray.model.attention import piece_mask, register_blockwise
 from slamray.train.pretrain import make_engine
 
 ROWS, CONTEXT = 4, 192  # those of test_memory.py
@@ -24,7 +25,7 @@ MICRO_BATCHES = 2  # of a step
 
 def train(task: dict[str, Any]) -> None:
     compute = Compute.model_validate(task["compute"])
-    config = PretrainConfig(optim=OptimConfig.model_validate({"name": task["optimiser"]}))
+    config = PretrainSettings(optim=OptimSettings.model_validate({"name": task["optimiser"]}))
     attention = register_blockwise()
     model = AutoModelForCausalLM.from_config(
         AutoConfig.from_pretrained(task["shape"]), dtype=torch.float32, attn_implementation=attention

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from slamray.config import TtsConfig
-from slamray.evaluate.published import SALMON_PARTS
+from slamray.config.speech import TtsSettings
+from slamray.data.published_sets import SALMON_PARTS
 from slamray.stages.speech_kernels import Speak
 
 RATE_HZ = 16_000
@@ -36,7 +36,7 @@ ENDINGS = (
 def say(texts: Sequence[str]) -> dict[str, np.ndarray]:
     """float32 audio at 16 kHz of each text."""
     utterances = [{"utterance_id": text, "sentences": [text], "phonemes": None} for text in texts]
-    made = Speak(TtsConfig().model_dump())({"shard": 0, "utterances": json.dumps(utterances)})
+    made = Speak(TtsSettings().model_dump())({"shard": 0, "utterances": json.dumps(utterances)})
     return {
         text: np.frombuffer(pcm, np.int16).astype(np.float32) / 32768
         for text, pcm in zip(texts, made["audio"], strict=True)

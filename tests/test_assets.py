@@ -30,9 +30,9 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from slamray.speech.hubert import HubertEncoder
-    from slamray.speech.quantise import load_centroids
-    from slamray.speech.vocode import load_vocoder
+    from slamray.speech.decoders.source_filter import load_vocoder
+    from slamray.speech.encoders.hubert import HubertEncoder
+    from slamray.speech.encoders.kmeans import load_centroids
 
     lines = gzip.decompress((ROOT / "slamray/assets/stories.jsonl.gz").read_bytes()).splitlines()[:100]
     (tmp_path / "stories.jsonl").write_bytes(b"\n".join(lines))
@@ -58,11 +58,11 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
 
 
 def test_a_decoder_alone_is_made_for_the_encoder_that_is_there(tmp_path: Path, tiny_encoder: Path) -> None:
-    from slamray.config import Compute
-    from slamray.loader import load_recipe
-    from slamray.recipe_assets import build
+    from slamray.config.compute import Compute
+    from slamray.config.load import load_recipe
+    from slamray.recipe.assets import build
     from slamray.runtime.engine import Engine
-    from slamray.stage import Stage, order
+    from slamray.stage.stage import Stage, order
 
     def stages(encoder: list[str]) -> list[Stage]:
         recipe = load_recipe([*encoder, "assets.decoder_only=true", f"root={tmp_path}"])

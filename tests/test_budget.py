@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from slamray.config.budget import Budget, parse_budget
 from slamray.errors import BadInput
-from slamray.train.budget import Budget, Spent, accumulation_steps, parse_budget, progress
+from slamray.train.budget import Spent, accumulation_steps, progress
 
 
 @pytest.mark.parametrize(

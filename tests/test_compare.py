@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from slamray import tracking
-from slamray.compare import main, power, short, show_sweep, tables
-from slamray.compare_runs import Entry, Score, read_paper, read_runs, read_sweeps
-from slamray.evaluate.published import PUBLISHED
+from slamray.commands.compare import main, power, short, show_sweep, tables
+from slamray.data.published_sets import PUBLISHED
+from slamray.report.runs import Entry, Score, read_paper, read_runs, read_sweeps
 from slamray.tracking import MlflowTracker, flatten
 
 PARAMETERS = 5_000_000

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from slamray.config import PROFILES, Recipe, asset_path
+from slamray.config.base import asset_path
+from slamray.config.load import load_recipe
+from slamray.config.profiles import PROFILES
+from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.loader import load_recipe
 
 
 def test_words_override_the_recipe_file_which_overrides_defaults(tmp_path: Path) -> None:

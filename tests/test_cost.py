@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from slamray.config import DpoConfig, PretrainConfig
-from slamray.model import count_parameters, training_flops
+from slamray.config.training import DpoSettings, PretrainSettings
+from slamray.model.unit_lm import count_parameters, training_flops
+from slamray.tokens.rows import RowStore, write_rows
 from slamray.train.cost import dpo_cost, pretraining_cost
-from slamray.units import RowStore, write_rows
 
 
 def test_flops_are_those_that_torch_counts() -> None:
@@ -55,7 +55,7 @@ def test_pretraining_is_charged_the_pieces_that_its_steps_read(model: Path, tmp_
     # Rows of 16: one piece of 16, then one of 10 and one of 6. Two rows a step, so each step reads both.
     lengths = np.array([16, 10, 6])
     write_rows(tmp_path / "rows", np.ones(32, np.uint16), lengths, 16)
-    config = PretrainConfig(budget="steps:3", tokens_per_step=32)
+    config = PretrainSettings(budget="steps:3", tokens_per_step=32)
     facts = {"step": 3, "tokens": 96, "train_seconds": 5.0}
     cost = pretraining_cost(config, 2, model, RowStore(tmp_path / "rows"), facts)
     pairs = 16 * 17 // 2 + 10 * 11 // 2 + 6 * 7 // 2
@@ -70,7 +70,7 @@ def test_pretraining_is_charged_the_pieces_that_its_steps_read(model: Path, tmp_
 def test_dpo_is_charged_both_sequences_of_each_pair(model: Path) -> None:
     # <S> and 3 units, then 2 and 4 units with <S>: sequences of 7 and 9 tokens.
     pair = {"pair_id": "a", "prompt": [1, 2, 3], "chosen": [4, 5], "rejected": [4, 5, 6, 7]}
-    config = DpoConfig(budget="steps:2", pairs_per_step=1)
+    config = DpoSettings(budget="steps:2", pairs_per_step=1)
     cost = dpo_cost(config, 1, model, [pair], {"step": 2, "train_seconds": 1.5})
     attention = 12 * 1 * 8 * 2 * (7 * 8 // 2 + 9 * 10 // 2)
     assert cost["flops_with_attention"] == 6 * cost["parameters"] * 2 * (7 + 9) + attention

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from slamray.doors.corpora import DOORS, cut_by_vad
-from slamray.doors.listing import Listing, find_files, identity_of, published_split
+from slamray.data.published_corpora import DOORS, cut_by_vad
+from slamray.data.recordings import Listing, find_files, identity_of, published_split
 from slamray.errors import BadInput
 
 RATE_HZ = 16_000

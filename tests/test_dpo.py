@@ -17,19 +17,21 @@ from processes import run_ranks
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from slamray.config import Compute, DpoConfig, OptimConfig
+from slamray.config.compute import Compute
+from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
-from slamray.train import dpo, dpo_pairs
-from slamray.train.dpo_trainer import Conductor
-from slamray.units import batch_rows
+from slamray.tokens.sampler import batch_rows
+from slamray.train.dpo import align as dpo
+from slamray.train.dpo import pairs as dpo_pairs
+from slamray.train.dpo.trainer import Conductor
 
 COMPUTE = Compute(dtype="float32", dpo_micro_batch=2, report_every_steps=1, checkpoint_every_seconds=3600)
-CONFIG = DpoConfig(
+CONFIG = DpoSettings(
     budget="steps:6",
     pairs_per_step=4,
     context=64,
     seed=3,
-    optim=OptimConfig(learning_rate=1e-3, schedule="inverse_sqrt", floor_learning_rate=0.0, warmup_share=0.3),
+    optim=OptimSettings(learning_rate=1e-3, schedule="inverse_sqrt", floor_learning_rate=0.0, warmup_share=0.3),
 )
 
 

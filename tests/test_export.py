@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
 
-from slamray.command import find_model, split_words
-from slamray.config import ModelConfig
+from slamray.commands.export import ExportWords, export, main, unit_tokeniser
+from slamray.commands.words import find_model, split_words
+from slamray.config.load import load_recipe
+from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
-from slamray.export import ExportWords, export, main, unit_tokeniser
-from slamray.loader import load_recipe
-from slamray.model import build_unit_lm, load_unit_lm, save_unit_lm
-from slamray.units import BOS, PAD
+from slamray.model.unit_lm import build_unit_lm, load_unit_lm, save_unit_lm
+from slamray.tokens.vocabulary import BOS, PAD
 
 N_UNITS = 20
 SIZE: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -81,7 +81,7 @@ def unit_lm(text: Path, config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(text)
     return build_unit_lm(
-        ModelConfig.model_validate({"base": str(text), "embedding": "normal", "rope_theta": 5000.0}), N_UNITS, seed=0
+        ModelSettings.model_validate({"base": str(text), "embedding": "normal", "rope_theta": 5000.0}), N_UNITS, seed=0
     )
 
 
@@ -109,7 +109,7 @@ def test_both_layouts_load_back_to_evaluate_and_to_go_on_training(families: Path
     expected = logits_of(load_unit_lm(families / name / "unit"), families / name)
     assert torch.equal(logits_of(load_unit_lm(folder), families / name), expected)
     # `embedding` and `rope_theta` are about text LMs: a unit LM keeps its own.
-    config = ModelConfig.model_validate({"base": str(folder), "embedding": "mean", "rope_theta": 777.0})
+    config = ModelSettings.model_validate({"base": str(folder), "embedding": "mean", "rope_theta": 777.0})
     again = build_unit_lm(config, N_UNITS, seed=3)
     assert torch.equal(logits_of(again, families / name), expected)
     assert (again.config.pad_token_id, again.config.bos_token_id, again.config.eos_token_id) == (PAD, BOS, BOS)
@@ -121,7 +121,7 @@ def test_a_unit_lm_saved_before_it_was_marked_goes_on_too(families: Path, tmp_pa
     tree = json.loads((tmp_path / "config.json").read_text())
     assert tree.pop("n_units") == N_UNITS
     (tmp_path / "config.json").write_text(json.dumps(tree))
-    again = build_unit_lm(ModelConfig(base=str(tmp_path), embedding="normal"), N_UNITS, seed=0)
+    again = build_unit_lm(ModelSettings(base=str(tmp_path), embedding="normal"), N_UNITS, seed=0)
     assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
@@ -180,7 +180,7 @@ def test_a_published_checkpoint_is_read_as_it_is(families: Path, tmp_path: Path,
     folder = published(tmp_path / "slam", model, weights)
     expected = logits_of(model, families / "qwen2")
     assert torch.equal(logits_of(load_unit_lm(folder), families / "qwen2"), expected)
-    again = build_unit_lm(ModelConfig(base=str(folder)), N_UNITS, seed=0)
+    again = build_unit_lm(ModelSettings(base=str(folder)), N_UNITS, seed=0)
     assert torch.equal(logits_of(again, families / "qwen2"), expected)
 
 
@@ -212,7 +212,7 @@ def test_a_unit_lm_of_other_units_is_refused_by_its_numbers(families: Path) -> N
     for layout in ("transformers", "slamkit"):
         base = str(families / "qwen2" / "out" / layout)
         with pytest.raises(BadInput, match="a unit LM of 20 units, but the encoder gives 12"):
-            build_unit_lm(ModelConfig(base=base), 12, seed=0)
+            build_unit_lm(ModelSettings(base=base), 12, seed=0)
 
 
 def test_text_that_is_no_unit_is_an_error_of_the_tokeniser() -> None:

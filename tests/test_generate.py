@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from slamray.config import SamplingConfig
-from slamray.evaluate.generate import Continuation, Prompt, choose_prompts, continue_units, cut_prompt, describe
-from slamray.units import BOS, FIRST_UNIT
+from slamray.config.evaluation import SamplingSettings
+from slamray.model.generate import Continuation, Prompt, choose_prompts, continue_units, cut_prompt, describe
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT
 
 N_UNITS = 20
 
@@ -44,20 +44,20 @@ def ended_by(model: PreTrainedModel, weight: float) -> PreTrainedModel:
 def test_the_same_seed_gives_the_same_continuations_and_leaves_the_callers_randomness_alone(
     model: PreTrainedModel,
 ) -> None:
-    config = SamplingConfig(max_new_tokens=20, batch=2)
+    config = SamplingSettings(max_new_tokens=20, batch=2)
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     first = continue_units(model, prompts(), config)
     assert torch.rand(1) == expected
     again = continue_units(model, prompts(), config)
-    other = continue_units(model, prompts(), SamplingConfig(max_new_tokens=20, batch=2, seed=1))
+    other = continue_units(model, prompts(), SamplingSettings(max_new_tokens=20, batch=2, seed=1))
     assert [c.units.tolist() for c in first] == [c.units.tolist() for c in again]
     assert [c.units.tolist() for c in first] != [c.units.tolist() for c in other]
 
 
 def test_continuations_are_units_without_the_prompt_and_not_longer_than_asked(model: PreTrainedModel) -> None:
-    made = continue_units(model, prompts(), SamplingConfig(max_new_tokens=20, batch=3))
+    made = continue_units(model, prompts(), SamplingSettings(max_new_tokens=20, batch=3))
     assert [c.prompt_id for c in made] == [p.prompt_id for p in prompts()]
     for continuation in made:
         assert continuation.units.dtype == np.uint16 and continuation.units.max(initial=0) < N_UNITS
@@ -66,18 +66,18 @@ def test_continuations_are_units_without_the_prompt_and_not_longer_than_asked(mo
 
 def test_greedy_continuation_does_not_depend_on_padding(model: PreTrainedModel) -> None:
     # top_k 1 leaves nothing to draw, so a batch must give what each prompt gives alone.
-    together = continue_units(model, prompts(), SamplingConfig(top_k=1, max_new_tokens=15, batch=5))
-    alone = continue_units(model, prompts(), SamplingConfig(top_k=1, max_new_tokens=15, batch=1))
+    together = continue_units(model, prompts(), SamplingSettings(top_k=1, max_new_tokens=15, batch=5))
+    alone = continue_units(model, prompts(), SamplingSettings(top_k=1, max_new_tokens=15, batch=1))
     assert [c.units.tolist() for c in together] == [c.units.tolist() for c in alone]
 
 
 def test_a_model_that_always_ends_gives_empty_continuations_which_are_counted(model: PreTrainedModel) -> None:
-    found = describe(continue_units(ended_by(model, 50.0), prompts(), SamplingConfig(max_new_tokens=20)))
+    found = describe(continue_units(ended_by(model, 50.0), prompts(), SamplingSettings(max_new_tokens=20)))
     assert (found["continuations"], found["empty"], found["ended"], found["auto_bleu"]) == (5, 5, 5, None)
 
 
 def test_a_model_that_never_ends_stops_at_the_limit(model: PreTrainedModel) -> None:
-    found = describe(continue_units(ended_by(model, -50.0), prompts(), SamplingConfig(max_new_tokens=20)))
+    found = describe(continue_units(ended_by(model, -50.0), prompts(), SamplingSettings(max_new_tokens=20)))
     assert (found["empty"], found["ended"], found["mean_units"]) == (0, 0, 20)
 
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from slamray.generate_speech import main
+from slamray.commands.generate import main
 
 RATE_HZ = 16_000
 HOP = 640  # of the tiny encoder and its decoder: 25 Hz

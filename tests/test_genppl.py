@@ -16,7 +16,9 @@ import torch
 from asking import finish
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from slamray.config import Compute, EvaluateConfig, GenPplConfig, SamplingConfig
+from slamray.config.compute import Compute
+from slamray.config.evaluation import EvaluateSettings, GenPplSettings, SamplingSettings
+from slamray.data.items import ItemSet, Pair
 from slamray.errors import BadInput
 from slamray.evaluate.genppl import (
     Judge,
@@ -26,8 +28,7 @@ from slamray.evaluate.genppl import (
     generative_perplexity,
     mean_auto_bleu,
 )
-from slamray.evaluate.items import ItemSet, Pair
-from slamray.stage import Send
+from slamray.stage.stage import Send
 
 BOS_WORD = "<|begin_of_text|>"
 
@@ -176,10 +177,10 @@ def send(request: pytest.FixtureRequest) -> Send:
 def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
     tmp_path: Path, send: Send, tiny_lm: Path, tiny_vocoder: Path, whisper_folder: Path, judge_folder: Path
 ) -> None:
-    from slamray import store
-    from slamray.config import ModelConfig
-    from slamray.model import build_unit_lm, save_unit_lm
-    from slamray.stages import genppl, items, tables
+    from slamray.config.model import ModelSettings
+    from slamray.model.unit_lm import build_unit_lm, save_unit_lm
+    from slamray.stage import store, tables
+    from slamray.stages import genppl, items
 
     folders = {"items": tmp_path / "items", "pretrained": tmp_path / "pretrained"}
     draw = np.random.default_rng(0)
@@ -189,10 +190,10 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
     tables.write_table(folders["items"] / tables.SHARDS / "shard-000000.parquet", pa.Table.from_pylist(rows))
     pairs = tuple(pair(f"i{i}", (f"u{i}",), (f"u{i + 1}",)) for i in range(0, 8, 2))
     store.write_json(folders["items"] / items.ITEMS, ItemSet((), pairs).to_json())
-    save_unit_lm(build_unit_lm(ModelConfig(base=str(tiny_lm)), 20, 0), folders["pretrained"] / "model")
-    config = EvaluateConfig(
-        vocoder=str(tiny_vocoder), sampling=SamplingConfig(max_new_tokens=8, batch=2),
-        genppl=GenPplConfig(prompts=3, metric="cloze", asr=str(whisper_folder), asr_revision=None,
+    save_unit_lm(build_unit_lm(ModelSettings(base=str(tiny_lm)), 20, 0), folders["pretrained"] / "model")
+    config = EvaluateSettings(
+        vocoder=str(tiny_vocoder), sampling=SamplingSettings(max_new_tokens=8, batch=2),
+        genppl=GenPplSettings(prompts=3, metric="cloze", asr=str(whisper_folder), asr_revision=None,
                             judge=str(judge_folder), judge_revision=None, audio_samples=1),
     )  # fmt: skip
     assert genppl.identity(config) == json.loads(json.dumps(genppl.identity(config)))

@@ -11,8 +11,8 @@ import torch
 from transformers import HubertConfig, HubertModel, WavLMConfig
 
 from slamray.errors import BadInput
-from slamray.speech import hubert
-from slamray.speech.hubert import HubertEncoder
+from slamray.speech.encoders import hubert
+from slamray.speech.encoders.hubert import HubertEncoder
 
 
 def tiny(norm: str, stable: bool) -> HubertConfig:

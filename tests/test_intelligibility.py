@@ -8,16 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slamray.config import AssetsConfig, EncoderConfig, UnitVocoderConfig
+from slamray.config.assets import AssetsSettings, UnitVocoderSettings
+from slamray.config.speech import EncoderSettings
 from slamray.speech.audio import resample
-from slamray.speech.synthesise import Hibari
-from slamray.speech.vocode import load_vocoder
-from slamray.stages import corpus, intelligibility, recordings, tables, vocoder
+from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.speech.voices.hibari import Hibari
+from slamray.stage import tables
+from slamray.stages import corpus, intelligibility, recordings, vocoder
 
 STORY = ["Once upon a time there was a little girl.", "She wanted to play with her friends in the garden."]
-CONFIG = AssetsConfig(
+CONFIG = AssetsSettings(
     decoder="hifigan",
-    unit_vocoder=UnitVocoderConfig(
+    unit_vocoder=UnitVocoderSettings(
         embedding_dim=16, channels=32, resblock_dilations=(1,), discriminator_divisor=32, documents=1, steps=4,
         batch=2, crop_frames=8, adversarial_share=0.5, report_every=2, bfloat16=False,
     ),
@@ -44,7 +46,7 @@ def test_the_stage_trains_a_hifigan_that_loads_by_its_folder_and_its_words_are_c
 ) -> None:
     reports: list[dict[str, float]] = []
     audio = spoken / "recordings"
-    encoder = EncoderConfig(
+    encoder = EncoderSettings(
         model=str(tiny_encoder), layer=2, centroids=str(tiny_encoder / "centroids.safetensors"), pad_samples=40
     )
     facts = vocoder._run(CONFIG, "cpu", audio, encoder, tmp_path, lambda metrics: reports.append(metrics))

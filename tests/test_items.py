@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from slamray.evaluate import grammar
-from slamray.evaluate.grammar import PARTS, make_grammar
-from slamray.evaluate.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
-from slamray.evaluate.pseudowords import Phonotactics, invent, make_words, make_words_in_sentences, segments
+from slamray.data import grammar_items as grammar
+from slamray.data.grammar_items import PARTS, make_grammar
+from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
+from slamray.data.word_items import Phonotactics, invent, make_words, make_words_in_sentences, segments
 
 ANIMALS = ("frog", "bear", "owl", "duck", "cow", "snail", "lion", "mouse", "horse", "sheep", "goat", "fox")
 PLACES = ("pond", "cave", "tree", "lake", "barn", "leaf", "hill", "wall", "field", "farm", "shed", "wood")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from slamray.config.load import load_recipe, load_study
 from slamray.errors import BadInput
-from slamray.loader import load_recipe, load_study
 
 STUDY = """
 extends: demo

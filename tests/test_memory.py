@@ -11,11 +11,13 @@ from measure_memory import measure
 from processes import run_ranks
 from transformers import GPTNeoXConfig, OPTConfig, PreTrainedConfig, Qwen2Config
 
-from slamray.config import PROFILES, Compute, OptimConfig
+from slamray.config.compute import Compute
+from slamray.config.profiles import PROFILES
+from slamray.config.training import OptimSettings
 from slamray.errors import BadInput
-from slamray.families import family_config
-from slamray.memory import GIB, bucket_elements, check_memory, planned_memory
-from slamray.model import count_unit_lm_parameters, unit_lm_config
+from slamray.model.families import family_config
+from slamray.model.memory import GIB, bucket_elements, check_memory, planned_memory
+from slamray.model.unit_lm import count_unit_lm_parameters, unit_lm_config
 
 ROWS, CONTEXT = 4, 192
 SHAPES: dict[str, PreTrainedConfig] = {
@@ -38,17 +40,19 @@ QWEN_05B = unit_lm_config(family_config("Qwen/Qwen2.5-0.5B"), 502, 10_000.0)
 def test_weights_gradients_and_state_are_what_table_7_makes_them() -> None:
     parameters = count_unit_lm_parameters(family_config("Qwen/Qwen2.5-0.5B"), 500)
     assert parameters == 358_347_904
-    planned = planned_memory(QWEN_05B, OptimConfig(), PROFILES["a5000"], 1024)
+    planned = planned_memory(QWEN_05B, OptimSettings(), PROFILES["a5000"], 1024)
     assert (planned.weights, planned.gradients, planned.optimiser) == (4 * parameters, 4 * parameters, 8 * parameters)
-    mixed = planned_memory(QWEN_05B, OptimConfig(name="ademamix"), PROFILES["a5000"], 1024)
+    mixed = planned_memory(QWEN_05B, OptimSettings(name="ademamix"), PROFILES["a5000"], 1024)
     assert mixed.optimiser == 12 * parameters
-    assert planned_memory(QWEN_05B, OptimConfig(name="adalomo"), PROFILES["a5000"], 1024).optimiser < parameters // 100
+    assert (
+        planned_memory(QWEN_05B, OptimSettings(name="adalomo"), PROFILES["a5000"], 1024).optimiser < parameters // 100
+    )
 
 
 def test_the_papers_run_fits_its_device_and_not_a_smaller_one() -> None:
     """Table 4: 8 rows at once on an A5000 of 24 GB."""
     a5000 = PROFILES["a5000"]
-    planned = planned_memory(QWEN_05B, OptimConfig(), a5000, 1024)
+    planned = planned_memory(QWEN_05B, OptimSettings(), a5000, 1024)
     assert 16 < planned.total / GIB < 23
     check_memory(planned, a5000)
     with pytest.raises(BadInput, match=r"compute\.memory_gb=16: pre-training is planned to need \d+\.\d+ GB a device"):
@@ -58,18 +62,20 @@ def test_the_papers_run_fits_its_device_and_not_a_smaller_one() -> None:
 
 def test_activations_grow_with_rows_and_shards_shrink_with_workers() -> None:
     one, two = (
-        planned_memory(SHAPES["qwen2"], OptimConfig(), Compute(micro_batch=rows, dtype="float32"), CONTEXT).activations
+        planned_memory(
+            SHAPES["qwen2"], OptimSettings(), Compute(micro_batch=rows, dtype="float32"), CONTEXT
+        ).activations
         for rows in (2, 4)
     )
     assert two == pytest.approx(2 * one, rel=0.02)  # under bf16 the cast weights are kept besides
     alone, eight = (
-        planned_memory(SHAPES["qwen2"], OptimConfig(), Compute(workers=workers, zero_stage=1), CONTEXT)
+        planned_memory(SHAPES["qwen2"], OptimSettings(), Compute(workers=workers, zero_stage=1), CONTEXT)
         for workers in (1, 8)
     )
     assert eight.optimiser == alone.optimiser // 8 and eight.gradients == alone.gradients
     parameters = alone.weights // 4
     assert alone.optimiser == 12 * parameters and alone.buffers == 8 * bucket_elements(parameters)
-    third = planned_memory(SHAPES["qwen2"], OptimConfig(), Compute(workers=8, zero_stage=2), CONTEXT)
+    third = planned_memory(SHAPES["qwen2"], OptimSettings(), Compute(workers=8, zero_stage=2), CONTEXT)
     assert third.gradients == alone.gradients // 8
 
 
@@ -101,7 +107,7 @@ def test_the_plan_is_within_a_tenth_of_the_allocators_peak(
 ) -> None:
     config = unit_lm_config(SHAPES[shape], 502, 10_000.0)
     compute = Compute(micro_batch=ROWS, **changes)
-    planned = planned_memory(config, OptimConfig.model_validate({"name": optimiser}), compute, CONTEXT)
+    planned = planned_memory(config, OptimSettings.model_validate({"name": optimiser}), compute, CONTEXT)
     measured = measured_bytes(tmp_path, config, optimiser, compute)
     print(f"{shape} {optimiser} {changes}: planned {planned.total:,}, measured {measured:,}")
     assert planned.total == pytest.approx(measured, rel=0.1)

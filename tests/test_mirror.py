@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from slamray import mirror as mirrors
-from slamray import stage as stages
 from slamray.errors import BadInput
-from slamray.mirror import DRIVER, Mirror, Store
-from slamray.stage import MANIFEST, Facts, Folders, Stage
+from slamray.stage import mirror as mirrors
+from slamray.stage.materialise import materialise
+from slamray.stage.mirror import DRIVER, Mirror, Store
+from slamray.stage.stage import MANIFEST, Facts, Folders, Stage, order
 
 ADDRESS = "s3://bucket/runs"
 
@@ -66,9 +66,9 @@ class Work:
         return {}
 
     def make(self, root: Path, *targets: Stage, address: str = ADDRESS) -> None:
-        wanted = stages.order(targets)
+        wanted = order(targets)
         with Mirror(address, root, wanted) as mirror:
-            stages.materialise(targets, root, {}, lambda event, stage, record: mirror.observe(event, stage))
+            materialise(targets, root, {}, lambda event, stage, record: mirror.observe(event, stage))
 
 
 @pytest.mark.parametrize("kind", ["s3", "file"])
@@ -196,7 +196,7 @@ def test_a_store_that_fails_later_does_not_stop_the_run_and_gets_the_rest_afterw
         ),
         mirror,
     ):
-        stages.materialise([work.packed], root, {}, break_store)
+        materialise([work.packed], root, {}, break_store)
     assert work.packed.is_done(root)
     work.make(root, work.packed)
     assert work.ran == ["units", "packed"]

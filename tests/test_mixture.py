@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from slamray.errors import BadInput
-from slamray.packing import join_packings, pack, pack_apart
 from slamray.stages.packed import check_mixture, write_mixture
-from slamray.units import Part, RowStore, mixed_rows, rows_per_round, to_document, to_tokens
+from slamray.tokens.documents import to_document
+from slamray.tokens.packing import join_packings, pack, pack_apart
+from slamray.tokens.rows import RowStore
+from slamray.tokens.sampler import Part, mixed_rows, rows_per_round
+from slamray.tokens.vocabulary import to_tokens
 
 PARTS = (Part("a", 0, 40, 9), Part("b", 40, 7, 21), Part("c", 47, 100, 30))
 
@@ -110,7 +113,7 @@ def test_a_store_with_a_mixture_is_read_by_it(tmp_path: Path) -> None:
 
 def test_a_store_without_a_mixture_is_read_as_before(tmp_path: Path) -> None:
     from slamray.stages.packed import write_documents
-    from slamray.units import batch_rows
+    from slamray.tokens.sampler import batch_rows
 
     write_documents(tmp_path, documents(0, 100, 60), 64, "train")
     store = RowStore(tmp_path)

@@ -17,17 +17,10 @@ from transformers import (
     get_wsd_schedule,
 )
 
-from slamray.config import AdaLomoConfig, AdEMAMixConfig, OptimConfig
+from slamray.config.training import AdaLomoSettings, AdEMAMixSettings, OptimSettings
 from slamray.errors import BadInput
 from slamray.train.checkpoint import gather_optimiser, read_optimiser, write_optimiser
-from slamray.train.optim import (
-    AdaLomo,
-    learning_rate,
-    make_optimiser,
-    set_schedules,
-    slow_mean,
-    state_bytes,
-)
+from slamray.train.optim import AdaLomo, learning_rate, make_optimiser, set_schedules, slow_mean, state_bytes
 
 STEPS, WARMUP = 400, 40
 NAMES = ("adamw", "ademamix", "adalomo")
@@ -46,7 +39,7 @@ def _theirs(make: object, **arguments: object) -> list[float]:
 
 
 def _ours(**fields: object) -> list[float]:
-    config = OptimConfig.model_validate({"learning_rate": 1e-3, "warmup_share": WARMUP / STEPS, **fields})
+    config = OptimSettings.model_validate({"learning_rate": 1e-3, "warmup_share": WARMUP / STEPS, **fields})
     return [learning_rate(config, step / STEPS) for step in range(STEPS)]
 
 
@@ -84,24 +77,26 @@ def test_warmup_stable_decay_equals_transformers_after_the_warmup() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_a_schedule_ends_on_its_floor(schedule: str) -> None:
-    config = OptimConfig.model_validate({"schedule": schedule})
+    config = OptimSettings.model_validate({"schedule": schedule})
     assert learning_rate(config, 1.0) == pytest.approx(config.floor_learning_rate)
 
 
 def test_no_warmup_starts_at_the_peak() -> None:
-    assert learning_rate(OptimConfig(warmup_share=0.0), 0.0) == 1e-3
+    assert learning_rate(OptimSettings(warmup_share=0.0), 0.0) == 1e-3
 
 
 def test_inverse_square_root_without_warmup_is_refused() -> None:
     with pytest.raises(BadInput, match="warmup_share"):
-        learning_rate(OptimConfig(schedule="inverse_sqrt", warmup_share=0.0), 0.5)
+        learning_rate(OptimSettings(schedule="inverse_sqrt", warmup_share=0.0), 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_biases_and_norms_are_not_decayed(name: str) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     model[0].weight.requires_grad_(True)
-    decayed, plain = make_optimiser(model, OptimConfig.model_validate({"name": name, "weight_decay": 0.1})).param_groups
+    decayed, plain = make_optimiser(
+        model, OptimSettings.model_validate({"name": name, "weight_decay": 0.1})
+    ).param_groups
     assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.1
     assert len(plain["params"]) == 3 and plain["weight_decay"] == 0.0
 
@@ -118,7 +113,7 @@ def loss_of(model: torch.nn.Module, step: int) -> torch.Tensor:
 def test_adalomo_is_the_published_one_step_by_step() -> None:
     """pytorch-optimizer's AdaLOMO follows lomo-optim's: it updates in the backward pass, without clipping here."""
     ours, theirs = small_model(), small_model()
-    optimiser = AdaLomo([{"params": list(ours.parameters()), "weight_decay": 0.1}], 0.02, AdaLomoConfig())
+    optimiser = AdaLomo([{"params": list(ours.parameters()), "weight_decay": 0.1}], 0.02, AdaLomoSettings())
     published = AdaLOMO(theirs, lr=0.02, weight_decay=0.1, loss_scale=0.0)
     for step in range(6):
         rate = 0.02 / (1 + step)
@@ -134,7 +129,7 @@ def test_adalomo_is_the_published_one_step_by_step() -> None:
 def test_adalomos_first_step_by_hand() -> None:
     weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
     weight.grad = torch.tensor([[1.0, -2.0]])
-    AdaLomo([weight], 0.1, AdaLomoConfig()).step()
+    AdaLomo([weight], 0.1, AdaLomoSettings()).step()
     # rows: mean of squares 2.5; columns: 1 and 4; so each entry is divided by its own size: an update of +1 and -1, of
     # root mean square 1, scaled by the weight's, sqrt(12.5)
     step = 0.1 * math.sqrt(12.5)
@@ -143,8 +138,8 @@ def test_adalomos_first_step_by_hand() -> None:
 
 def test_ademamix_steps_as_its_paper_writes() -> None:
     """Algorithm 1 of 2409.03137, one number; alpha and beta3 held at their end."""
-    config = OptimConfig(
-        name="ademamix", ademamix=AdEMAMixConfig(warmup_share=0.0), learning_rate=0.1, warmup_share=0.0
+    config = OptimSettings(
+        name="ademamix", ademamix=AdEMAMixSettings(warmup_share=0.0), learning_rate=0.1, warmup_share=0.0
     )
     model = torch.nn.Linear(1, 1, bias=False)
     value = float(model.weight.data)
@@ -165,16 +160,16 @@ def test_ademamix_steps_as_its_paper_writes() -> None:
 
 def test_the_slow_means_warm_up_over_progress_is_the_published_one_over_steps() -> None:
     for step in (0, 1, 137, 399, 400):
-        alpha, beta3 = slow_mean(AdEMAMixConfig(), 0.9, step / STEPS)
+        alpha, beta3 = slow_mean(AdEMAMixSettings(), 0.9, step / STEPS)
         assert alpha == pytest.approx(AdEMAMix.schedule_alpha(STEPS, step, 5.0))
         assert beta3 == pytest.approx(AdEMAMix.schedule_beta3(STEPS, step, 0.9, 0.9999))
-    half = slow_mean(AdEMAMixConfig(warmup_share=0.5), 0.9, 0.5)
+    half = slow_mean(AdEMAMixSettings(warmup_share=0.5), 0.9, 0.5)
     assert half == (5.0, 0.9999)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimiser_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
-    config = OptimConfig.model_validate({"name": name, "learning_rate": 0.05, "weight_decay": 0.1})
+    config = OptimSettings.model_validate({"name": name, "learning_rate": 0.05, "weight_decay": 0.1})
 
     def train(model: torch.nn.Module, optimiser: torch.optim.Optimizer, first: int, last: int) -> None:
         for step in range(first, last):
@@ -201,7 +196,7 @@ def test_an_optimiser_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_states_size_is_what_the_optimiser_holds(name: str) -> None:
-    config = OptimConfig.model_validate({"name": name})
+    config = OptimSettings.model_validate({"name": name})
     model = small_model()
     optimiser = make_optimiser(model, config)
     loss_of(model, 0).backward()

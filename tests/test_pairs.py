@@ -13,10 +13,12 @@ from scipy.stats import binomtest
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from slamray.evaluate.items import Pair
+from slamray.data.items import Pair
 from slamray.evaluate.pairs import judge, perplexity, pieces, score_pairs, sequence_tokens, token_log_likelihoods
 from slamray.evaluate.summary import Summary, compare, summarise, wilson
-from slamray.units import BOS, FIRST_UNIT, RowStore, join_units, to_document, to_tokens, write_rows
+from slamray.tokens.documents import join_units, to_document
+from slamray.tokens.rows import RowStore, write_rows
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, to_tokens
 
 N_UNITS = 20
 

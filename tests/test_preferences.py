@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from slamray.config import PreferencesConfig
-from slamray.preferences import Pair, from_stories, from_swag
+from slamray.config.corpora import PreferencesSettings
+from slamray.data.preference_pairs import Pair, from_stories, from_swag
 
-SWAG = PreferencesConfig(source="swag", voices=("af_heart", "am_fenrir", "bf_emma", "bm_george"))
+SWAG = PreferencesSettings(source="swag", voices=("af_heart", "am_fenrir", "bf_emma", "bm_george"))
 
 
 def swag_row(**changes: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_equal_pairs_are_kept_once_and_counted() -> None:
 
 def test_a_story_pair_is_its_own_next_sentence_against_the_same_place_of_another_story() -> None:
     stories = {doc["doc_id"]: doc for doc in (story(number) for number in range(8))}
-    found = from_stories(stories.values(), PreferencesConfig())
+    found = from_stories(stories.values(), PreferencesSettings())
     assert len(found.pairs) == 8 * 4  # 12 sentences hold four windows of 2 + 1
     for pair in found.pairs:
         sentences = stories[pair.source_id]["sentences"]
@@ -116,7 +116,7 @@ def test_a_story_pair_is_its_own_next_sentence_against_the_same_place_of_another
 
 def test_places_are_relative_to_the_length_of_the_story() -> None:
     long, short = story(1, sentences=21), story(2, sentences=3)
-    for pair in from_stories([long, short], PreferencesConfig()).pairs:
+    for pair in from_stories([long, short], PreferencesSettings()).pairs:
         if pair.source_id == short["doc_id"]:
             assert pair.rejected == long["sentences"][2]  # the first window of the one, the first of the other
         else:
@@ -125,7 +125,7 @@ def test_places_are_relative_to_the_length_of_the_story() -> None:
 
 def test_continuations_have_similar_length() -> None:
     docs = [story(number, words=4 + number % 7) for number in range(40)]
-    found = from_stories(docs, PreferencesConfig(max_length_ratio=1.25))
+    found = from_stories(docs, PreferencesSettings(max_length_ratio=1.25))
     assert found.pairs
     for pair in found.pairs:
         shorter, longer = sorted((len(pair.chosen.split()), len(pair.rejected.split())))
@@ -133,15 +133,15 @@ def test_continuations_have_similar_length() -> None:
 
 
 def test_a_window_without_a_fitting_distractor_is_counted() -> None:
-    found = from_stories([story(1, words=4), story(2, words=30)], PreferencesConfig())
+    found = from_stories([story(1, words=4), story(2, words=30)], PreferencesSettings())
     assert not found.pairs
     assert found.dropped == {"no other story has a continuation of similar length": 8}
 
 
 def test_story_pairs_do_not_depend_on_the_order_of_the_stories() -> None:
     docs = [story(number) for number in range(20)]
-    pairs: list[Pair] = from_stories(docs, PreferencesConfig()).pairs
-    assert from_stories(docs[::-1], PreferencesConfig()).pairs == pairs
+    pairs: list[Pair] = from_stories(docs, PreferencesSettings()).pairs
+    assert from_stories(docs[::-1], PreferencesSettings()).pairs == pairs
     assert [pair.pair_id for pair in pairs] == sorted(pair.pair_id for pair in pairs)
 
 
@@ -151,7 +151,7 @@ def test_bad_and_short_stories_are_told_apart() -> None:
         {"sentences": ["a."]}, {"doc_id": "f"}, {"doc_id": "e", "sentences": "one text"},
         {"doc_id": "d", "sentences": ["a.", " ", "b."]},
     ]  # fmt: skip
-    found = from_stories(docs, PreferencesConfig())
+    found = from_stories(docs, PreferencesSettings())
     assert found.dropped == {"story has too few sentences": 1, "duplicate story": 1}
     assert found.quarantined == [
         (4, "no doc_id"), (5, "no sentences"), (6, "no sentences"), (7, "a sentence without text"),

@@ -14,16 +14,20 @@ from processes import run_ranks
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from slamray.config import Compute, OptimConfig, PretrainConfig
+from slamray.config.compute import Compute
+from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
-from slamray.model import load_unit_lm
+from slamray.model.unit_lm import load_unit_lm
+from slamray.tokens.documents import to_document
+from slamray.tokens.rows import RowStore, write_rows
+from slamray.tokens.sampler import batch_rows
+from slamray.tokens.vocabulary import to_tokens
 from slamray.train.pretrain import Part, pretrain
 from slamray.train.trunk import trunk_config
-from slamray.units import RowStore, batch_rows, to_document, to_tokens, write_rows
 
 CONTEXT = 32
-OPTIM = OptimConfig(learning_rate=1e-2, warmup_share=0.25)
-STEPS = PretrainConfig(budget="steps:8", tokens_per_step=8 * CONTEXT, optim=OPTIM, validations=4, validation_rows=8)
+OPTIM = OptimSettings(learning_rate=1e-2, warmup_share=0.25)
+STEPS = PretrainSettings(budget="steps:8", tokens_per_step=8 * CONTEXT, optim=OPTIM, validations=4, validation_rows=8)
 WHOLE = Part()
 WSD = OPTIM.model_copy(update={"warmup_share": 0.125, "schedule": "wsd", "decay_share": 0.5})
 EXACT = Compute(micro_batch=4, dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
@@ -61,8 +65,8 @@ class Reports(list[dict[str, Any]]):
 
 
 def _train(
-    data: Path, out: Path, config: PretrainConfig = STEPS, compute: Compute = EXACT, kill_after_step: int | None = None,
-    part: Part = WHOLE,
+    data: Path, out: Path, config: PretrainSettings = STEPS, compute: Compute = EXACT,
+    kill_after_step: int | None = None, part: Part = WHOLE,
 ) -> tuple[Reports, dict[str, Any]]:  # fmt: skip
     reports = Reports(kill_after_step)
     facts: dict[str, Any] = {}
@@ -207,7 +211,7 @@ def test_a_time_budget_goes_on_after_a_kill_and_ends_near_the_floor(data: Path, 
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(data: Path, tmp_path: Path) -> None:
-    wild = STEPS.model_copy(update={"optim": OptimConfig(learning_rate=1e38, warmup_share=0.0)})
+    wild = STEPS.model_copy(update={"optim": OptimSettings(learning_rate=1e38, warmup_share=0.0)})
     with pytest.raises(BadInput, match="not finite at step"):
         _train(data, tmp_path, wild)
 

@@ -22,20 +22,22 @@ from scipy import stats
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from slamray import store
-from slamray.config import Compute, EvaluateConfig, SpeechConfig
+from slamray.commands.run import main
+from slamray.config.compute import Compute
+from slamray.config.evaluation import EvaluateSettings
+from slamray.config.load import load_recipe
+from slamray.config.speech import SpeechSettings
+from slamray.data.items import Pair
+from slamray.data.published_sets import KINDS, SALMON_PARTS, average_of, read_set
 from slamray.errors import BadInput
-from slamray.evaluate.items import Pair
 from slamray.evaluate.pairs import pair_tokens, score_pairs
-from slamray.evaluate.published import KINDS, SALMON_PARTS, average_of, read_set
-from slamray.evaluate.report import METRIC_NAMES, ReportData, write_report
 from slamray.evaluate.summary import as_rows, bootstrap, summarise, summarise_items
-from slamray.loader import load_recipe
-from slamray.recipe import build as build_run
-from slamray.recipe_evaluation import build, split_words
-from slamray.run import main
+from slamray.recipe.evaluation import build, split_words
+from slamray.recipe.slam import build as build_run
+from slamray.report.page import METRIC_NAMES, ReportData, write_report
 from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Send, order
+from slamray.stage import store
+from slamray.stage.stage import Facts, Send, order
 from slamray.stages import evaluation, published, tasks, units
 
 N_UNITS = 500
@@ -92,14 +94,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def encode(sets: dict[str, str], out: Path, compute: Compute = COMPUTE, send: Send = here) -> Facts:
-    return finish(published.run({}, out, published.read_sets(sets), SpeechConfig(), compute), send)
+    return finish(published.run({}, out, published.read_sets(sets), SpeechSettings(), compute), send)
 
 
 def score(
     heard: Path, out: Path, models: dict[str, Path], metrics: Sequence[str], compute: Compute = COMPUTE,
     send: Send = here,
 ) -> Facts:  # fmt: skip
-    return finish(evaluation.run({"published": heard}, out, models, metrics, EvaluateConfig(), 25.0, compute), send)
+    return finish(evaluation.run({"published": heard}, out, models, metrics, EvaluateSettings(), 25.0, compute), send)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from slamray.errors import BadInput
-from slamray.speech.quantise import (
+from slamray.speech.encoders.kmeans import (
     Quantiser,
     convert_joblib,
     deduplicate,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from slamray.config import Recipe
+from slamray.commands.run import main
+from slamray.config.load import load_recipe
+from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.loader import load_recipe
-from slamray.recipe import build
-from slamray.run import main
+from slamray.recipe.slam import build
 from slamray.runtime.engine import Engine
-from slamray.stage import order
+from slamray.stage.stage import order
 
 
 def fingerprints(words: list[str]) -> dict[str, str]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from slamray.config.load import load_recipe
 from slamray.errors import BadInput
-from slamray.loader import load_recipe
-from slamray.recipe import build
+from slamray.recipe.slam import build
 from slamray.runtime.engine import Engine
-from slamray.stage import Stage, by_name, materialise, order
+from slamray.stage.materialise import materialise
+from slamray.stage.stage import Stage, by_name, order
 
 
 def stages(words: list[str]) -> dict[str, Stage]:

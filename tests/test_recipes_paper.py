@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from slamray.config import PROFILES, Recipe
-from slamray.loader import load_recipe, load_study
-from slamray.train.budget import parse_budget
+from slamray.config.budget import parse_budget
+from slamray.config.load import load_recipe, load_study
+from slamray.config.profiles import PROFILES
+from slamray.config.tree import Recipe
 
 # Table 4, final pre-training, and Table 5, DPO; section 4.4's filter; Table 6, sampling. Sequences are of the context's
 # length, so a batch of them is tokens_per_step / context.

@@ -15,23 +15,19 @@ import pytest
 import soundfile
 from asking import finish
 
-from slamray.config import (
-    Compute,
-    CorpusConfig,
-    EncoderConfig,
-    PackConfig,
-    PreferencesConfig,
-    RecordedConfig,
-    SpeechConfig,
-)
-from slamray.doors.corpora import DOORS
-from slamray.doors.listing import Recording, find_files
+from slamray.config.compute import Compute
+from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
+from slamray.config.model import PackSettings
+from slamray.config.speech import EncoderSettings, SpeechSettings
+from slamray.data.published_corpora import DOORS
+from slamray.data.recordings import Recording, find_files
 from slamray.errors import BadInput
 from slamray.speech.audio import load_audio
+from slamray.stage import tables
 from slamray.stages import corpus as corpus_stage
-from slamray.stages import packed, preferences, recorded, tables, units
+from slamray.stages import packed, preferences, recorded, units
 from slamray.stages.speech_kernels import Listen
-from slamray.units import RowStore
+from slamray.tokens.rows import RowStore
 
 RATE_HZ = 16_000
 
@@ -50,11 +46,11 @@ def heard(recordings: Sequence[Recording]) -> tuple[list[np.ndarray], list[dict[
 
 
 @pytest.fixture
-def speech(tiny_encoder: Path) -> SpeechConfig:
-    encoder = EncoderConfig(
+def speech(tiny_encoder: Path) -> SpeechSettings:
+    encoder = EncoderSettings(
         model=str(tiny_encoder), centroids=f"{tiny_encoder}/centroids.safetensors", layer=2, pad_samples=40
     )
-    return SpeechConfig(encoder=encoder, shard_documents=2, max_bad_share=0.5)
+    return SpeechSettings(encoder=encoder, shard_documents=2, max_bad_share=0.5)
 
 
 @pytest.mark.parametrize("suffix", ["flac", "sph", "wav"])
@@ -104,9 +100,9 @@ def librispeech(root: Path) -> Path:
 
 
 def test_a_corpus_is_encoded_with_its_split_and_a_bad_file_is_quarantined_counted_and_named(
-    tmp_path: Path, speech: SpeechConfig
+    tmp_path: Path, speech: SpeechSettings
 ) -> None:
-    config = RecordedConfig(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
+    config = RecordedSettings(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
     assert recorded.given_doors(config) == ["librispeech"]
     facts = finish(recorded.run_door({}, tmp_path / "out", "librispeech", config, speech, Compute()))
     assert facts["utterances"] == 9 and facts["quarantined"] == 1 and facts["dropped"] == {}
@@ -128,8 +124,8 @@ def test_a_corpus_without_a_published_split_is_split_by_hash(tmp_path: Path) -> 
     assert recorded.splits(tmp_path, ids[:5], 0.01) == {key: splits[key] for key in ids[:5]}
 
 
-def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechConfig) -> None:
-    config = RecordedConfig(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
+def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechSettings) -> None:
+    config = RecordedSettings(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
     finish(recorded.run_door({}, tmp_path / "librispeech", "librispeech", config, speech, Compute()))
     ids = [f"{n:016x}" for n in range(8)]
     rows = [{"doc_id": key, "sentences": ["x"], "source": "s", "split": "train"} for key in ids]
@@ -141,12 +137,12 @@ def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechConfig)
     found = units.read(folders, "train", 0.01)
     assert {name: len(own) for name, own in found.items()} == {"stories": 8, "librispeech": 6}
     mixture = {"stories": 0.25, "librispeech": 0.75}
-    facts = packed.run(folders, tmp_path / "packed", PackConfig(context=16, mixture=mixture), 0.01)
+    facts = packed.run(folders, tmp_path / "packed", PackSettings(context=16, mixture=mixture), 0.01)
     assert facts["validation"]["documents"] == 3 and facts["train"]["documents"] == 14
     assert facts["train"]["sources"]["stories"]["tokens"] == 8 * 29
     rounds = sum(part.per_round for part in RowStore(tmp_path / "packed" / "train").parts)
     assert facts["train"]["sources"]["stories"]["token_share"] == pytest.approx(0.25, abs=1 / rounds)
-    plain = packed.run(folders, tmp_path / "plain", PackConfig(context=16), 0.01)
+    plain = packed.run(folders, tmp_path / "plain", PackSettings(context=16), 0.01)
     assert plain["train"]["documents"] == 14 and not RowStore(tmp_path / "plain" / "train").parts
 
 
@@ -171,10 +167,10 @@ def spoken_swag(root: Path) -> Path:
 
 
 def test_spoken_swag_is_encoded_as_published_and_its_validation_split_held_out(
-    tmp_path: Path, speech: SpeechConfig
+    tmp_path: Path, speech: SpeechSettings
 ) -> None:
-    config = PreferencesConfig(source="spoken_swag", path=str(spoken_swag(tmp_path)))
-    facts = finish(preferences.run({}, tmp_path / "out", config, CorpusConfig(), speech, Compute()))
+    config = PreferencesSettings(source="spoken_swag", path=str(spoken_swag(tmp_path)))
+    facts = finish(preferences.run({}, tmp_path / "out", config, CorpusSettings(), speech, Compute()))
     assert (facts["pairs_train"], facts["pairs_heldout"], facts["pairs_without_sound"]) == (3, 2, 1)
     assert facts["dropped"] == {"auto-BLEU-2 too high": 1} and facts["quarantined"] == 1
     assert "train-00000-of-00001.parquet: row 1" in tables.read_quarantine(tmp_path / "out")[0]["reason"]
@@ -188,9 +184,9 @@ def test_spoken_swag_is_encoded_as_published_and_its_validation_split_held_out(
 def test_spoken_swag_without_its_columns_or_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "x" / "train-0.parquet")
-    config = PreferencesConfig(source="spoken_swag", path=str(tmp_path / "x"))
+    config = PreferencesSettings(source="spoken_swag", path=str(tmp_path / "x"))
     with pytest.raises(BadInput, match=r"train-0.parquet: no column chosen rejected prompt_text"):
-        preferences._texts({}, config, CorpusConfig())
+        preferences._texts({}, config, CorpusSettings())
     for path, message in ((str(tmp_path), "has no train"), ("", "needs the folder")):
         (tmp_path / "x" / "train-0.parquet").unlink(missing_ok=True)
         (tmp_path / "validation-0.parquet").write_bytes(b"")
@@ -199,8 +195,8 @@ def test_spoken_swag_without_its_columns_or_files_is_named(tmp_path: Path) -> No
 
 
 def test_a_pair_is_said_by_its_voice_and_the_default_voice_keeps_its_ids() -> None:
-    from slamray.evaluate.items import content_id
-    from slamray.preferences import Pair
+    from slamray.data.items import content_id
+    from slamray.data.preference_pairs import Pair
 
     def pair(voice: str) -> Pair:
         return Pair("p", "Tom ran.", "He fell.", "He flew.", voice, 0.0, "s", "d")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from slamray.evaluate.charts import MAX_POINTS, Series, interval_chart, label, line_chart, make_axis, thin
-from slamray.evaluate.report import ReportData, Sound, duration, flatten, write_report
+from slamray.report.charts import MAX_POINTS, Series, interval_chart, label, line_chart, make_axis, thin
+from slamray.report.page import ReportData, Sound, duration, flatten, write_report
 
 EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)

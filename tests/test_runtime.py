@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import ray.cloudpickle
 
-from slamray.config import Compute
+from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import CHECKPOINTS, METRICS, Pool, Report, Row, Stream
+from slamray.stage.work import CHECKPOINTS, METRICS, Pool, Report, Row, Stream
 
 pytestmark = pytest.mark.slow
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module

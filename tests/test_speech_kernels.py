@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from slamray.config import EncoderConfig, RecordedConfig, TtsConfig
+from slamray.config.corpora import RecordedSettings
+from slamray.config.speech import EncoderSettings, TtsSettings
 from slamray.errors import BadInput
-from slamray.stages import recorded, speech, tables
+from slamray.stage import tables
+from slamray.stages import recorded, speech
 from slamray.stages.encode_kernel import Encode
 from slamray.stages.speech_kernels import Listen, Speak, row_seed
 
@@ -23,7 +25,7 @@ RATE_HZ = 16_000
 @pytest.fixture
 def encode(tiny_encoder: Path) -> Encode:
     centroids = f"{tiny_encoder}/centroids.safetensors"
-    config = EncoderConfig(model=str(tiny_encoder), centroids=centroids, layer=2, pad_samples=40)
+    config = EncoderSettings(model=str(tiny_encoder), centroids=centroids, layer=2, pad_samples=40)
     return Encode(config.model_dump(), batch_seconds=20, device="cpu")
 
 
@@ -55,7 +57,7 @@ def shard(recordings: list[dict[str, Any]], out: Path) -> dict[str, Any]:
 
 def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_path: Path, encode: Encode) -> None:
     write_recordings(tmp_path / "audio")
-    config = RecordedConfig(paths=(str(tmp_path / "audio"),))
+    config = RecordedSettings(paths=(str(tmp_path / "audio"),))
     recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
     encode(Listen()(shard(recordings, tmp_path / "out")))
     table = tables.read_shards(tmp_path / "out" / tables.SHARDS)
@@ -77,7 +79,7 @@ def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_pa
 
 def test_too_many_bad_recordings_stop_the_stage_by_name(tmp_path: Path, encode: Encode) -> None:
     write_recordings(tmp_path / "audio")
-    config = RecordedConfig(paths=(str(tmp_path / "audio"),))
+    config = RecordedSettings(paths=(str(tmp_path / "audio"),))
     recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
     encode(Listen()(shard(recordings, tmp_path / "out")))
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 5 of 10 rows are bad"):
@@ -90,7 +92,7 @@ def test_recordings_in_parquet_are_read_row_by_row(tmp_path: Path, encode: Encod
     soundfile.write(tmp_path / "a.flac", tone(0.5), RATE_HZ)
     audio = [{"bytes": (tmp_path / "a.flac").read_bytes(), "path": "a.flac"}, {"bytes": None, "path": "b.flac"}]
     pq.write_table(pa.table({"audio": audio}), tmp_path / "x.parquet")
-    config = RecordedConfig(paths=(str(tmp_path / "x.parquet"),))
+    config = RecordedSettings(paths=(str(tmp_path / "x.parquet"),))
     recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
     encode(Listen()(shard(recordings, tmp_path / "out")))
     assert tables.read_shards(tmp_path / "out" / tables.SHARDS).num_rows == 1
@@ -103,7 +105,7 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> 
         {"utterance_id": "b", "sentences": [], "phonemes": None},
         {"utterance_id": "c", "sentences": None, "phonemes": "h\u0259l\u02c8O"},
     ]
-    speak = Speak(TtsConfig().model_dump())
+    speak = Speak(TtsSettings().model_dump())
     encode(speak(shard(utterances, tmp_path / "out")))
     path = tmp_path / "out" / tables.SHARDS / "shard-000000.parquet"
     first = path.read_bytes()

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from slamray import store
 from slamray.errors import BadInput
-from slamray.runtime.pool import Pool, Stream
-from slamray.stage import MANIFEST, Asking, Facts, Folders, Stage, check_bad_share, materialise, order
+from slamray.stage import store
+from slamray.stage.materialise import materialise
+from slamray.stage.stage import MANIFEST, Asking, Facts, Folders, Stage, check_bad_share, order
+from slamray.stage.work import Pool, Stream
 
 
 def recording(log: list[str], name: str, fail: bool = False) -> Any:

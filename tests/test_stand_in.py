@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from slamray.config import CorpusConfig, TtsConfig, asset_path
-from slamray.corpus import read_documents, to_document
+from slamray.config.base import asset_path
+from slamray.config.corpora import CorpusSettings
+from slamray.config.speech import TtsSettings
+from slamray.data.text import read_documents, to_document
 from slamray.speech.stand_in import RATE_HZ, perturb, training_sentences, write_stand_ins
-from slamray.speech.voices import load_synthesiser
+from slamray.speech.voices.table import load_synthesiser
 
 
 def test_recordings_are_made_once_and_always_the_same(tmp_path: Path) -> None:
-    voice = load_synthesiser(TtsConfig())
+    voice = load_synthesiser(TtsSettings())
     assert write_stand_ins(tmp_path / "a", voice, 1) == 2
     assert write_stand_ins(tmp_path / "b", voice, 1) == 2
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.flac"))
@@ -29,7 +31,7 @@ def test_recordings_are_made_once_and_always_the_same(tmp_path: Path) -> None:
 
 
 def test_only_training_text_is_spoken() -> None:
-    config = CorpusConfig()
+    config = CorpusSettings()
     kept = set(training_sentences(config))
     held = []
     for raw in read_documents(asset_path(config.paths[0]), config.text_column):

@@ -9,14 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from slamray import store, study
-from slamray.config import Recipe
+from slamray.commands import study
+from slamray.commands.study import PICTURE, RUNS, SUMMARY, Run, build, main, make_runs, study_stage
+from slamray.config.load import load_study
+from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.loader import load_study
+from slamray.report.study_figure import Curve, band
 from slamray.runtime.engine import Engine
-from slamray.stage import Stage, materialise, order
-from slamray.study import PICTURE, RUNS, SUMMARY, Run, build, main, make_runs, study_stage
-from slamray.study_figure import Curve, band
+from slamray.stage import store
+from slamray.stage.materialise import materialise
+from slamray.stage.stage import Stage, order
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slamray import stage as stages
-from slamray import store
+from slamray.commands.study import Run, build
+from slamray.commands.sweep import Work, check, objective, spent
+from slamray.commands.sweep_answer import Judged, choose
+from slamray.commands.sweep_space import load_tuning, make_space
+from slamray.config.load import Member, Sweep, load_sweep
 from slamray.errors import BadInput
-from slamray.loader import Member, Sweep, load_sweep
+from slamray.report.sweep_figure import draw
 from slamray.runtime.engine import Engine
-from slamray.stage import Stage
-from slamray.study import Run, build
-from slamray.sweep import Work, check, objective, spent
-from slamray.sweep_answer import Judged, choose
-from slamray.sweep_figure import draw
-from slamray.sweep_space import load_tuning, make_space
+from slamray.stage import store
+from slamray.stage.materialise import materialise
+from slamray.stage.stage import PRUNED, Stage, prune
 from slamray.tracking import NullTracker
 
 TUNING = Path(__file__).parent.parent / "tuning"
@@ -186,11 +186,11 @@ def test_a_trunk_is_paid_once_and_would_be_paid_by_each_run_alone(tmp_path: Path
 
 def test_pruning_takes_the_models_and_leaves_a_record_that_says_so(tmp_path: Path) -> None:
     made = Stage("pretrained", {}, lambda folders, out: store.write_json(out / "model" / "weights", 1) or {"loss": 2.0})
-    stages.materialise([made], tmp_path, {})
-    stages.prune(made, tmp_path, "model")
+    materialise([made], tmp_path, {})
+    prune(made, tmp_path, "model")
     assert not (made.folder(tmp_path) / "model").exists() and made.is_done(tmp_path)
     manifest = made.manifest(tmp_path)
-    assert manifest["facts"] == {"loss": 2.0} and list(manifest[stages.PRUNED]) == ["model/weights"]
+    assert manifest["facts"] == {"loss": 2.0} and list(manifest[PRUNED]) == ["model/weights"]
 
 
 def test_a_pruned_stage_is_made_again_when_another_needs_it(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_a_pruned_stage_is_made_again_when_another_needs_it(tmp_path: Path) -> N
     needs = Stage(
         "aligned", {}, lambda given, out: {"read": store.read_json(given["pretrained"] / "model/weights")}, (made,)
     )
-    stages.materialise([made], tmp_path, {})
-    stages.prune(made, tmp_path, "model")
-    assert stages.materialise([needs], tmp_path, {})["aligned"]["facts"] == {"read": 1}
+    materialise([made], tmp_path, {})
+    prune(made, tmp_path, "model")
+    assert materialise([needs], tmp_path, {})["aligned"]["facts"] == {"read": 1}
 
 
 def test_the_picture_has_a_panel_for_each_metric_and_marks_the_choice(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from slamray.config import Compute
+from slamray.commands.sweep import main
+from slamray.config.compute import Compute
 from slamray.runtime import tune
 from slamray.runtime.engine import Engine
-from slamray.sweep import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

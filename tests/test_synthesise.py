@@ -8,10 +8,11 @@ import hibari
 import numpy as np
 import pytest
 
-from slamray.config import TtsConfig
+from slamray.config.speech import TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.synthesise import EDGE, Hibari
-from slamray.speech.voices import load_synthesiser
+from slamray.speech.voices.base import EDGE
+from slamray.speech.voices.hibari import Hibari
+from slamray.speech.voices.table import load_synthesiser
 
 SENTENCES = ["Mark found a green ring in the house.", '"Look, Mom!" he said.']
 
@@ -102,4 +103,4 @@ def test_unknown_voices_are_bad_input(voice: Hibari) -> None:
 
 
 def test_the_default_config_is_hibari() -> None:
-    assert isinstance(load_synthesiser(TtsConfig()), Hibari)
+    assert isinstance(load_synthesiser(TtsSettings()), Hibari)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from slamray.config import ModelConfig, TextLmConfig
+from slamray.config.model import ModelSettings
+from slamray.config.training import TextLmSettings
 from slamray.errors import BadInput
-from slamray.model import build_unit_lm, count_parameters, save_unit_lm
-from slamray.train.text import build_text_lm, encode_documents, train_tokeniser
-from slamray.units import BOS, PAD
+from slamray.model.text_lm import build_text_lm, encode_documents, train_tokeniser
+from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
+from slamray.tokens.vocabulary import BOS, PAD
 
 TEXTS = [f"Once upon a time there was a dog number {n}. It ran to tree {n * 7} and sat." for n in range(50)]
 
@@ -51,12 +52,12 @@ def test_more_tokens_than_the_text_yields_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_text_lm_becomes_a_unit_lm(tmp_path: Path) -> None:
-    config = TextLmConfig(vocab_size=600, hidden=32, layers=2, heads=2, kv_heads=1, ffn=48)
+    config = TextLmSettings(vocab_size=600, hidden=32, layers=2, heads=2, kv_heads=1, ffn=48)
     save_unit_lm(build_text_lm(config, seed=0), tmp_path)
-    units = build_unit_lm(ModelConfig(base=str(tmp_path)), 500, seed=0)
+    units = build_unit_lm(ModelSettings(base=str(tmp_path)), 500, seed=0)
     assert count_parameters(build_text_lm(config, 0)) - count_parameters(units) == (600 - 502) * 32
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(BadInput, match="heads=3"):
-        build_text_lm(TextLmConfig(hidden=32, heads=3), seed=0)
+        build_text_lm(TextLmSettings(hidden=32, heads=3), seed=0)

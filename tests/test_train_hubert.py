@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
-from slamray.config import HubertTrainingConfig
-from slamray.train.hubert import (
+from slamray.config.assets import HubertTrainingSettings
+from slamray.train.masked_prediction import (
     HOP,
     RATE_HZ,
     Crops,
@@ -27,7 +27,7 @@ from slamray.train.hubert import (
     train_hubert,
 )
 
-TRAINING = HubertTrainingConfig(
+TRAINING = HubertTrainingSettings(
     steps=6,
     batch_crops=4,
     crop_frames=20,

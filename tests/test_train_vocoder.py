@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from slamray.config import UnitVocoderConfig
+from slamray.config.assets import UnitVocoderSettings
 from slamray.errors import BadInput
-from slamray.speech.vocode import load_vocoder
-from slamray.train.vocoder import Recording, measure_audio, rate_at, train_unit_vocoder
-from slamray.train.vocoder_losses import (
-    Discriminators,
-    LogMel,
-    discriminator_loss,
-    feature_loss,
-    generator_loss,
-)
+from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.train.hifigan_losses import Discriminators, LogMel, discriminator_loss, feature_loss, generator_loss
+from slamray.train.hifigan_training import Recording, measure_audio, rate_at, train_unit_vocoder
 
 HOP = 640
-CONFIG = UnitVocoderConfig(
+CONFIG = UnitVocoderSettings(
     embedding_dim=16, channels=32, resblock_dilations=(1, 3), discriminator_divisor=32, steps=8, seconds=1e12, batch=2,
     crop_frames=8, adversarial_share=0.5, report_every=1, checkpoint_every=3, bfloat16=False,
 )  # fmt: skip
@@ -133,10 +127,10 @@ def test_the_rate_warms_up_and_ends_at_a_tenth() -> None:
 
 
 def test_the_shipped_size_is_small(tmp_path: Path) -> None:
-    from slamray.speech.unit_vocoder import CodeGenerator, UnitVocoder
-    from slamray.train.vocoder import shape_of
+    from slamray.speech.decoders.hifigan import CodeGenerator, UnitVocoder
+    from slamray.train.hifigan_training import shape_of
 
-    generator = CodeGenerator(shape_of(UnitVocoderConfig(), 500))
+    generator = CodeGenerator(shape_of(UnitVocoderSettings(), 500))
     assert sum(p.numel() for p in generator.parameters()) <= 3_200_000
     UnitVocoder(generator).save(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < 6_500_000

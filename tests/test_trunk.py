@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from slamray import store
-from slamray.config import OptimConfig, PretrainConfig
+from slamray.config.load import load_recipe
+from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
-from slamray.loader import load_recipe
-from slamray.recipe import build
+from slamray.recipe.slam import build
 from slamray.runtime.engine import Engine
-from slamray.stage import Stage, order
+from slamray.stage import store
+from slamray.stage.stage import Stage, order
 from slamray.stages.training import longest_shorter
 from slamray.train.trunk import branch_optim, check_trunk, trunk_config
 
-WSD = OptimConfig(learning_rate=1e-2, warmup_share=0.125, schedule="wsd", decay_share=0.5)
-BRANCH = PretrainConfig(budget="steps:8", trunk="steps:16", optim=WSD)
+WSD = OptimSettings(learning_rate=1e-2, warmup_share=0.125, schedule="wsd", decay_share=0.5)
+BRANCH = PretrainSettings(budget="steps:8", trunk="steps:16", optim=WSD)
 
 
 def test_the_warm_up_is_the_trunks_and_the_decay_the_runs_own() -> None:
@@ -33,11 +33,11 @@ def test_the_warm_up_is_the_trunks_and_the_decay_the_runs_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optim": OptimConfig(schedule="cosine")}, "a cosine schedule has no stable part"),
+        ({"optim": OptimSettings(schedule="cosine")}, "a cosine schedule has no stable part"),
         ({"trunk": "steps:7"}, "give a budget of the kind of pretrain.budget=steps:8, not smaller"),
         ({"trunk": "tokens:100000"}, "give a budget of the kind of"),
         ({"budget": "steps:3"}, "warms up until 67% of it"),
-        ({"optim": OptimConfig(name="ademamix", schedule="wsd")}, "AdEMAMix's own warm-ups last the whole budget"),
+        ({"optim": OptimSettings(name="ademamix", schedule="wsd")}, "AdEMAMix's own warm-ups last the whole budget"),
     ],
 )
 def test_a_run_that_cannot_branch_off_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from slamray.config import ModelConfig
+from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
-from slamray.families import SHAPES, family_config
-from slamray.model import build_unit_lm, count_parameters, read_lm_config
-from slamray.planning import parameters
+from slamray.model.families import SHAPES, family_config
+from slamray.model.unit_lm import build_unit_lm, count_parameters, read_lm_config
+from slamray.recipe.planning import parameters
 from slamray.stages.outside import model_identity
 
 N_UNITS = 20
@@ -45,7 +45,7 @@ def text_lm(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 
 def build(folder: Path, embedding: str) -> torch.nn.Module:
     return build_unit_lm(
-        ModelConfig.model_validate({"base": str(folder), "embedding": embedding, "rope_theta": None}), N_UNITS, seed=0
+        ModelSettings.model_validate({"base": str(folder), "embedding": embedding, "rope_theta": None}), N_UNITS, seed=0
     )
 
 
@@ -102,7 +102,7 @@ def test_what_is_trained_on_one_end_of_a_tied_head_shows_on_the_other_and_is_sav
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_is_trained_from_nothing(name: str) -> None:
-    config = ModelConfig(base=f"shape:{name}", twist=False)
+    config = ModelSettings(base=f"shape:{name}", twist=False)
     model = build_unit_lm(config, 500, seed=0)
     assert count_parameters(model) == parameters(config, 500)
     assert type(read_lm_config(f"shape:{name}")) is SHAPES[name][0]
@@ -111,15 +111,15 @@ def test_a_shape_is_trained_from_nothing(name: str) -> None:
 
 
 def test_shapes_of_one_width_have_about_the_same_size() -> None:
-    nano = [parameters(ModelConfig(base=f"shape:{name}", twist=False), 500) for name in SHAPES if "nano" in name]
+    nano = [parameters(ModelSettings(base=f"shape:{name}", twist=False), 500) for name in SHAPES if "nano" in name]
     assert max(nano) < 1.35 * min(nano)
 
 
 def test_a_shape_has_no_weights_for_twist() -> None:
     with pytest.raises(BadInput, match=r"model\.base=shape:opt-nano: a shape has no weights .* model\.twist=false"):
-        model_identity(ModelConfig(base="shape:opt-nano"))
+        model_identity(ModelSettings(base="shape:opt-nano"))
     with pytest.raises(BadInput, match=r"shape:opt-nana: no such shape; there are qwen2-nano"):
-        model_identity(ModelConfig(base="shape:opt-nana", twist=False))
+        model_identity(ModelSettings(base="shape:opt-nana", twist=False))
 
 
 def test_mobilellm_is_read_as_a_llama_and_its_own_code_is_not_run(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_mobilellm_is_read_as_a_llama_and_its_own_code_is_not_run(tmp_path: Path
     weights = load_file(tmp_path / "model.safetensors")
     assert "lm_head.weight" not in weights
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    model = build_unit_lm(ModelConfig(base=str(tmp_path)), N_UNITS, seed=0)
+    model = build_unit_lm(ModelSettings(base=str(tmp_path)), N_UNITS, seed=0)
     assert model.config.model_type == "llama" and model.config.rms_norm_eps == 1e-5
     assert not hasattr(model.config, "auto_map")
     assert torch.equal(model.get_input_embeddings().weight, llama.get_input_embeddings().weight[:ROWS])

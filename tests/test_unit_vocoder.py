@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from slamray.errors import BadInput
-from slamray.speech.unit_vocoder import CodeGenerator, convert_published, parse_shape
-from slamray.speech.vocode import load_vocoder
+from slamray.speech.decoders.hifigan import CodeGenerator, convert_published, parse_shape
+from slamray.speech.decoders.source_filter import load_vocoder
 
 # The keys of speech-resynthesis' examples/speech_to_speech_translation/configs/hubert100_dw1.0.json, in small.
 CONFIG: dict[str, Any] = {

@@ -6,23 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slamray.units import pack
 
 from slamray.errors import BadInput
-from slamray.units import (
-    BOS,
-    IGNORE,
-    PAD,
-    RowStore,
-    add_hashes,
-    batch_rows,
-    pack,
-    rank_micro_batches,
-    sample_hash,
-    to_document,
-    to_tokens,
-    vocab_size,
-    write_rows,
-)
+from slamray.tokens.documents import to_document
+from slamray.tokens.rows import IGNORE, RowStore, write_rows
+from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
+from slamray.tokens.vocabulary import BOS, PAD, to_tokens, vocab_size
 
 
 def _documents(seed: int, count: int = 200, longest: int = 150) -> list[np.ndarray]:

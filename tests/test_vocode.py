@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from slamray.config import VocoderConfig
+from slamray.config.assets import VocoderSettings
 from slamray.errors import BadInput
-from slamray.speech.source_filter import FRAME_HOP, RATE_HZ, analyse, mel_filters, synthesise
-from slamray.speech.vocode import Recording, Vocoder, load_vocoder, measure_vocoder, train_vocoder
+from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
+from slamray.speech.decoders.source_filter_dsp import FRAME_HOP, RATE_HZ, analyse, mel_filters, synthesise
+from slamray.train.source_filter_training import Recording, measure_vocoder, train_vocoder
 
 HOP = 640  # 25 Hz
 TONES_HZ = (0, 110, 165, 220, 330)  # unit 0 is noise; the others are harmonic sounds of one pitch each
@@ -34,7 +35,7 @@ def vocoder() -> Vocoder:
 
 
 def train(steps: int = 60) -> Vocoder:
-    config = VocoderConfig(
+    config = VocoderSettings(
         hidden=32, unit_blocks=1, frame_blocks=1, steps=steps, batch=4, crop_seconds=1.0, learning_rate=5e-3
     )
     return train_vocoder([recording(seed) for seed in range(4)], len(TONES_HZ), HOP, config, lambda metrics: None)
@@ -98,7 +99,7 @@ def test_a_saved_vocoder_is_as_good(vocoder: Vocoder, tmp_path: Path) -> None:
 
 
 def test_the_shipped_size_is_small(tmp_path: Path) -> None:
-    config = VocoderConfig(steps=1, batch=1, crop_seconds=0.5)
+    config = VocoderSettings(steps=1, batch=1, crop_seconds=0.5)
     train_vocoder([recording(0)], 500, HOP, config, lambda metrics: None).save(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < 1_500_000
 
@@ -109,4 +110,4 @@ def test_bad_input_is_named(vocoder: Vocoder, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="it is no vocoder"):
         load_vocoder(tmp_path)
     with pytest.raises(BadInput, match="hop of 500"):
-        train_vocoder([recording(0)], 5, 500, VocoderConfig(), lambda metrics: None)
+        train_vocoder([recording(0)], 5, 500, VocoderSettings(), lambda metrics: None)

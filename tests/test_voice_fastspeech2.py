@@ -16,11 +16,11 @@ from transformers import (
     FastSpeech2ConformerWithHifiGanConfig,
 )
 
-from slamray.config import FastSpeech2Config, TtsConfig
+from slamray.config.speech import FastSpeech2Settings, TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.synthesise import english_reader
-from slamray.speech.voice_fastspeech2 import FastSpeech2, to_arpabet
-from slamray.speech.voices import load_synthesiser
+from slamray.speech.voices.fastspeech2 import FastSpeech2, to_arpabet
+from slamray.speech.voices.hibari import english_reader
+from slamray.speech.voices.table import load_synthesiser
 
 CONSONANTS = (
     "B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y",
@@ -125,5 +125,5 @@ def test_what_cannot_be_spoken_or_loaded_is_bad_input(voice: FastSpeech2, folder
 
 
 def test_the_config_chooses_it(folder: Path) -> None:
-    config = TtsConfig(backend="fastspeech2", fastspeech2=FastSpeech2Config(model=str(folder)))
+    config = TtsSettings(backend="fastspeech2", fastspeech2=FastSpeech2Settings(model=str(folder)))
     assert isinstance(load_synthesiser(config), FastSpeech2)

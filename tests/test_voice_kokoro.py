@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from slamray.config import KokoroConfig, TtsConfig
+from slamray.config.speech import KokoroSettings, TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.kokoro_net import KokoroNet, load_net
-from slamray.speech.synthesise import EDGE
-from slamray.speech.voice_kokoro import Kokoro
-from slamray.speech.voices import load_synthesiser
+from slamray.speech.voices.base import EDGE
+from slamray.speech.voices.kokoro import Kokoro
+from slamray.speech.voices.kokoro_net import KokoroNet, load_net
+from slamray.speech.voices.table import load_synthesiser
 from slamray.stages.outside import check_voices, tts_identity
 
 # hexgrad/Kokoro-82M's config.json, its widths made small.
@@ -177,24 +177,24 @@ def test_a_pickle_that_is_no_tensors_is_refused_and_not_run(folder: Path, tmp_pa
 
 
 def test_the_config_chooses_it_and_its_content_is_its_identity(folder: Path, tmp_path: Path) -> None:
-    config = TtsConfig(backend="kokoro", kokoro=KokoroConfig(model=str(folder), voice="bf_emma"))
+    config = TtsSettings(backend="kokoro", kokoro=KokoroSettings(model=str(folder), voice="bf_emma"))
     assert load_synthesiser(config).speak(["Yes."], 0).audio.tobytes() == (
         load_synthesiser(config).speak(["Yes."], 0, "bf_emma").audio.tobytes()
     )
     identity = tts_identity(config)
     assert "sha256" in identity["model"] and str(folder) not in json.dumps(identity)
-    unused = TtsConfig(kokoro=KokoroConfig(model=str(folder)))
-    assert tts_identity(unused) == {"backend": "hibari", "seed": 0} == tts_identity(TtsConfig())
+    unused = TtsSettings(kokoro=KokoroSettings(model=str(folder)))
+    assert tts_identity(unused) == {"backend": "hibari", "seed": 0} == tts_identity(TtsSettings())
 
 
 def test_voices_are_checked_before_any_work(folder: Path) -> None:
-    config = TtsConfig(backend="kokoro", kokoro=KokoroConfig(model=str(folder)))
+    config = TtsSettings(backend="kokoro", kokoro=KokoroSettings(model=str(folder)))
     check_voices(config, VOICES)
     check_voices(config, ("default",))
-    check_voices(TtsConfig(backend="kokoro"), VOICES)  # a hub id: their names are all that is known
+    check_voices(TtsSettings(backend="kokoro"), VOICES)  # a hub id: their names are all that is known
     with pytest.raises(BadInput, match=r"preferences.voices: .* has no voices/af_bella.pt"):
         check_voices(config, ("af_heart", "af_bella"))
     with pytest.raises(BadInput, match=r"jf_alpha is no English voice"):
         check_voices(config, ("jf_alpha",))
     with pytest.raises(BadInput, match=r"fastspeech2 has one voice"):
-        check_voices(TtsConfig(backend="fastspeech2"), ("af_heart",))
+        check_voices(TtsSettings(backend="fastspeech2"), ("af_heart",))

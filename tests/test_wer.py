@@ -40,7 +40,7 @@ def test_a_reference_without_words_is_named() -> None:
 
 def test_the_recogniser_understands_the_voice_and_hears_nothing_in_silence() -> None:
     from slamray.speech.audio import resample
-    from slamray.speech.synthesise import Hibari
+    from slamray.speech.voices.hibari import Hibari
 
     sentences = ["Once upon a time there was a little girl.", "She wanted to play with her friends."]
     speech = Hibari().speak(sentences, seed=0)

@@ -40,7 +40,7 @@ def make_vocoder(folder: Path) -> Path:
     """An untrained unit decoder for 20 units, as save leaves it."""
     import torch
 
-    from slamray.speech.vocode import Vocoder, VocoderNet, VocoderShape
+    from slamray.speech.decoders.source_filter import Vocoder, VocoderNet, VocoderShape
 
     torch.manual_seed(0)
     Vocoder(VocoderNet(VocoderShape(n_units=20, frames_per_unit=4, hidden=16, unit_blocks=1, frame_blocks=1))).save(

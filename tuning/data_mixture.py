@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from slamray.config import Model
-from slamray.sweep_space import Axis
+from slamray.commands.sweep_space import Axis
+from slamray.config.base import Settings
 
 
-class Space(Model):
+class Space(Settings):
     """What may be tried."""
 
     synthetic: str = Field("stories", description="the source that is synthetic, as pack.mixture calls it")

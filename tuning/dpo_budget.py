@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from slamray.config import BudgetWord, Model
-from slamray.sweep_space import Axis
-from slamray.train.budget import parse_budget, scaled
+from slamray.commands.sweep_space import Axis
+from slamray.config.base import Settings
+from slamray.config.budget import parse_budget, scaled
+from slamray.config.training import BudgetWord
 
 
-class Space(Model):
+class Space(Settings):
     """What may be tried."""
 
     total: BudgetWord = Field(description="of pre-training and DPO together, without validation and scoring")

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from slamray.config import Model
-from slamray.sweep_space import Axis
+from slamray.commands.sweep_space import Axis
+from slamray.config.base import Settings
 
 
-class Space(Model):
+class Space(Settings):
     """What may be tried."""
 
     flops: str = Field(pattern=r"^flops:", description="of pre-training, the same for all")

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import Field
 
-from slamray.config import Model
-from slamray.sweep_space import Axis
+from slamray.commands.sweep_space import Axis
+from slamray.config.base import Settings
 
 KEYS = {"learning rate": "pretrain.optim.learning_rate", "tokens a step": "pretrain.tokens_per_step"}
 
 
-class Space(Model):
+class Space(Settings):
     """What may be tried."""
 
     learning_rates: tuple[float, ...] = Field(min_length=1, description="of pre-training, at its peak")

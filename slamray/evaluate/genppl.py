@@ -17,11 +17,11 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperForConditionalGeneration, WhisperProcessor
 
+from slamray.data.items import Pair
 from slamray.errors import BadInput
 from slamray.evaluate.autobleu import auto_bleu, word_tokens
-from slamray.evaluate.generate import Prompt, cut_prompt
-from slamray.evaluate.items import Pair
-from slamray.speech.quantise import deduplicate, expand
+from slamray.model.generate import Prompt, cut_prompt
+from slamray.speech.encoders.kmeans import deduplicate, expand
 
 RATE_HZ = 16_000
 WINDOW_SECONDS = 30.0  # what Whisper hears at once; 3 s and 150 units are about 11 s

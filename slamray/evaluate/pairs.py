@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from slamray.evaluate.items import Pair
-from slamray.units import PAD, RowStore, join_units, to_document, to_tokens
+from slamray.data.items import Pair
+from slamray.tokens.documents import join_units, to_document
+from slamray.tokens.rows import RowStore
+from slamray.tokens.vocabulary import PAD, to_tokens
 
 Normalise = Literal["mean", "sum"]
 BATCH_TOKENS = 8192  # padded tokens in a forward pass: the memory of the logits, not the result; chosen, not tuned

@@ -10,7 +10,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from slamray.errors import BadInput
-from slamray.runtime.pool import Metrics, Pool, Row
+from slamray.stage.work import Metrics, Pool, Row
 
 REFUSED = "refused"  # key of a row that stands for a BadInput
 STREAM = "stream"  # key of the number of a row's stream

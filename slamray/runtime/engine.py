@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slamray.config import Compute
+from slamray.config.compute import Compute
 from slamray.progress import Progress
-from slamray.runtime.pool import NOTICE, Loop, Metrics, Stream
+from slamray.stage.work import NOTICE, Loop, Metrics, Stream
 
 Observe = Callable[[str, Metrics], None]
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from slamray import store
+from slamray.stage import store
 
 FLOCK = "slamray.lock"
 

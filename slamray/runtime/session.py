@@ -9,7 +9,7 @@ import os
 import ray
 from ray.exceptions import RayError
 
-from slamray.config import Compute
+from slamray.config.compute import Compute
 from slamray.errors import BadInput
 
 

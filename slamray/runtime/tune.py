@@ -17,9 +17,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from slamray.config import Compute
-from slamray.runtime.pool import Metrics
+from slamray.config.compute import Compute
 from slamray.runtime.session import user_error
+from slamray.stage.work import Metrics
 
 PERCENT, VALUE, FINISHED = "percent", "value", "finished"  # what a trial tells
 

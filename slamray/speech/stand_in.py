@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from slamray.config import CorpusConfig, TtsConfig, asset_path
-from slamray.corpus import list_sources, read_documents, to_document
+from slamray.config.base import asset_path
+from slamray.config.corpora import CorpusSettings
+from slamray.config.speech import TtsSettings
+from slamray.data.text import list_sources, read_documents, to_document
 from slamray.errors import BadInput
 from slamray.speech.audio import resample
-from slamray.speech.synthesise import Synthesiser
-from slamray.speech.voices import load_synthesiser
+from slamray.speech.voices.base import Synthesiser
+from slamray.speech.voices.table import load_synthesiser
 
 RATE_HZ = 16_000
 RECORDINGS = 240  # of each kind, about an hour; chosen, not tuned
@@ -34,7 +36,9 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write("error: give one folder\n")
         return 2
     try:
-        print(f"{write_stand_ins(Path(words[0]), load_synthesiser(TtsConfig()), RECORDINGS)} recordings in {words[0]}")
+        print(
+            f"{write_stand_ins(Path(words[0]), load_synthesiser(TtsSettings()), RECORDINGS)} recordings in {words[0]}"
+        )
     except BadInput as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -43,7 +47,7 @@ def main(words: Sequence[str]) -> int:
 
 def write_stand_ins(folder: Path, voice: Synthesiser, recordings: int) -> int:
     """Write so many recordings of each kind (16 kHz, 16 bit) where they are not there yet; how many there are."""
-    sentences = training_sentences(CorpusConfig())
+    sentences = training_sentences(CorpusSettings())
     for kind in ("plain", "diverse"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for number in range(recordings):
@@ -65,12 +69,12 @@ def write_stand_ins(folder: Path, voice: Synthesiser, recordings: int) -> int:
     return 2 * recordings
 
 
-def training_sentences(config: CorpusConfig) -> list[str]:
+def training_sentences(config: CorpusSettings) -> list[str]:
     """The sentences of all training documents: no test item is made of them."""
     return [sentence for document in _documents(config) for sentence in document]
 
 
-def _documents(config: CorpusConfig) -> Iterator[tuple[str, ...]]:
+def _documents(config: CorpusSettings) -> Iterator[tuple[str, ...]]:
     for path, _ in list_sources(tuple(asset_path(path) for path in config.paths)):
         for raw in read_documents(path, config.text_column):
             found = to_document(

@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray import corpus
-from slamray.config import CorpusConfig, asset_path
-from slamray.stage import Facts, Folders, check_bad_share
-from slamray.stages import tables
+from slamray.config.base import asset_path
+from slamray.config.corpora import CorpusSettings
+from slamray.data import text as corpus
+from slamray.stage import tables
+from slamray.stage.stage import Facts, Folders, check_bad_share
 
 DOCUMENTS = "documents.parquet"
 SCHEMA = pa.schema(
@@ -20,13 +21,13 @@ SCHEMA = pa.schema(
 )
 
 
-def sources(config: CorpusConfig) -> list[dict[str, Any]]:
+def sources(config: CorpusSettings) -> list[dict[str, Any]]:
     """The listing that enters the fingerprint: names and sizes, never the places where they lie."""
     found = corpus.list_sources(tuple(asset_path(path) for path in config.paths))
     return [{"name": path.rsplit("/", 1)[-1], "bytes": size} for path, size in found]
 
 
-def run(folders: Folders, out: Path, config: CorpusConfig) -> Facts:
+def run(folders: Folders, out: Path, config: CorpusSettings) -> Facts:
     """Read all sources; good rows to documents.parquet by order of id, bad ones to quarantine with place and reason."""
     kept: dict[str, corpus.Document] = {}
     bad: list[dict[str, str]] = []

@@ -12,12 +12,12 @@ import pyarrow as pa
 import soundfile
 import torch
 
-from slamray import store
-from slamray.config import EncoderConfig, asset_path
-from slamray.speech.hubert import RATE_HZ, HubertEncoder
-from slamray.speech.quantise import Quantiser, deduplicate, load_centroids
-from slamray.stages import tables
-from slamray.stages.tables import SAMPLES, SHARDS
+from slamray.config.base import asset_path
+from slamray.config.speech import EncoderSettings
+from slamray.speech.encoders.hubert import RATE_HZ, HubertEncoder
+from slamray.speech.encoders.kmeans import Quantiser, deduplicate, load_centroids
+from slamray.stage import store, tables
+from slamray.stage.tables import SAMPLES, SHARDS
 
 _SPAN = pa.struct([("text", pa.string()), ("start_frame", pa.uint32()), ("end_frame", pa.uint32())])
 SCHEMA = pa.schema(
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 )
 
 
-def open_encoder(config: EncoderConfig, device: str) -> tuple[HubertEncoder, Quantiser]:
+def open_encoder(config: EncoderSettings, device: str) -> tuple[HubertEncoder, Quantiser]:
     """What turns audio into features, and features into units."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     encoder = HubertEncoder(
@@ -47,7 +47,7 @@ class Encode:
 
     def __init__(self, encoder: dict[str, Any], batch_seconds: float, device: str) -> None:
         torch.set_num_threads(1)
-        self._encoder, self._quantiser = open_encoder(EncoderConfig(**encoder), device)
+        self._encoder, self._quantiser = open_encoder(EncoderSettings(**encoder), device)
         self._batch_seconds = batch_seconds
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -13,36 +13,36 @@ from pathlib import Path
 
 import numpy as np
 
-from slamray import store
-from slamray.config import EncoderTrainingConfig, HubertTrainingConfig
+from slamray.config.assets import EncoderTrainingSettings, HubertTrainingSettings
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Metrics, Report
-from slamray.stage import Facts, Folders
+from slamray.stage import store
+from slamray.stage.stage import Facts, Folders
+from slamray.stage.work import Metrics, Report
 from slamray.stages import recordings
 
 MODEL = "model"
 CENTROIDS = "centroids.safetensors"
 
 
-def first(folders: Folders, out: Path, config: EncoderTrainingConfig, engine: Engine) -> Facts:
+def first(folders: Folders, out: Path, config: EncoderTrainingSettings, engine: Engine) -> Facts:
     """Iteration 1: clusters of MFCCs."""
     return engine.train("hubert_1", partial(_first, config, engine.compute.device, folders["recordings"], out), out)
 
 
-def second(folders: Folders, out: Path, config: EncoderTrainingConfig, engine: Engine) -> Facts:
+def second(folders: Folders, out: Path, config: EncoderTrainingSettings, engine: Engine) -> Facts:
     """Iteration 2: clusters of iteration 1's features; starts from iteration 1's weights."""
     loop = partial(_second, config, engine.compute.device, folders["recordings"], folders["hubert_1"] / MODEL, out)
     return engine.train("hubert_2", loop, out)
 
 
-def fit(folders: Folders, out: Path, config: EncoderTrainingConfig, engine: Engine) -> Facts:
+def fit(folders: Folders, out: Path, config: EncoderTrainingSettings, engine: Engine) -> Facts:
     """k-means on iteration 2's features, and how well units, and MFCCs, tell phones apart."""
     work = partial(_fit, config, engine.compute.device, folders["recordings"], folders["hubert_2"] / MODEL, out)
     return engine.call("encoder", work)
 
 
-def _first(config: EncoderTrainingConfig, device: str, audio: Path, out: Path, report: Report) -> Metrics:
-    from slamray.train.hubert import targets_from_mfcc
+def _first(config: EncoderTrainingSettings, device: str, audio: Path, out: Path, report: Report) -> Metrics:
+    from slamray.train.masked_prediction import targets_from_mfcc
 
     audios = [pcm for _, pcm, _ in recordings.read(audio, "train")]
     return _train(
@@ -51,9 +51,9 @@ def _first(config: EncoderTrainingConfig, device: str, audio: Path, out: Path, r
 
 
 def _second(
-    config: EncoderTrainingConfig, device: str, audio: Path, before: Path, out: Path, report: Report
+    config: EncoderTrainingSettings, device: str, audio: Path, before: Path, out: Path, report: Report
 ) -> Metrics:
-    from slamray.train.hubert import targets_from_features
+    from slamray.train.masked_prediction import targets_from_features
 
     audios = [pcm for _, pcm, _ in recordings.read(audio, "train")]
     features = list(_features(before, config.feature_layer, device, audio, "train"))
@@ -62,12 +62,12 @@ def _second(
 
 
 def _train(
-    audios: Sequence[np.ndarray], targets: Sequence[np.ndarray], training: HubertTrainingConfig, device: str, out: Path,
-    report: Report, start: Path | None = None,
+    audios: Sequence[np.ndarray], targets: Sequence[np.ndarray], training: HubertTrainingSettings, device: str,
+    out: Path, report: Report, start: Path | None = None,
 ) -> Metrics:  # fmt: skip
     from transformers import HubertModel
 
-    from slamray.train.hubert import nano_config, train_hubert
+    from slamray.train.masked_prediction import nano_config, train_hubert
 
     init = HubertModel.from_pretrained(start) if start else None
     train_hubert(audios, targets, nano_config(), training, out / MODEL, report, device, init)
@@ -76,19 +76,19 @@ def _train(
 
 def _features(model: Path, layer: int, device: str, audio: Path, split: str) -> Iterator[np.ndarray]:
     """float32 (T, D) of each recording, one at a time."""
-    from slamray.speech.hubert import HubertEncoder
-    from slamray.train.hubert import nano_config, pad_samples
+    from slamray.speech.encoders.hubert import HubertEncoder
+    from slamray.train.masked_prediction import nano_config, pad_samples
 
     encoder = HubertEncoder(model, layer, device, pad_samples=pad_samples(nano_config()))
     for _, pcm, _ in recordings.read(audio, split):
         yield encoder([pcm.astype(np.float32) / 32768])[0]
 
 
-def _fit(config: EncoderTrainingConfig, device: str, audio: Path, model: Path, out: Path) -> Facts:
+def _fit(config: EncoderTrainingSettings, device: str, audio: Path, model: Path, out: Path) -> Facts:
     import torch
     from transformers import HubertModel
 
-    from slamray.speech.quantise import Quantiser, fit_kmeans, save_centroids
+    from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans, save_centroids
 
     target = out / MODEL
     HubertModel.from_pretrained(model, dtype=torch.float16).save_pretrained(target)  # half the size, to be shipped
@@ -101,12 +101,12 @@ def _fit(config: EncoderTrainingConfig, device: str, audio: Path, model: Path, o
     return {"units": _measure(audio, units), "mfcc": _measure(audio, _mfcc_units(config, audio))}
 
 
-def _mfcc_units(config: EncoderTrainingConfig, audio: Path) -> list[np.ndarray]:
+def _mfcc_units(config: EncoderTrainingSettings, audio: Path) -> list[np.ndarray]:
     """The baseline: units of 39-dimensional MFCCs, each dimension scaled to unit variance."""
     import torch
 
-    from slamray.speech.quantise import Quantiser, fit_kmeans
-    from slamray.train.hubert import as_float, mfcc_39
+    from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans
+    from slamray.train.masked_prediction import as_float, mfcc_39
 
     train = torch.cat([mfcc_39(as_float(pcm)) for _, pcm, _ in recordings.read(audio, "train")])[: config.kmeans_frames]
     scale = 1 / train.std(0)
@@ -117,7 +117,7 @@ def _mfcc_units(config: EncoderTrainingConfig, audio: Path) -> list[np.ndarray]:
 def _measure(audio: Path, units: Sequence[np.ndarray]) -> dict[str, float]:
     """PNMI and purity of frame-wise units on the evaluation recordings; a frame's phone is the one at its middle."""
     from slamray.evaluate.pnmi import frame_phones, pnmi
-    from slamray.speech.synthesise import Span
+    from slamray.speech.voices.base import Span
 
     spans = [[Span(**span) for span in phones] for _, _, phones in recordings.read(audio, "evaluation")]
     frame_seconds = 0.04  # 25 Hz, as nano_config's strides

@@ -8,13 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from slamray import store
-from slamray.config import Compute, EvaluateConfig
-from slamray.evaluate.items import Pair
-from slamray.evaluate.published import KINDS, average_of
+from slamray.config.compute import Compute
+from slamray.config.evaluation import EvaluateSettings
+from slamray.data.items import Pair
+from slamray.data.published_sets import KINDS, average_of
 from slamray.evaluate.summary import as_rows, summarise_items
-from slamray.stage import Asking, Folders
-from slamray.stages import items, published, scores, tables, tasks
+from slamray.stage import store, tables
+from slamray.stage.stage import Asking, Folders
+from slamray.stages import items, published, scores, tasks
 
 SUMMARY = "summary.json"
 CHUNK_PAIRS = 1000  # the work that a kill can lose, seconds to minutes; chosen, not tuned
@@ -22,7 +23,7 @@ SCHEMA = pa.schema([("checkpoint", pa.string()), *scores.SCHEMA])
 
 
 def run(
-    folders: Folders, out: Path, models: Mapping[str, Path], metrics: Sequence[str], config: EvaluateConfig,
+    folders: Folders, out: Path, models: Mapping[str, Path], metrics: Sequence[str], config: EvaluateSettings,
     rate_hz: float, compute: Compute,
 ) -> Asking:  # fmt: skip
     """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json.
@@ -75,7 +76,7 @@ def _tasks(
 
 
 def _figures(
-    rows: Sequence[dict[str, Any]], out: Path, metrics: Sequence[str], config: EvaluateConfig
+    rows: Sequence[dict[str, Any]], out: Path, metrics: Sequence[str], config: EvaluateSettings
 ) -> dict[str, Any]:
     """One checkpoint's figures: `metrics` (the figure of each metric, then its parts), perplexity, continuations."""
     found: dict[str, Any] = {"metrics": []}

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from slamray import store
-from slamray.config import Compute, EvaluateConfig
+from slamray.config.compute import Compute
+from slamray.config.evaluation import EvaluateSettings
+from slamray.data.items import Pair
 from slamray.errors import BadInput
-from slamray.evaluate.items import Pair
-from slamray.runtime.pool import Pool, Row, Stream
-from slamray.stage import Asking, Facts, Folders
-from slamray.stages import items, published, tables, tasks, training
+from slamray.stage import store, tables
+from slamray.stage.stage import Asking, Facts, Folders
+from slamray.stage.work import Pool, Row, Stream
+from slamray.stages import items, published, tasks, training
 from slamray.stages.outside import content_of
 
 PROMPTS, ROWS = "prompts.json", "genppl.parquet"
@@ -60,7 +61,7 @@ def _judging(**args: Any) -> Callable[[Row], Row]:
     return JudgeTexts(**args)
 
 
-def identity(config: EvaluateConfig) -> dict[str, Any]:
+def identity(config: EvaluateSettings) -> dict[str, Any]:
     """What changes the result: the models by content, the sampling, which prompts."""
     asked = config.genppl
     return {
@@ -73,7 +74,7 @@ def identity(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def run(
-    folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, compute: Compute
+    folders: Folders, out: Path, checkpoint: str, config: EvaluateSettings, rate_hz: float, compute: Compute
 ) -> Asking:
     """Continue, speak, transcribe and judge; a row for each prompt to Parquet, the figures to the facts."""
     chunks = _chunks(folders, out, config, rate_hz)
@@ -99,10 +100,10 @@ def run(
     return _facts(out, [chunk["chunk"] for chunk in chunks])
 
 
-def _chunks(folders: Folders, out: Path, config: EvaluateConfig, rate_hz: float) -> list[Row]:
+def _chunks(folders: Folders, out: Path, config: EvaluateSettings, rate_hz: float) -> list[Row]:
     """The prompts, drawn and written down, as rows of the first step."""
-    from slamray.evaluate.generate import choose_prompts
     from slamray.evaluate.genppl import correct_prompts
+    from slamray.model.generate import choose_prompts
 
     asked, known = config.genppl, _pairs(folders)
     pairs = [pair for pair in known if pair.metric == asked.metric]

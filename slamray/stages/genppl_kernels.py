@@ -11,13 +11,14 @@ import numpy as np
 import soundfile
 import torch
 
-from slamray import store
-from slamray.config import SamplingConfig, asset_path
-from slamray.evaluate.generate import Prompt, continue_units
+from slamray.config.base import asset_path
+from slamray.config.evaluation import SamplingSettings
 from slamray.evaluate.genppl import RATE_HZ, Judge, Transcriber
-from slamray.model import load_unit_lm
+from slamray.model.generate import Prompt, continue_units
+from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import resample
-from slamray.speech.vocode import load_vocoder
+from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.stage import store
 from slamray.stages.tasks import chunk_file
 
 Row = dict[str, Any]
@@ -31,7 +32,7 @@ class Continue:
         torch.set_num_threads(1)
         loaded = load_unit_lm(Path(model))
         self._model = loaded.to(torch.device(device)).eval()  # type: ignore[arg-type]
-        self._config, self._out = SamplingConfig(**sampling), Path(out)
+        self._config, self._out = SamplingSettings(**sampling), Path(out)
 
     def __call__(self, row: Row) -> Row:
         prompts = [Prompt(p["prompt_id"], np.array(p["units"], np.uint16)) for p in json.loads(row["prompts"])]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from slamray.config import AssetsConfig, EncoderConfig
+from slamray.config.assets import AssetsSettings
+from slamray.config.speech import EncoderSettings
 from slamray.runtime.engine import Engine
-from slamray.stage import Facts, Folders
+from slamray.stage.stage import Facts, Folders
 from slamray.stages import corpus
 from slamray.stages.vocoder import MODEL, Heard, encoder_of
 
 
-def run(folders: Folders, out: Path, config: AssetsConfig, given: EncoderConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: AssetsSettings, given: EncoderSettings, engine: Engine) -> Facts:
     """Recognise stories three ways: as spoken, and from their units with true and with predicted durations."""
     work = partial(
         measure, folders["recordings"], folders["corpus"], encoder_of(folders, config, given),
@@ -21,15 +22,15 @@ def run(folders: Folders, out: Path, config: AssetsConfig, given: EncoderConfig,
     return engine.call("intelligibility", work)
 
 
-def measure(audio: Path, texts: Path, encoder: EncoderConfig, vocoder: Path, documents: int) -> Facts:
+def measure(audio: Path, texts: Path, encoder: EncoderSettings, vocoder: Path, documents: int) -> Facts:
     """Word error rates: `voice` of the recordings, `true_durations` and `predicted_durations` of resynthesis.
 
     vocoder: folder of the model. documents: the first evaluation stories by order of id.
     """
     from slamray.evaluate.wer import RATE_HZ, Recogniser, word_errors
     from slamray.speech.audio import resample
-    from slamray.speech.quantise import deduplicate
-    from slamray.speech.vocode import load_vocoder
+    from slamray.speech.decoders.source_filter import load_vocoder
+    from slamray.speech.encoders.kmeans import deduplicate
 
     recognise, speak = Recogniser(), load_vocoder(vocoder)
     wanted = {row["doc_id"]: " ".join(row["sentences"]) for row in corpus.read(texts, "evaluation")}

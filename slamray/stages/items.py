@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from slamray import store
-from slamray.config import Compute, ItemsConfig, SpeechConfig
+from slamray.config.compute import Compute
+from slamray.config.evaluation import ItemsSettings
+from slamray.config.speech import SpeechSettings
+from slamray.data.grammar_items import make_grammar
+from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
+from slamray.data.word_items import invent, make_words, make_words_in_sentences
 from slamray.errors import BadInput
-from slamray.evaluate.grammar import make_grammar
-from slamray.evaluate.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
-from slamray.evaluate.pseudowords import invent, make_words, make_words_in_sentences
-from slamray.stage import Asking, Folders
+from slamray.stage import store
+from slamray.stage.stage import Asking, Folders
 from slamray.stages import corpus, speech
 
 ITEMS = "items.json"
 
 
-def run(folders: Folders, out: Path, config: ItemsConfig, spoken: SpeechConfig, compute: Compute) -> Asking:
+def run(folders: Folders, out: Path, config: ItemsSettings, spoken: SpeechSettings, compute: Compute) -> Asking:
     """Make the items of all four metrics, and speak their utterances."""
-    from slamray.speech.voices import load_synthesiser  # a second that a finished run does not need
+    from slamray.speech.voices.table import load_synthesiser  # a second that a finished run does not need
 
     documents = corpus.read(folders["corpus"], "evaluation")
     if not documents:

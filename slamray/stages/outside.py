@@ -15,19 +15,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from slamray import store
-from slamray.config import (
-    DEFAULT_VOICE,
-    SHAPE,
-    EncoderConfig,
-    ModelConfig,
-    SpeechConfig,
-    TtsConfig,
-    asset_path,
-    identity,
-)
+from slamray.config.base import SHAPE, asset_path, identity
+from slamray.config.model import ModelSettings
+from slamray.config.speech import DEFAULT_VOICE, EncoderSettings, SpeechSettings, TtsSettings
 from slamray.errors import BadInput
 from slamray.speech.hub import model_folder
+from slamray.stage import store
 
 CENTROIDS = "centroids_KD"
 AUDIO_RATE_HZ = 16_000
@@ -50,13 +43,13 @@ def content_of(path: str, revision: str | None, key: str) -> dict[str, str]:
     return {"hub": path, "revision": str(revision)}
 
 
-def model_identity(config: ModelConfig) -> dict[str, Any]:
+def model_identity(config: ModelSettings) -> dict[str, Any]:
     """Identity of the text LM and of what is made of it; of a shape, all its numbers."""
     tree = identity(config)
     if config.base.startswith(SHAPE):
         if config.twist:
             raise BadInput(f"model.base={config.base}: a shape has no weights to start from; say model.twist=false")
-        from slamray.model import shape_config  # a second that other bases do not need
+        from slamray.model.unit_lm import shape_config  # a second that other bases do not need
 
         shape = shape_config(config.base).to_dict()
         del shape["transformers_version"]
@@ -66,7 +59,7 @@ def model_identity(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def speech_identity(config: SpeechConfig) -> dict[str, Any]:
+def speech_identity(config: SpeechSettings) -> dict[str, Any]:
     """Identity of all that turns text into units; the size of shards is part of it, for files are compared whole."""
     return {
         "tts": tts_identity(config.tts),
@@ -75,14 +68,14 @@ def speech_identity(config: SpeechConfig) -> dict[str, Any]:
     }
 
 
-def encoder_identity(config: EncoderConfig) -> dict[str, Any]:
+def encoder_identity(config: EncoderSettings) -> dict[str, Any]:
     """Identity of what hears: weights and centroids by content."""
     kept = {k: v for k, v in identity(config).items() if k not in ("model", "revision", "centroids")}
     model = content_of(config.model, config.revision, "speech.encoder.model")
     return kept | {"model": model, "centroids": store.sha256_of(_centroids(config))}
 
 
-def tts_identity(config: TtsConfig) -> dict[str, Any]:
+def tts_identity(config: TtsSettings) -> dict[str, Any]:
     """Identity of the voice that speaks: its back end alone, so that another's settings change nothing."""
     tree: dict[str, Any] = {"backend": config.backend, "seed": config.seed}
     if config.backend == "kokoro":
@@ -94,7 +87,7 @@ def tts_identity(config: TtsConfig) -> dict[str, Any]:
     return tree
 
 
-def check_voices(config: TtsConfig, voices: Sequence[str]) -> None:
+def check_voices(config: TtsSettings, voices: Sequence[str]) -> None:
     """BadInput when the back end has no such voices; of a hub id their names alone can be checked here."""
     if config.backend != "kokoro":
         if tuple(voices) != (DEFAULT_VOICE,):
@@ -109,7 +102,7 @@ def check_voices(config: TtsConfig, voices: Sequence[str]) -> None:
             raise BadInput(f"{key}: {config.kokoro.model} has no voices/{voice}.pt")
 
 
-def check_encoder(config: EncoderConfig) -> EncoderFacts:
+def check_encoder(config: EncoderSettings) -> EncoderFacts:
     """Units and frame rate; BadInput for a folder without weights, a layer it lacks, centroids of another width."""
     key = "speech.encoder.model"
     local = Path(asset_path(config.model))
@@ -138,7 +131,7 @@ def check_encoder(config: EncoderConfig) -> EncoderFacts:
     return EncoderFacts(n_units, AUDIO_RATE_HZ / hop_samples)
 
 
-def _centroids(config: EncoderConfig) -> Path:
+def _centroids(config: EncoderSettings) -> Path:
     path = Path(asset_path(config.centroids))
     if not path.is_file():
         raise BadInput(f"speech.encoder.centroids={config.centroids}: no such file")

@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from slamray import store
-from slamray.config import PackConfig
+from slamray.config.model import PackSettings
 from slamray.errors import BadInput
-from slamray.packing import join_packings, pack_apart
-from slamray.stage import Facts, Folders
+from slamray.stage import store
+from slamray.stage.stage import Facts, Folders
 from slamray.stages import units
-from slamray.units import MIXTURE, Part, Tokens, rows_per_round, to_document, to_tokens, write_rows
+from slamray.tokens.documents import to_document
+from slamray.tokens.packing import join_packings, pack_apart
+from slamray.tokens.rows import MIXTURE, write_rows
+from slamray.tokens.sampler import Part, rows_per_round
+from slamray.tokens.vocabulary import Tokens, to_tokens
 
 TRAIN, VALIDATION = "train", "validation"
 
 
-def run(folders: Folders, out: Path, config: PackConfig, recorded_validation_share: float) -> Facts:
+def run(folders: Folders, out: Path, config: PackSettings, recorded_validation_share: float) -> Facts:
     """Pack each split's documents, in the order of their ids; facts count rows, tokens and targets.
 
     With a mixture each source has training rows of its own, and the sampler reads them by their weights. Validation

@@ -13,15 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray import preferences
-from slamray.config import DEFAULT_VOICE, Compute, CorpusConfig, PreferencesConfig, SpeechConfig, identity
-from slamray.corpus import cut_sentences, list_sources, split_of
-from slamray.doors.listing import File, Recording, find_files, identity_of, parquet_length, published_split
+from slamray.config.base import identity
+from slamray.config.compute import Compute
+from slamray.config.corpora import CorpusSettings, PreferencesSettings
+from slamray.config.speech import DEFAULT_VOICE, SpeechSettings
+from slamray.data import preference_pairs as preferences
+from slamray.data.items import Utterance, content_id
+from slamray.data.recordings import File, Recording, find_files, identity_of, parquet_length, published_split
+from slamray.data.text import cut_sentences, list_sources, split_of
 from slamray.errors import BadInput
-from slamray.evaluate.items import Utterance, content_id
-from slamray.stage import Asking, Folders
-from slamray.stages import corpus, speech, tables, units
-from slamray.units import join_units
+from slamray.stage import tables
+from slamray.stage.stage import Asking, Folders
+from slamray.stages import corpus, speech, units
+from slamray.tokens.documents import join_units
 
 PAIRS = "pairs.parquet"
 SPLITS = ("train", "validation")  # of SpokenSwag as published; the second is held out
@@ -36,7 +40,12 @@ SCHEMA = pa.schema(
 
 
 def run(
-    folders: Folders, out: Path, config: PreferencesConfig, shares: CorpusConfig, spoken: SpeechConfig, compute: Compute
+    folders: Folders,
+    out: Path,
+    config: PreferencesSettings,
+    shares: CorpusSettings,
+    spoken: SpeechSettings,
+    compute: Compute,
 ) -> Asking:
     """Make, filter and speak the pairs; held-out pairs come from text that no training stage sees.
 
@@ -70,7 +79,7 @@ def run(
     }
 
 
-def pairs_identity(config: PreferencesConfig) -> dict[str, Any]:
+def pairs_identity(config: PreferencesSettings) -> dict[str, Any]:
     """What the pairs are made of and how; recordings enter by their listing, not by where they lie."""
     tree = identity(config)
     return tree | {"path": identity_of(_published(config))} if config.source == "spoken_swag" else tree
@@ -83,7 +92,7 @@ def read(folder: Path, split: str) -> list[dict[str, Any]]:
 
 
 def _texts(
-    folders: Folders, config: PreferencesConfig, shares: CorpusConfig
+    folders: Folders, config: PreferencesSettings, shares: CorpusSettings
 ) -> tuple[preferences.PairSet, preferences.PairSet]:
     if config.source == "stories":
         train = preferences.from_stories(corpus.read(folders["corpus"], "train"), config)
@@ -128,7 +137,7 @@ def read_spoken_swag(files: Sequence[File]) -> Iterator[tuple[str, dict[str, Any
         yield from ((f"{file.path}:{number}", row) for number, row in enumerate(rows))
 
 
-def _published(config: PreferencesConfig) -> list[File]:
+def _published(config: PreferencesSettings) -> list[File]:
     if not config.path:
         raise BadInput("preferences.path: source=spoken_swag needs the folder or hf:// path of its Parquet files")
     files = [file for file in find_files([config.path], "preferences.path") if file.name.endswith(".parquet")]

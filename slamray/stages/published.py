@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray.config import Compute, SpeechConfig
-from slamray.evaluate.items import Pair
-from slamray.evaluate.published import PublishedSet, read_set
-from slamray.stage import Asking, Folders
-from slamray.stages import speech, tables
+from slamray.config.compute import Compute
+from slamray.config.speech import SpeechSettings
+from slamray.data.items import Pair
+from slamray.data.published_sets import PublishedSet, read_set
+from slamray.stage import tables
+from slamray.stage.stage import Asking, Folders
+from slamray.stages import speech
 
 PAIRS = "pairs.parquet"
 SHARD_RECORDINGS = 64  # items last seconds, not minutes as documents do; chosen, not tuned
@@ -37,7 +39,7 @@ def identity(found: Sequence[PublishedSet], voice: Mapping[str, Any]) -> dict[st
     return {"sets": {one.name: dict(one.identity) for one in found}, "encoder": voice["encoder"]}
 
 
-def run(folders: Folders, out: Path, found: Sequence[PublishedSet], spoken: SpeechConfig, compute: Compute) -> Asking:
+def run(folders: Folders, out: Path, found: Sequence[PublishedSet], spoken: SpeechSettings, compute: Compute) -> Asking:
     """Encode the recordings of all sets; pairs to Parquet. The facts say where a set is not as published."""
     heard = [asdict(recording) for one in found for recording in _in_order(one)]
     config = spoken.model_copy(update={"shard_documents": SHARD_RECORDINGS, "sample_documents": 0})

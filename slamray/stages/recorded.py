@@ -10,42 +10,45 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray.config import Compute, RecordedConfig, SpeechConfig
-from slamray.corpus import split_of
-from slamray.doors.corpora import DOORS
-from slamray.doors.listing import File, find_files, identity_of, recording_id
+from slamray.config.compute import Compute
+from slamray.config.corpora import RecordedSettings
+from slamray.config.speech import SpeechSettings
+from slamray.data.published_corpora import DOORS
+from slamray.data.recordings import File, find_files, identity_of, recording_id
+from slamray.data.text import split_of
 from slamray.errors import BadInput
-from slamray.stage import Asking, Folders
-from slamray.stages import speech, tables
+from slamray.stage import tables
+from slamray.stage.stage import Asking, Folders
+from slamray.stages import speech
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".sph")
 SPLITS = "splits.parquet"  # in the folder of a published corpus: the split it publishes, or empty
 
 
-def sources(config: RecordedConfig) -> list[dict[str, Any]]:
+def sources(config: RecordedSettings) -> list[dict[str, Any]]:
     """The listing that enters the fingerprint: names and sizes, not where they lie."""
     return [{"name": name, "bytes": path.stat().st_size} for name, path in _files(config)]
 
 
-def run(folders: Folders, out: Path, config: RecordedConfig, spoken: SpeechConfig, compute: Compute) -> Asking:
+def run(folders: Folders, out: Path, config: RecordedSettings, spoken: SpeechSettings, compute: Compute) -> Asking:
     """Read and encode every recording; unreadable ones go to quarantine with the reason."""
     recordings = [row for name, path in _files(config) for row in _rows(name, path)]
     key = "recorded.max_bad_share"
     return (yield from speech.listen(recordings, out, spoken, compute, "recorded", config.max_bad_share, key))
 
 
-def given_doors(config: RecordedConfig) -> list[str]:
+def given_doors(config: RecordedSettings) -> list[str]:
     """Names of the published corpora that a recipe gives a place for."""
     return [name for name in DOORS if getattr(config, name)]
 
 
-def door_sources(config: RecordedConfig, name: str) -> dict[str, Any]:
+def door_sources(config: RecordedSettings, name: str) -> dict[str, Any]:
     """The listing of a published corpus that enters the fingerprint."""
     return identity_of(_door_files(config, name))
 
 
 def run_door(
-    folders: Folders, out: Path, name: str, config: RecordedConfig, spoken: SpeechConfig, compute: Compute
+    folders: Folders, out: Path, name: str, config: RecordedSettings, spoken: SpeechSettings, compute: Compute
 ) -> Asking:
     """Read and encode a published corpus; facts count what its door left out too, and why."""
     listing = DOORS[name](_door_files(config, name))
@@ -68,11 +71,11 @@ def splits(folder: Path, utterance_ids: Iterable[str], validation_share: float) 
     return {key: published.get(key) or split_of(key, validation_share, 0.0) for key in utterance_ids}
 
 
-def _door_files(config: RecordedConfig, name: str) -> list[File]:
+def _door_files(config: RecordedSettings, name: str) -> list[File]:
     return find_files(getattr(config, name), f"recorded.{name}")
 
 
-def _files(config: RecordedConfig) -> list[tuple[str, Path]]:
+def _files(config: RecordedSettings) -> list[tuple[str, Path]]:
     """(name below the given folder, path) of every audio or Parquet file, sorted by name."""
     found: dict[str, Path] = {}
     for given in config.paths:

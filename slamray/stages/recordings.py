@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray import store
-from slamray.config import Compute, EncoderTrainingConfig, TtsConfig
-from slamray.evaluate.items import Utterance
-from slamray.runtime.pool import Pool, Row, Stream
-from slamray.stage import Asking, Folders
-from slamray.stages import corpus, tables
+from slamray.config.assets import EncoderTrainingSettings
+from slamray.config.compute import Compute
+from slamray.config.speech import TtsSettings
+from slamray.data.items import Utterance
+from slamray.stage import store, tables
+from slamray.stage.stage import Asking, Folders
+from slamray.stage.work import Pool, Row, Stream
+from slamray.stages import corpus
 
 SHARD_DOCUMENTS = 8  # unit of work, about 13 MB of audio; chosen, not tuned
 SCHEMA = pa.schema([("doc_id", pa.string()), ("audio", pa.binary()), ("phones", pa.string())])
@@ -49,7 +51,7 @@ class Record:
         return {"seconds": sum(len(r["audio"]) for r in rows) / 2 / 16_000}
 
 
-def run(folders: Folders, out: Path, config: EncoderTrainingConfig, tts: TtsConfig, compute: Compute) -> Asking:
+def run(folders: Folders, out: Path, config: EncoderTrainingSettings, tts: TtsSettings, compute: Compute) -> Asking:
     """Speak training documents, and evaluation documents to measure on."""
     todo = []
     total = 0

@@ -8,12 +8,12 @@ from typing import Any
 
 import soundfile
 
-from slamray import store
-from slamray.config import Recipe
-from slamray.evaluate.report import ReportData, Sound, write_report
+from slamray.config.tree import Recipe
 from slamray.evaluate.summary import as_rows, compare
-from slamray.stage import Facts, Folders, Stage
-from slamray.stages import items, tables, tasks
+from slamray.report.page import ReportData, Sound, write_report
+from slamray.stage import store, tables
+from slamray.stage.stage import Facts, Folders, Stage
+from slamray.stages import items, tasks
 
 PAGE = "report.html"
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned

@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from slamray import store
-from slamray.config import Compute, EvaluateConfig
+from slamray.config.compute import Compute
+from slamray.config.evaluation import EvaluateSettings
 from slamray.evaluate.summary import as_rows, summarise
-from slamray.runtime.pool import Pool, Row, Stream
-from slamray.stage import Asking, Folders
-from slamray.stages import items, tables, tasks, training
+from slamray.stage import store, tables
+from slamray.stage.stage import Asking, Folders
+from slamray.stage.work import Pool, Row, Stream
+from slamray.stages import items, tasks, training
 
 SCHEMA = pa.schema(
     [
@@ -31,7 +32,7 @@ def _measuring(**args: Any) -> Callable[[Row], Row]:
 
 
 def run(
-    folders: Folders, out: Path, checkpoint: str, config: EvaluateConfig, rate_hz: float, compute: Compute
+    folders: Folders, out: Path, checkpoint: str, config: EvaluateSettings, rate_hz: float, compute: Compute
 ) -> Asking:
     """Measure a checkpoint, named by its stage; per-item scores to Parquet, summaries to the facts."""
     metrics = list(dict.fromkeys(pair.metric for pair in items.read(folders["items"]).pairs))
@@ -58,7 +59,7 @@ def run(
 
 
 def measure(
-    name: str, work: Sequence[dict[str, Any]], models: Mapping[str, Path], folders: Folders, config: EvaluateConfig,
+    name: str, work: Sequence[dict[str, Any]], models: Mapping[str, Path], folders: Folders, config: EvaluateSettings,
     rate_hz: float, compute: Compute,
 ) -> Iterator[Stream]:  # fmt: skip
     """Do the tasks that have not left their result yet, in one stream over the score actors. models: by checkpoint.

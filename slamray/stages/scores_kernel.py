@@ -11,15 +11,16 @@ import soundfile
 import torch
 from transformers import PreTrainedModel
 
-from slamray import store
-from slamray.config import EvaluateConfig, asset_path
-from slamray.evaluate import generate
-from slamray.evaluate.items import Pair
+from slamray.config.base import asset_path
+from slamray.config.evaluation import EvaluateSettings
+from slamray.data.items import Pair
 from slamray.evaluate.pairs import perplexity, pieces, score_pairs
-from slamray.model import load_unit_lm
-from slamray.speech.vocode import load_vocoder
-from slamray.stages import corpus, items, packed, published, tables, tasks, units
-from slamray.units import RowStore
+from slamray.model import generate
+from slamray.model.unit_lm import load_unit_lm
+from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.stage import store, tables
+from slamray.stages import corpus, items, packed, published, tasks, units
+from slamray.tokens.rows import RowStore
 
 
 class Measure:
@@ -36,7 +37,7 @@ class Measure:
         torch.set_num_threads(1)
         self._loaded: tuple[str, PreTrainedModel] | None = None
         self._folders = {name: Path(folder) for name, folder in folders.items()}
-        self._config = EvaluateConfig(**config)
+        self._config = EvaluateSettings(**config)
         self._rate_hz, self._device, self._batch_tokens = rate_hz, device, batch_tokens
         self._known: dict[str, tuple[list[Pair], dict[str, np.ndarray]]] = {}
 

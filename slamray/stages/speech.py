@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from slamray import store
-from slamray.config import Compute, SpeechConfig
-from slamray.evaluate.items import Utterance
-from slamray.runtime.pool import Pool, Row, Stream
-from slamray.stage import Asking, Facts, check_bad_share
-from slamray.stages import tables
-from slamray.stages.tables import SHARDS
+from slamray.config.compute import Compute
+from slamray.config.speech import SpeechSettings
+from slamray.data.items import Utterance
+from slamray.stage import store, tables
+from slamray.stage.stage import Asking, Facts, check_bad_share
+from slamray.stage.tables import SHARDS
+from slamray.stage.work import Pool, Row, Stream
 
 
 def _speaking(**args: Any) -> Callable[[Row], Row]:
@@ -42,7 +42,7 @@ def _encoding(**args: Any) -> Callable[[Row], Row]:
     return Encode(**args)
 
 
-def speak(utterances: Sequence[Utterance], out: Path, config: SpeechConfig, compute: Compute, name: str) -> Asking:
+def speak(utterances: Sequence[Utterance], out: Path, config: SpeechSettings, compute: Compute, name: str) -> Asking:
     """Speak and encode utterances into `out/units/`; raises BadInput when too many of them had to be quarantined."""
     rows = [asdict(utterance) for utterance in utterances]
     pool = Pool(_speaking, {"tts": config.tts.model_dump()}, compute.tts_actors)
@@ -51,7 +51,7 @@ def speak(utterances: Sequence[Utterance], out: Path, config: SpeechConfig, comp
 
 
 def listen(
-    recordings: Sequence[Row], out: Path, config: SpeechConfig, compute: Compute, name: str, max_bad: float, key: str
+    recordings: Sequence[Row], out: Path, config: SpeechSettings, compute: Compute, name: str, max_bad: float, key: str
 ) -> Asking:
     """Read and encode recordings {utterance_id, path, parquet_row[, column]} into `out/units/`."""
     yield from _encode(list(recordings), Pool(_listening, {}, compute.tts_actors), out, config, compute, name)
@@ -59,7 +59,7 @@ def listen(
 
 
 def _encode(
-    rows: list[Row], first: Pool, out: Path, config: SpeechConfig, compute: Compute, name: str
+    rows: list[Row], first: Pool, out: Path, config: SpeechSettings, compute: Compute, name: str
 ) -> Iterator[Stream]:
     size = config.shard_documents
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]

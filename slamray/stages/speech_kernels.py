@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from slamray.config import TtsConfig
-from slamray.doors.listing import Recording
+from slamray.config.speech import TtsSettings
+from slamray.data.items import Utterance
+from slamray.data.recordings import Recording
 from slamray.errors import BadInput
-from slamray.evaluate.items import Utterance
 from slamray.speech.audio import load_audio, resample
-from slamray.speech.voices import load_synthesiser
+from slamray.speech.voices.table import load_synthesiser
 
 RATE_HZ = 16_000  # what every HuBERT hears
 
@@ -30,7 +30,7 @@ class Speak:
     def __init__(self, tts: dict[str, Any], phones: bool = False) -> None:
         torch.set_num_threads(1)
         self._phones = phones
-        self._config = TtsConfig(**tts)
+        self._config = TtsSettings(**tts)
         self._synthesiser = load_synthesiser(self._config)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -6,23 +6,24 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from slamray.config import Compute, TextLmConfig
+from slamray.config.compute import Compute
+from slamray.config.training import TextLmSettings
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Metrics, Report
-from slamray.stage import Facts, Folders
+from slamray.stage.stage import Facts, Folders
+from slamray.stage.work import Metrics, Report
 from slamray.stages import corpus, packed, training
 
 TOKENISER = "tokeniser"
 
 
-def rows(folders: Folders, out: Path, config: TextLmConfig, engine: Engine) -> Facts:
+def rows(folders: Folders, out: Path, config: TextLmSettings, engine: Engine) -> Facts:
     """Train the tokeniser on training text alone; pack both splits; make the untrained model."""
     return engine.call("text_rows", partial(_rows, folders["corpus"], out, config))
 
 
-def _rows(corpus_folder: Path, out: Path, config: TextLmConfig) -> Facts:
-    from slamray.train.text import build_text_lm, encode_documents, train_tokeniser
-    from slamray.units import write_rows
+def _rows(corpus_folder: Path, out: Path, config: TextLmSettings) -> Facts:
+    from slamray.model.text_lm import build_text_lm, encode_documents, train_tokeniser
+    from slamray.tokens.rows import write_rows
 
     texts = {
         split: [" ".join(row["sentences"]) for row in corpus.read(corpus_folder, split)]
@@ -36,7 +37,7 @@ def _rows(corpus_folder: Path, out: Path, config: TextLmConfig) -> Facts:
     }
 
 
-def train(folders: Folders, out: Path, config: TextLmConfig, engine: Engine) -> Facts:
+def train(folders: Folders, out: Path, config: TextLmSettings, engine: Engine) -> Facts:
     """Train the text LM; `out/model` is a folder that AutoModelForCausalLM and AutoTokenizer load."""
     facts = engine.train("text_lm", partial(_train, folders["text_rows"], out, config, engine.compute), out)
     for path in (folders["text_rows"] / TOKENISER).iterdir():
@@ -44,11 +45,11 @@ def train(folders: Folders, out: Path, config: TextLmConfig, engine: Engine) -> 
     return facts
 
 
-def _train(rows_folder: Path, out: Path, config: TextLmConfig, compute: Compute, report: Report) -> Metrics:
+def _train(rows_folder: Path, out: Path, config: TextLmSettings, compute: Compute, report: Report) -> Metrics:
     import torch
     import torch.distributed as dist
 
-    from slamray.model import load_unit_lm
+    from slamray.model.unit_lm import load_unit_lm
     from slamray.train.pretrain import pretrain
 
     train_rows, validation_rows = rows_folder / packed.TRAIN, rows_folder / packed.VALIDATION

@@ -10,39 +10,42 @@ import json
 from functools import partial
 from pathlib import Path
 
-from slamray import store
-from slamray.config import Compute, DpoConfig, ModelConfig, PretrainConfig, identity
+from slamray.config.base import identity
+from slamray.config.budget import parse_budget
+from slamray.config.compute import Compute
+from slamray.config.model import ModelSettings
+from slamray.config.training import DpoSettings, PretrainSettings
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Metrics, Report
-from slamray.stage import MANIFEST, Facts, Folders
+from slamray.stage import store
+from slamray.stage.stage import MANIFEST, Facts, Folders
+from slamray.stage.work import Metrics, Report
 from slamray.stages import packed, preferences
-from slamray.train.budget import parse_budget
 
 MODEL = "model"  # in the folder of each of these stages but the trunk: a plain transformers checkpoint
 STATE = "state"  # in a trunk's: a checkpoint that training goes on from
 
 
-def untrained(folders: Folders, out: Path, config: ModelConfig, n_units: int, seed: int, engine: Engine) -> Facts:
+def untrained(folders: Folders, out: Path, config: ModelSettings, n_units: int, seed: int, engine: Engine) -> Facts:
     """Turn the text LM into a unit LM (TWIST), untrained."""
     return engine.call("untrained", partial(_untrained, config, n_units, seed, out / MODEL))
 
 
-def _untrained(config: ModelConfig, n_units: int, seed: int, out: Path) -> Facts:
-    from slamray.model import build_unit_lm, count_parameters, save_unit_lm
+def _untrained(config: ModelSettings, n_units: int, seed: int, out: Path) -> Facts:
+    from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
 
     model = build_unit_lm(config, n_units, seed)
     save_unit_lm(model, out)
     return {"parameters": count_parameters(model)}
 
 
-def pretrain(folders: Folders, out: Path, config: PretrainConfig, engine: Engine) -> Facts:
+def pretrain(folders: Folders, out: Path, config: PretrainSettings, engine: Engine) -> Facts:
     """Pre-train on packed rows; where there is a trunk, from its end."""
     after = folders["trunk"] / STATE if "trunk" in folders else None
     work = partial(_pretrain, config, engine.compute, folders["untrained"] / MODEL, folders["packed"], out, after, None)
     return engine.train("pretrained", work, out)
 
 
-def trunk(folders: Folders, out: Path, config: PretrainConfig, until: str, engine: Engine) -> Facts:
+def trunk(folders: Folders, out: Path, config: PretrainSettings, until: str, engine: Engine) -> Facts:
     """Train what runs of several budgets have in common, up to `until`.
 
     It goes on from the longest shorter one that lies beside it: same config, same inputs. What comes out is the same
@@ -69,19 +72,19 @@ def longest_shorter(out: Path, family: str, until: float) -> Path | None:
 
 
 def _pretrain(
-    config: PretrainConfig, compute: Compute, model: Path, rows: Path, out: Path, after: Path | None,
+    config: PretrainSettings, compute: Compute, model: Path, rows: Path, out: Path, after: Path | None,
     until: str | None, report: Report,
 ) -> Metrics:  # fmt: skip
+    from slamray.tokens.rows import RowStore
     from slamray.train.cost import pretraining_cost
     from slamray.train.pretrain import Part, pretrain
-    from slamray.units import RowStore
 
     part = Part(after, until)
     facts = pretrain(config, compute, model, rows / packed.TRAIN, rows / packed.VALIDATION, out, report, part)
     return facts | pretraining_cost(config, compute.workers, model, RowStore(rows / packed.TRAIN), facts)
 
 
-def dpo(folders: Folders, out: Path, config: DpoConfig, engine: Engine) -> Facts:
+def dpo(folders: Folders, out: Path, config: DpoSettings, engine: Engine) -> Facts:
     """Align on spoken preference pairs."""
     return engine.train(
         "aligned",
@@ -90,9 +93,9 @@ def dpo(folders: Folders, out: Path, config: DpoConfig, engine: Engine) -> Facts
     )
 
 
-def _dpo(config: DpoConfig, compute: Compute, model: Path, pairs: Path, out: Path, report: Report) -> Metrics:
+def _dpo(config: DpoSettings, compute: Compute, model: Path, pairs: Path, out: Path, report: Report) -> Metrics:
     from slamray.train.cost import dpo_cost
-    from slamray.train.dpo import train_dpo
+    from slamray.train.dpo.align import train_dpo
 
     training = preferences.read(pairs, "train")
     facts = train_dpo(config, compute, model, training, preferences.read(pairs, "heldout"), out, report)

@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from slamray.config import Compute, RecordedConfig, SpeechConfig
-from slamray.evaluate.items import Utterance
-from slamray.stage import Asking, Folders
-from slamray.stages import corpus, recorded, speech, tables
+from slamray.config.compute import Compute
+from slamray.config.corpora import RecordedSettings
+from slamray.config.speech import SpeechSettings
+from slamray.data.items import Utterance
+from slamray.stage import tables
+from slamray.stage.stage import Asking, Folders
+from slamray.stages import corpus, recorded, speech
 
 STORIES = "stories"  # the spoken documents, as a source of a mixture
 SOURCE_NAMES = {"recorded": "recordings"}  # of stages whose name is not their source's
 
 
-def run(folders: Folders, out: Path, config: SpeechConfig, compute: Compute) -> Asking:
+def run(folders: Folders, out: Path, config: SpeechSettings, compute: Compute) -> Asking:
     """Speak the chosen documents; facts count utterances, seconds and units."""
     count = config.train_documents
     train = [] if count is None else corpus.read(folders["corpus"], "train", count)
@@ -26,7 +29,7 @@ def run(folders: Folders, out: Path, config: SpeechConfig, compute: Compute) -> 
     return facts | {"train": len(train), "validation": len(validation)}
 
 
-def source_names(config: RecordedConfig) -> list[str]:
+def source_names(config: RecordedSettings) -> list[str]:
     """The sources that a recipe's mixture may name."""
     plain = [SOURCE_NAMES["recorded"]] if config.paths else []
     return [STORIES, *plain, *recorded.given_doors(config)]

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from slamray.config import AssetsConfig, EncoderConfig
+from slamray.config.assets import AssetsSettings
+from slamray.config.speech import EncoderSettings
 from slamray.runtime.engine import Engine
-from slamray.runtime.pool import Metrics, Report
-from slamray.stage import Facts, Folders
+from slamray.stage.stage import Facts, Folders
+from slamray.stage.work import Metrics, Report
 from slamray.stages import recordings
 from slamray.stages.encoder import CENTROIDS
 
@@ -23,18 +24,18 @@ MODEL = "model"
 MEASURED_DOCUMENTS = 12  # evaluation stories, 10 minutes; chosen, not tuned
 
 
-def encoder_of(folders: Folders, config: AssetsConfig, given: EncoderConfig) -> EncoderConfig:
+def encoder_of(folders: Folders, config: AssetsSettings, given: EncoderSettings) -> EncoderSettings:
     """The encoder that this run has trained, or else the given one."""
     if "encoder" not in folders:
         return given
     model = folders["encoder"] / MODEL
-    return EncoderConfig(model=str(model), centroids=str(model / CENTROIDS), layer=config.encoder.layer)
+    return EncoderSettings(model=str(model), centroids=str(model / CENTROIDS), layer=config.encoder.layer)
 
 
 class Heard:
     """Stored recordings as an encoder hears them."""
 
-    def __init__(self, audio: Path, encoder: EncoderConfig) -> None:
+    def __init__(self, audio: Path, encoder: EncoderSettings) -> None:
         from slamray.stages.encode_kernel import open_encoder
 
         self._hubert, self._quantiser = open_encoder(encoder, "cpu")
@@ -47,7 +48,7 @@ class Heard:
             yield doc_id, self._quantiser.assign(self._hubert([pcm.astype(np.float32) / 32768])[0]), pcm
 
 
-def run(folders: Folders, out: Path, config: AssetsConfig, given: EncoderConfig, engine: Engine) -> Facts:
+def run(folders: Folders, out: Path, config: AssetsSettings, given: EncoderSettings, engine: Engine) -> Facts:
     """Train on training recordings; measure on evaluation recordings."""
     one = engine.compute.model_copy(
         update={"workers": 1, "cpus_per_worker": engine.compute.workers * engine.compute.cpus_per_worker}
@@ -56,11 +57,13 @@ def run(folders: Folders, out: Path, config: AssetsConfig, given: EncoderConfig,
     return engine.train("vocoder", work, out, one)
 
 
-def _run(config: AssetsConfig, device: str, audio: Path, encoder: EncoderConfig, out: Path, report: Report) -> Metrics:
+def _run(
+    config: AssetsSettings, device: str, audio: Path, encoder: EncoderSettings, out: Path, report: Report
+) -> Metrics:
     heard = Heard(audio, encoder)
     if config.decoder == "hifigan":
         return _train_hifigan(config, device, heard, out, report)
-    from slamray.speech.vocode import measure_vocoder, train_vocoder
+    from slamray.train.source_filter_training import measure_vocoder, train_vocoder
 
     def pairs(split: str, at_most: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(units, pcm.astype(np.float32) / 32768) for _, units, pcm in heard.read(split, at_most)]
@@ -71,8 +74,8 @@ def _run(config: AssetsConfig, device: str, audio: Path, encoder: EncoderConfig,
     return measure_vocoder(vocoder, pairs("evaluation"))
 
 
-def _train_hifigan(config: AssetsConfig, device: str, heard: Heard, out: Path, report: Report) -> Metrics:
-    from slamray.train.vocoder import measure_audio, train_unit_vocoder
+def _train_hifigan(config: AssetsSettings, device: str, heard: Heard, out: Path, report: Report) -> Metrics:
+    from slamray.train.hifigan_training import measure_audio, train_unit_vocoder
 
     train = [(units, pcm) for _, units, pcm in heard.read("train", config.unit_vocoder.documents)]
     vocoder = train_unit_vocoder(train, heard.n_units, heard.hop_samples, config.unit_vocoder, out, report, device)

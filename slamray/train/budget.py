@@ -1,25 +1,11 @@
-"""A training budget in steps, tokens, FLOPs or optimiser time, and the share of it that is spent."""
+"""What a training has spent, and the share of its budget that this is."""
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
-from typing import Literal
 
+from slamray.config.budget import Budget
 from slamray.errors import BadInput
-
-Kind = Literal["steps", "tokens", "flops", "time"]
-
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much may be spent: `amount` steps, tokens, FLOPs, or seconds of optimiser time (kind "time")."""
-
-    kind: Kind
-    amount: float
 
 
 @dataclass(frozen=True)
@@ -40,44 +26,6 @@ def progress(budget: Budget, spent: Spent) -> float:
     """Share of the budget that is spent, in [0, 1]; schedules are functions of this number."""
     amounts = {"steps": spent.steps, "tokens": spent.tokens, "flops": spent.flops, "time": spent.seconds}
     return min(1.0, amounts[budget.kind] / budget.amount)
-
-
-def parse_budget(text: str, key: str) -> Budget:
-    """`steps:200`, `tokens:2e6`, `flops:3e18` or `time:23h30m`; BadInput names the dotted `key`."""
-    kind, colon, amount = text.strip().partition(":")
-    if colon and kind == "time":
-        return Budget("time", parse_seconds(amount, key))
-    if not colon or kind not in ("steps", "tokens", "flops"):
-        raise BadInput(f"{key}={text!r}: write steps:200, tokens:2e6, flops:3e18 or time:23h30m")
-    try:
-        number = float(amount)
-    except ValueError:
-        raise BadInput(f"{key}={text!r}: {amount!r} is not a number of {kind}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise BadInput(f"{key}={text!r}: a budget must be positive and finite")
-    if kind != "flops" and number != int(number):
-        raise BadInput(f"{key}={text!r}: {kind} are whole numbers")
-    return Budget("steps" if kind == "steps" else "tokens" if kind == "tokens" else "flops", number)
-
-
-def parse_seconds(text: str, key: str) -> float:
-    """`23h30m`, `5m`, `90s`, `1h2m3s` in seconds. A bare number is refused: nobody knows its unit."""
-    match = _DURATION.fullmatch(text.strip())
-    if not match or not any(match.groups()):
-        raise BadInput(f"{key}={text!r}: write a duration like 23h30m, 5m or 90s")
-    hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    total = 3600 * hours + 60 * minutes + seconds
-    if total <= 0:
-        raise BadInput(f"{key}={text!r}: a duration must be positive")
-    return total
-
-
-def scaled(budget: Budget, share: float) -> str:
-    """The word for a share of a budget; steps and tokens are whole numbers, rounded up."""
-    amount = budget.amount * share
-    if budget.kind == "time":
-        return f"time:{amount:.12g}s"
-    return f"{budget.kind}:{amount:.12g}" if budget.kind == "flops" else f"{budget.kind}:{math.ceil(amount)}"
 
 
 def accumulation_steps(tokens_per_step: int, micro_batch: int, context: int, workers: int, keys: str) -> int:

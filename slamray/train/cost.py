@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slamray.config import DpoConfig, PretrainConfig
-from slamray.model import count_unit_lm_parameters, read_lm_config, training_flops
-from slamray.train.dpo_pairs import to_pair_tokens
-from slamray.units import FIRST_UNIT, Ints, RowStore, batch_rows
+from slamray.config.training import DpoSettings, PretrainSettings
+from slamray.model.unit_lm import count_unit_lm_parameters, read_lm_config, training_flops
+from slamray.tokens.rows import RowStore
+from slamray.tokens.sampler import batch_rows
+from slamray.tokens.vocabulary import FIRST_UNIT, Ints
+from slamray.train.dpo.pairs import to_pair_tokens
 
 
 def pretraining_cost(
-    config: PretrainConfig, workers: int, model: Path, rows: RowStore, facts: Mapping[str, Any]
+    config: PretrainSettings, workers: int, model: Path, rows: RowStore, facts: Mapping[str, Any]
 ) -> dict[str, float]:
     """parameters, flops_with_attention and device_seconds of a pre-training whose facts hold step and train_seconds."""
     rows_per_step = config.tokens_per_step // rows.context
@@ -30,7 +32,7 @@ def pretraining_cost(
 
 
 def dpo_cost(
-    config: DpoConfig, workers: int, model: Path, pairs: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    config: DpoSettings, workers: int, model: Path, pairs: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> dict[str, float]:
     """The same of a preference training on these pairs; what the reference costs is left out, as in its `flops`."""
     tokens, _ = to_pair_tokens(pairs, read_lm_config(str(model)).vocab_size, config.context)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from slamray.config import AdaLomoConfig, AdEMAMixConfig, OptimConfig
+from slamray.config.training import AdaLomoSettings, AdEMAMixSettings, OptimSettings
 from slamray.errors import BadInput
 
 
-def learning_rate(config: OptimConfig, progress: float) -> float:
+def learning_rate(config: OptimSettings, progress: float) -> float:
     """Learning rate of the step that starts at `progress`.
 
     With progress = step / steps these are transformers' schedules: linear warm-up, then
@@ -46,7 +46,7 @@ def learning_rate(config: OptimConfig, progress: float) -> float:
     return config.floor_learning_rate + (peak - config.floor_learning_rate) * (1.0 - math.sqrt(share))
 
 
-def set_schedules(optimiser: torch.optim.Optimizer, config: OptimConfig, progress: float) -> float:
+def set_schedules(optimiser: torch.optim.Optimizer, config: OptimSettings, progress: float) -> float:
     """Give the optimiser what the step that starts at `progress` uses; returns the learning rate."""
     rate = learning_rate(config, progress)
     for group in optimiser.param_groups:
@@ -57,7 +57,7 @@ def set_schedules(optimiser: torch.optim.Optimizer, config: OptimConfig, progres
     return rate
 
 
-def slow_mean(config: AdEMAMixConfig, beta1: float, progress: float) -> tuple[float, float]:
+def slow_mean(config: AdEMAMixSettings, beta1: float, progress: float) -> tuple[float, float]:
     """AdEMAMix's alpha and beta3: alpha rises linearly, beta3 from beta1 so that its half-life does (2409.03137, 3)."""
     share = 1.0 if config.warmup_share == 0 else min(1.0, progress / config.warmup_share)
     if share == 1.0 or beta1 == 0 or config.beta3 == 0:
@@ -66,7 +66,7 @@ def slow_mean(config: AdEMAMixConfig, beta1: float, progress: float) -> tuple[fl
     return config.alpha * share, min(math.exp(log_1 * log_3 / ((1.0 - share) * log_3 + share * log_1)), config.beta3)
 
 
-def make_optimiser(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimiser(model: torch.nn.Module, config: OptimSettings) -> torch.optim.Optimizer:
     """The optimiser over the trainable parameters; biases and norms (one dimension) are not decayed, as in HF Trainer.
 
     AdEMAMix is pytorch-optimizer's, with our warm-up of alpha and beta3 in place of its own, which counts steps: a
@@ -100,7 +100,7 @@ class AdaLomo(torch.optim.Optimizer):
     clip: at odds with accumulation. State: `step` and, float32, `rows` and `columns`, or `square` of vectors.
     """
 
-    def __init__(self, params: Any, lr: float, config: AdaLomoConfig) -> None:
+    def __init__(self, params: Any, lr: float, config: AdaLomoSettings) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": 0.0})
         self.config = config
 
@@ -146,7 +146,7 @@ def _root_mean_square(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float().norm(2) / math.sqrt(tensor.numel())
 
 
-def state_bytes(config: OptimConfig, shapes: Sequence[tuple[int, ...]]) -> int:
+def state_bytes(config: OptimSettings, shapes: Sequence[tuple[int, ...]]) -> int:
     """Bytes of the optimiser's state over parameters of these shapes, float32."""
     sizes = [math.prod(shape) for shape in shapes]
     if config.name == "adalomo":
@@ -158,7 +158,7 @@ def state_bytes(config: OptimConfig, shapes: Sequence[tuple[int, ...]]) -> int:
     return 4 * sum(sizes) * (3 if config.name == "ademamix" else 2)
 
 
-def step_bytes(config: OptimConfig, shapes: Sequence[tuple[int, ...]]) -> int:
+def step_bytes(config: OptimSettings, shapes: Sequence[tuple[int, ...]]) -> int:
     """Bytes of temporary tensors in a step: none in fused AdamW, else of the largest parameter."""
     largest = max(math.prod(shape) for shape in shapes)
     return 4 * largest * {"adamw": 0, "ademamix": 2, "adalomo": 3}[config.name]

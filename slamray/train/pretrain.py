@@ -19,18 +19,22 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from slamray import store
-from slamray.attention import piece_mask, register_blockwise
-from slamray.config import Compute, PretrainConfig
+from slamray.config.budget import parse_budget
+from slamray.config.compute import Compute
+from slamray.config.training import PretrainSettings
 from slamray.errors import BadInput
-from slamray.memory import bucket_elements
-from slamray.model import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
-from slamray.runtime.pool import CHECKPOINTS, NOTICE, Report
+from slamray.model.attention import piece_mask, register_blockwise
+from slamray.model.memory import bucket_elements
+from slamray.model.unit_lm import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
+from slamray.stage import store
+from slamray.stage.work import CHECKPOINTS, NOTICE, Report
+from slamray.tokens.rows import IGNORE, Batch, RowStore
+from slamray.tokens.sampler import add_hashes, rank_micro_batches, sample_hash
+from slamray.tokens.vocabulary import Ints
 from slamray.train import checkpoint
-from slamray.train.budget import Spent, accumulation_steps, parse_budget, progress
+from slamray.train.budget import Spent, accumulation_steps, progress
 from slamray.train.optim import make_optimiser, set_schedules
 from slamray.train.trunk import branch_optim
-from slamray.units import IGNORE, Batch, Ints, RowStore, add_hashes, rank_micro_batches, sample_hash
 
 KEYS = "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers"
 
@@ -61,7 +65,7 @@ class Window:
 
 
 def pretrain(
-    config: PretrainConfig,
+    config: PretrainSettings,
     compute: Compute,
     model_folder: Path,
     train_rows: Path,
@@ -91,7 +95,7 @@ class Pretraining:
 
     def __init__(
         self,
-        config: PretrainConfig,
+        config: PretrainSettings,
         compute: Compute,
         model_folder: Path,
         train: RowStore,
@@ -329,7 +333,7 @@ class Pretraining:
 
 
 def make_engine(
-    model: PreTrainedModel, config: PretrainConfig, compute: Compute, accumulation: int
+    model: PreTrainedModel, config: PretrainSettings, compute: Compute, accumulation: int
 ) -> tuple[deepspeed.DeepSpeedEngine, torch.optim.Optimizer]:
     """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

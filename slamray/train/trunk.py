@@ -5,12 +5,12 @@ Warm-up-stable-decay: MiniCPM (2404.06395, section 4); branches of one trunk: Ha
 
 from __future__ import annotations
 
-from slamray.config import OptimConfig, PretrainConfig
+from slamray.config.budget import Budget, parse_budget, scaled
+from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
-from slamray.train.budget import Budget, parse_budget, scaled
 
 
-def check_trunk(config: PretrainConfig) -> None:
+def check_trunk(config: PretrainSettings) -> None:
     """BadInput when a run cannot branch off the trunk that it names."""
     if config.trunk is None:
         return
@@ -34,7 +34,7 @@ def check_trunk(config: PretrainConfig) -> None:
         )
 
 
-def branch_optim(config: PretrainConfig) -> OptimConfig:
+def branch_optim(config: PretrainSettings) -> OptimSettings:
     """The schedule of a run that branches off: the trunk's warm-up, as a share of the run's own budget."""
     if config.trunk is None:
         return config.optim
@@ -42,7 +42,7 @@ def branch_optim(config: PretrainConfig) -> OptimConfig:
     return config.optim.model_copy(update={"warmup_share": min(1.0, config.optim.warmup_share * longer)})
 
 
-def trunk_config(config: PretrainConfig) -> tuple[PretrainConfig, str]:
+def trunk_config(config: PretrainSettings) -> tuple[PretrainSettings, str]:
     """What the stable part is trained with, and where it ends: at the decay's start of the run's own budget.
 
     The first is the same for every budget of one trunk: its learning rate is a function of the share of the trunk that

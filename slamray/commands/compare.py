@@ -1,0 +1,148 @@
+"""Runs from MLflow beside the paper's Tables 2 and 3, and sweeps: what each scored, and what it cost.
+
+The paper's metrics and our own never share a column: topic_cloze is not tSC, grammar is not sBLIMP, words is not
+sWUGGY. A run has a figure in a column of the paper's only where it was scored on that published set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from slamray.commands.study import show, summarise
+from slamray.commands.words import as_command, split_words
+from slamray.config.base import Settings
+from slamray.errors import BadInput
+from slamray.report.runs import Entry, Paper, Score, SweepEntry, read_paper, read_runs, read_sweeps
+
+
+class CompareWords(Settings):
+    """Words of jobs/compare.py."""
+
+    root: str = Field("runs", description="folder of the runs; its mlflow.db is read where no uri is given")
+    uri: str = Field("", description="MLflow server; empty: MLFLOW_TRACKING_URI, else the SQLite store under root")
+    experiment: str = Field("slamray", description="MLflow experiment")
+    runs: tuple[str, ...] = Field((), description="names of runs to show; empty: all")
+    price_per_device_hour: float | None = Field(
+        None, ge=0, description="adds a cost to our runs; the paper's devices are others, and it tells no price"
+    )
+    out: str = Field("comparison.png", description="picture of FLOPs against scores")
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the tables, draw the picture; 2 with one line when the words are at fault."""
+
+    def work() -> int:
+        from slamray.report.comparison_figure import draw  # matplotlib takes a second
+
+        own, others = split_words(words, CompareWords)
+        if others:
+            raise BadInput(f"{others[0]}: no such word; there are {' '.join(CompareWords.model_fields)}")
+        paper = read_paper()
+        uri = _uri(own)
+        entries = read_runs(uri, own.experiment, own.runs, paper)
+        sweeps = read_sweeps(uri, own.experiment, own.runs)
+        if not entries and not sweeps:
+            raise BadInput(f"experiment {own.experiment} of {uri} holds no checkpoint yet; run jobs/slam.py first")
+        print("\n\n".join([tables(paper, entries, own.price_per_device_hour), *map(show_sweep, sweeps)]))
+        draw(paper, entries, Path(own.out))
+        print(f"picture: {own.out}")
+        return 0
+
+    return as_command(work)
+
+
+def _uri(own: CompareWords) -> str:
+    if uri := own.uri or os.environ.get("MLFLOW_TRACKING_URI", ""):
+        return uri
+    store = Path(own.root).resolve() / "mlflow.db"
+    if not store.is_file():  # MLflow would make an empty one
+        raise BadInput(f"root={own.root}: no mlflow.db there; run jobs/slam.py first, or give root= or uri=")
+    return f"sqlite:///{store}"
+
+
+def tables(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
+    """The paper's tables, our runs under the same columns, and what only our runs were measured by."""
+    parts = [f"{title}\n{_table(paper, rows, None)}" for title, rows in paper.tables.items()]
+    parts.append(f"These runs\n{_table(paper, entries, price)}")
+    parts.append(
+        "FLOPs: 6 N D, N with embeddings, from the printed figures for the paper's rows. With attention: counted piece "
+        "by piece, ours only.\n±: to the least and the greatest of the paper's 3 seeds. []: interval over items. "
+        "*: another number of items than published."
+    )
+    metrics = list(dict.fromkeys(metric for entry in entries for metric in entry.own))
+    if metrics:
+        rows = [[entry.name, *(_cell(entry.own.get(m)) for m in metrics)] for entry in entries]
+        parts.append(
+            "Our own metrics: other test items than the paper's, so no figure here stands beside one above\n"
+            + align([["", *metrics], *rows])
+            + "\n"
+            + _items(entries, metrics)
+        )
+    return "\n\n".join(parts)
+
+
+def show_sweep(entry: SweepEntry) -> str:
+    """A sweep's points, metric by metric over the seeds, and its sentence."""
+    metrics = list(dict.fromkeys(row["metric"] for row in entry.rows))
+    return "\n".join([f"Sweep: {entry.title}", *show(metrics, summarise(entry.rows)), entry.note])
+
+
+def _table(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
+    names = [f"{name} {unit}".strip() for name, unit in paper.units.items()]
+    head = ["", "devices", "params", "tokens", "FLOPs", "+ attention", "device-h"]
+    lines = [[*head, *(["cost"] if price is not None else []), *names]]
+    for entry in entries:
+        hours = entry.device_hours
+        cost = [] if price is None else ["-" if hours is None else f"{hours * price:,.2f}"]
+        tokens = short(entry.tokens) + (f" + {short(entry.preference_tokens)}" if entry.preference_tokens else "")
+        lines.append(
+            [
+                entry.name, entry.devices or "-", short(entry.parameters), tokens, power(entry.flops),
+                power(entry.flops_with_attention), "-" if hours is None else f"{hours:,.4g}", *cost,
+                *(_cell(entry.scores.get(name), paper.items[name]) for name in paper.units),
+            ]
+        )  # fmt: skip
+    return align(lines)
+
+
+def _cell(score: Score | None, published: Sequence[int] = ()) -> str:
+    if score is None:
+        return "-"
+    if score.n and score.low is not None:
+        text = f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
+    else:
+        text = f"{score.value:.2f}" + ("" if score.low is None else f" ±{score.value - score.low:.2f}")
+    return text + ("*" if score.n and published and score.n not in published else "")
+
+
+def _items(entries: Sequence[Entry], metrics: Sequence[str]) -> str:
+    counts = {m: sorted({e.own[m].n for e in entries if m in e.own and e.own[m].n}) for m in metrics}
+    return "items: " + ", ".join(f"{m} {' or '.join(map(str, n))}" for m, n in counts.items() if n)
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width: the first to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    cells = [
+        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))] for line in lines
+    ]
+    return "\n".join("  ".join(line) for line in cells)
+
+
+def short(count: float | None) -> str:
+    """358M, 16.7B, 1T; a hyphen for None."""
+    if count is None:
+        return "-"
+    for size, sign in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size * 0.9995:
+            return f"{count / size:.3g}{sign}"
+    return f"{count:.0f}"
+
+
+def power(count: float | None) -> str:
+    """3.0e18; a hyphen for None, 0 for nothing spent."""
+    return "-" if count is None else f"{count:.1e}".replace("e+", "e") if count else "0"

@@ -1,0 +1,170 @@
+"""Doors out: a unit LM as a folder that plain transformers loads, and in the layout of the published slprl/slam.
+
+Both hold a causal LM over <PAD>, <S>, <Un0>, <Un1> ... (recipe.md 1.2); `load_unit_lm` and `model.base` read both.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import GenerationConfig, PreTrainedModel
+
+from slamray.commands.words import Checkpoint, as_command, find_model, split_words
+from slamray.config.base import Settings
+from slamray.config.evaluation import SamplingSettings
+from slamray.config.load import load_recipe
+from slamray.errors import BadInput
+from slamray.model.families import FAMILIES
+from slamray.model.unit_lm import SLAMKIT_PREFIX, SLAMKIT_TYPE, count_parameters, load_unit_lm
+from slamray.stage import store
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
+
+WEIGHTS = "model.safetensors"
+
+
+class ExportWords(Settings):
+    """Words of jobs/export.py; others are the recipe's that made the checkpoint."""
+
+    out: str = Field(description="folder that gets the folders transformers and slamkit")
+    checkpoint: str = Field("", description="folder of a unit LM in either layout; empty: what the recipe's words made")
+    stage: Checkpoint = Field("aligned", description="which of the recipe's checkpoints")
+    layout: Literal["both", "transformers", "slamkit"] = Field("both", description="which folders to write")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights; bfloat16 halves the bytes")
+    base_model_name: str = Field(
+        "", description="slamkit: hub id whose class of configuration it fetches; empty: by the architecture"
+    )
+
+
+def main(words: Sequence[str]) -> int:
+    """Export one checkpoint and print where it lies; 2 with one line when the words are at fault."""
+
+    def work() -> int:
+        own, others = split_words(words, ExportWords)
+        model = find_model(own.checkpoint, own.stage, lambda: load_recipe(others))
+        for folder in export(model, Path(own.out), own.layout, own.dtype, own.base_model_name):
+            print(folder)
+        return 0
+
+    return as_command(work)
+
+
+def export(checkpoint: Path, out: Path, layout: str, dtype: str, base_model_name: str = "") -> list[Path]:
+    """Write `out/transformers`, `out/slamkit` or both, each appearing whole; returns the folders.
+
+    BadInput when a folder is there already, or there is no room.
+    """
+    model = load_unit_lm(checkpoint, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    layouts = ("transformers", "slamkit") if layout == "both" else (layout,)
+    folders = [out / name for name in layouts]
+    for folder in folders:
+        if folder.exists():
+            raise BadInput(f"{folder} is there already; remove it or choose another out=")
+    hub_id = (base_model_name or _hub_id_like(model)) if "slamkit" in layouts else ""
+    store.require_space(out, 3 * count_parameters(model) * (2 if dtype == "bfloat16" else 4), "an export")
+    plain = out / ".plain.tmp"
+    shutil.rmtree(plain, ignore_errors=True)
+    write_transformers(model, plain)
+    if "slamkit" in layouts:
+        other = out / ".slamkit.tmp"
+        shutil.rmtree(other, ignore_errors=True)
+        write_slamkit(plain, other, hub_id)
+        other.rename(out / "slamkit")
+    if "transformers" in layouts:
+        plain.rename(out / "transformers")
+    else:
+        shutil.rmtree(plain)
+    return folders
+
+
+def write_transformers(model: PreTrainedModel, folder: Path) -> None:
+    """What AutoModelForCausalLM and AutoTokenizer load as it is; `generate` samples as the paper does (Table 6)."""
+    sampling = SamplingSettings()
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=sampling.temperature, top_k=sampling.top_k, top_p=1.0,
+        repetition_penalty=sampling.repetition_penalty, max_new_tokens=sampling.max_new_tokens,
+        bos_token_id=BOS, eos_token_id=BOS, pad_token_id=PAD, suppress_tokens=[PAD],
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    config = store.read_json(folder / "config.json")
+    store.write_json(folder / "config.json", config | _for_transformers_4(config))
+    unit_tokeniser(model.config.vocab_size - FIRST_UNIT).save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 4 knows no other name for it
+        "bos_token": "<S>", "eos_token": "<S>", "pad_token": "<PAD>", "unk_token": "<PAD>", "padding_side": "left",
+        "clean_up_tokenization_spaces": False, "model_input_names": ["input_ids", "attention_mask"],
+    }  # fmt: skip
+    store.write_json(folder / "tokenizer_config.json", settings)
+
+
+def write_slamkit(plain: Path, folder: Path, base_model_name: str) -> None:
+    """The layout of slprl/slam: `plain`'s weights under lm., its configuration inside slamkit's UnitLMConfig.
+
+    Keys of config.json: slamkit model/unit_lm.py, UnitLMConfig; of tokeniser_config.json: tokeniser/unit_tokeniser.py.
+    """
+    base_config = store.read_json(plain / "config.json")
+    folder.mkdir(parents=True)
+    weights = {name: w for part in sorted(plain.glob("*.safetensors")) for name, w in load_file(part).items()}
+    save_file({SLAMKIT_PREFIX + name: weight for name, weight in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+    config = {
+        "architectures": ["UnitLM"], "model_type": SLAMKIT_TYPE, "base_model_name": base_model_name,
+        "base_config": base_config, "vocab_size": base_config["vocab_size"], "twist_init": True, "use_cache": True,
+        "trust_remote_code": None, "use_safetensors": None, "torch_dtype": base_config["torch_dtype"],
+        "max_position_embeddings": base_config.get("max_position_embeddings"),
+        "tie_word_embeddings": base_config.get("tie_word_embeddings", True),
+        "transformers_version": base_config["transformers_version"],
+    }  # fmt: skip
+    store.write_json(folder / "config.json", config)
+    shutil.copy(plain / "generation_config.json", folder)
+    tokeniser = {
+        "dedup": True, "bos_eos_token_id": BOS, "pad_token_id": PAD, "load_fe": False,
+        "num_units": base_config["vocab_size"] - FIRST_UNIT,
+    }  # fmt: skip
+    store.write_json(folder / "tokeniser_config.json", tokeniser)
+
+
+def unit_tokeniser(n_units: int) -> Tokenizer:
+    """`<Un3><Un49>` to token ids, with <S> in front and nothing behind.
+
+    <S> ends a sequence too (recipe.md 1.2), so a prompt must not end with it: to score a whole document, write it at
+    the text's end. Units are added tokens as well as words, because AutoTokenizer of transformers 5 rebuilds the
+    tokeniser by the architecture's own class (Qwen2Tokenizer) and takes only the added tokens along.
+    """
+    units = [f"<Un{unit}>" for unit in range(n_units)]
+    words = {"<PAD>": PAD, "<S>": BOS} | {unit: FIRST_UNIT + i for i, unit in enumerate(units)}
+    tokeniser = Tokenizer(models.WordLevel(words, unk_token="<UNK>"))  # not in the vocabulary: other text is an error
+    tokeniser.normalizer = normalizers.Replace(Regex(r"\s+"), "")
+    tokeniser.pre_tokenizer = pre_tokenizers.Split(">", "merged_with_previous")
+    tokeniser.post_processor = processors.TemplateProcessing(single="<S> $0", special_tokens=[("<S>", BOS)])
+    tokeniser.decoder = decoders.Fuse()
+    tokeniser.add_special_tokens(["<PAD>", "<S>"])
+    tokeniser.add_tokens([AddedToken(unit, normalized=False) for unit in units])
+    assert tokeniser.get_vocab_size() == n_units + FIRST_UNIT
+    return tokeniser
+
+
+def _for_transformers_4(config: dict[str, Any]) -> dict[str, Any]:
+    """Keys under the names that transformers 4, and so slamkit, reads; transformers 5 prefers its own."""
+    older: dict[str, Any] = {"torch_dtype": config["dtype"]}
+    rope = dict(config.get("rope_parameters") or {})
+    if rope:
+        theta, share = rope.pop("rope_theta"), rope.pop("partial_rotary_factor", None)
+        older |= {"rope_theta": theta, "rope_scaling": None if rope == {"rope_type": "default"} else rope}
+        if config["model_type"] == "gpt_neox":
+            older |= {"rotary_emb_base": theta, "rotary_pct": share}
+    return older
+
+
+def _hub_id_like(model: PreTrainedModel) -> str:
+    """A hub id of the same architecture: slamkit takes the class from there, and every value from base_config."""
+    kind = model.config.model_type
+    for hub_id, (config_class, _) in FAMILIES.items():
+        if config_class.model_type == kind:
+            return hub_id
+    raise BadInput(f"give base_model_name=: a hub id of architecture {kind}, of which no family is known here")

@@ -1,0 +1,176 @@
+"""Continue spoken prompts: audio file -> units -> unit LM -> units -> audio file, in one process, without Ray."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from pydantic import Field
+from transformers import PreTrainedModel
+
+from slamray.commands.words import Checkpoint, as_command, find_model, split_words
+from slamray.config.base import Settings, asset_path
+from slamray.config.evaluation import SamplingSettings
+from slamray.config.load import load_recipe
+from slamray.config.speech import EncoderSettings
+from slamray.errors import BadInput
+from slamray.model.generate import Continuation, Prompt, continue_units, cut_prompt
+from slamray.model.unit_lm import load_unit_lm
+from slamray.speech.audio import load_audio
+from slamray.speech.decoders.hifigan import UnitVocoder
+from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
+from slamray.speech.encoders.hubert import HubertEncoder
+from slamray.speech.encoders.kmeans import Quantiser, deduplicate, load_centroids
+from slamray.tokens.vocabulary import vocab_size
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+Hear = Callable[[Path], Prompt]
+Decoder = Vocoder | UnitVocoder
+
+
+class GenerateWords(Settings):
+    """Words of jobs/generate.py; others are a recipe's: encoder, vocoder, sampling, device."""
+
+    input: str = Field(description="an audio file, or a folder of them (wav flac mp3 ogg)")
+    out: str = Field(description="folder that gets a wav file for each prompt, named like it")
+    checkpoint: str = Field("", description="folder of a unit LM in either layout; empty: what the recipe's words made")
+    stage: Checkpoint = Field("aligned", description="which of the recipe's checkpoints")
+    whole: bool = Field(
+        False, description="the whole file is the prompt, not its first evaluate.sampling.prompt_seconds"
+    )
+    say_prompt: bool = Field(True, description="the wav begins with the prompt, in the decoder's voice")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one prompt: the file written, or why there is none."""
+
+    source: Path
+    target: Path
+    line: str
+    failed: bool
+
+
+def main(words: Sequence[str]) -> int:
+    """Continue every prompt and print a line for each; 2 when one could not be continued or the words are at fault."""
+
+    def work() -> int:
+        own, others = split_words(words, GenerateWords)
+        recipe = load_recipe(others)
+        files = targets(Path(own.input), Path(own.out))
+        folder = find_model(own.checkpoint, own.stage, lambda: recipe)
+        device = recipe.compute.device
+        model = load_unit_lm(folder)
+        torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
+        seconds = None if own.whole else recipe.evaluate.sampling.prompt_seconds
+        hear, n_units = load_hearing(recipe.speech.encoder, device, seconds)
+        vocoder = load_vocoder(Path(asset_path(recipe.evaluate.vocoder)), device)
+        check_units(model, n_units, vocoder, str(folder))
+        failed = 0
+        for made in generate(files, hear, model.eval(), vocoder, recipe.evaluate.sampling, own.say_prompt):
+            print(made.line, file=sys.stderr if made.failed else sys.stdout, flush=True)
+            failed += made.failed
+        return 2 if failed else 0
+
+    return as_command(work)
+
+
+def targets(given: Path, out: Path) -> list[tuple[Path, Path]]:
+    """(audio file, wav file to write) sorted by name; BadInput for none, two of one name, a prompt overwritten."""
+    root = given if given.is_dir() else given.parent
+    found = sorted(given.rglob("*")) if given.is_dir() else [given]
+    sources = [path for path in found if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES]
+    if not sources:
+        raise BadInput(f"input={given}: no {' '.join(AUDIO_SUFFIXES)} file; check the path")
+    if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
+        raise BadInput(f"out={out} lies inside input={given}, so a second run would continue its own voice; move it")
+    pairs: dict[Path, Path] = {}
+    for source in sources:
+        target = out / source.relative_to(root).with_suffix(".wav")
+        if target in pairs:
+            raise BadInput(f"{pairs[target]} and {source} would both be written to {target}; rename one of them")
+        if target.resolve() == source.resolve():
+            raise BadInput(f"{target} is the prompt itself; choose another out=")
+        pairs[target] = source
+    return [(source, target) for target, source in pairs.items()]
+
+
+def load_hearing(config: EncoderSettings, device: str, seconds: float | None) -> tuple[Hear, int]:
+    """A function from an audio file to its prompt, cut to its first `seconds`, and the number of units it knows.
+
+    The encoder hears the whole file and the units are cut, as in evaluation: the cut itself is not heard.
+    """
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    encoder = HubertEncoder(
+        asset_path(config.model), config.layer, device, dtype, pad_samples=config.pad_samples, revision=config.revision
+    )
+    centroids_KD = load_centroids(Path(asset_path(config.centroids)))
+    quantiser = Quantiser(centroids_KD, device)
+
+    def hear(path: Path) -> Prompt:
+        units, durations = deduplicate(quantiser.assign(encoder([load_audio(path)])[0]))
+        if seconds is None:
+            return Prompt(str(path), units)
+        return cut_prompt(str(path), units, durations, seconds, encoder.rate_hz)
+
+    return hear, len(centroids_KD)
+
+
+def check_units(model: PreTrainedModel, n_units: int, vocoder: Decoder, checkpoint: str) -> None:
+    """BadInput when encoder, LM and decoder do not speak of the same units."""
+    if model.config.vocab_size != vocab_size(n_units):
+        raise BadInput(
+            f"checkpoint={checkpoint}: {model.config.vocab_size} rows, but speech.encoder gives {n_units} units, which "
+            f"are {vocab_size(n_units)} rows; give the encoder that the checkpoint was trained with"
+        )
+    vocoder(np.array([n_units - 1]))  # raises what is wrong with the decoder, before any work
+
+
+def generate(
+    files: Sequence[tuple[Path, Path]], hear: Hear, model: PreTrainedModel, vocoder: Decoder,
+    config: SamplingSettings, say_prompt: bool,
+) -> Iterator[Made]:  # fmt: skip
+    """Write a wav for each prompt, in batches of config.batch; a prompt that cannot be heard is told and passed over.
+
+    Draws depend on the seed and on what else is in the batch: with a batch of 1, on the seed and the prompt alone.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for start in range(0, len(files), config.batch):
+        heard: list[tuple[Prompt, Path, Path]] = []
+        for source, target in files[start : start + config.batch]:
+            try:
+                prompt = hear(source)
+            except BadInput as error:
+                yield Made(source, target, f"error: {_one_line(error, source)}", True)
+                continue
+            tokens = 1 + len(prompt.units) + config.max_new_tokens
+            if limit is not None and tokens > limit:
+                reason = f"{source}: {tokens} tokens with the continuation, the model has {limit} positions; cut it"
+                yield Made(source, target, f"error: {reason}", True)
+                continue
+            heard.append((prompt, source, target))
+        said = continue_units(model, [prompt for prompt, _, _ in heard], config)
+        for (_, source, target), continuation in zip(heard, said, strict=True):
+            yield _speak(continuation, source, target, vocoder, say_prompt)
+
+
+def _speak(said: Continuation, source: Path, target: Path, vocoder: Decoder, say_prompt: bool) -> Made:
+    units = np.concatenate([said.prompt, said.units]) if say_prompt else said.units
+    if not len(units):
+        return Made(source, target, f"{source}: the model said nothing, so there is no file", False)
+    audio = vocoder(units)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(target, audio, vocoder.rate_hz, subtype="PCM_16")
+    end = "it ended there" if said.ended else "cut at evaluate.sampling.max_new_tokens"
+    what = f"{len(said.prompt)} units of prompt, {len(said.units)} said ({end})"
+    return Made(source, target, f"{source}: {what}, {len(audio) / vocoder.rate_hz:.1f} s -> {target}", False)
+
+
+def _one_line(error: Exception, source: Path) -> str:
+    text = " ".join(str(error).split())
+    return text if str(source) in text else f"{source}: {text}"

@@ -1,0 +1,211 @@
+"""Run a recipe from a command's words: plan or make it, tell the trackers, print the result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from slamray.config.load import load_recipe
+from slamray.config.tree import Recipe
+from slamray.errors import BadInput
+from slamray.runtime.engine import Engine
+from slamray.stage.materialise import materialise
+from slamray.stage.mirror import Mirror
+from slamray.stage.stage import Stage, flaws, order
+from slamray.tracking import NullTracker, Tracker, flatten, open_tracker, unsent
+
+LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
+Build = Callable[[Recipe, Engine], list[Stage]]
+Afterwards = Callable[[Path, list[Stage]], None]  # root and targets, when all is made
+
+
+def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = None) -> int:
+    """The whole command; 0 when all is made, 2 when the user's input is at fault, with one line that says how."""
+    try:
+        recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
+        if "--plan" in words:
+            print(plan(recipe, build(recipe, Engine(recipe.compute))))
+            return 0
+        if "--verify" in words:
+            return verify(recipe, build(recipe, Engine(recipe.compute)))
+        return run(recipe, build, words, afterwards)
+    except BadInput as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run has come to."""
+
+    wanted: list[Stage]
+    manifests: dict[str, dict[str, Any]]  # by stage name
+    done_before: int
+    seconds: float
+
+
+def run(recipe: Recipe, build: Build, words: Sequence[str], afterwards: Afterwards | None) -> int:
+    """Make every stage of the recipe, and print what it found."""
+    engine = Engine(recipe.compute)
+    try:
+        targets = build(recipe, engine)
+        made = make(recipe, targets, engine, words)
+    finally:
+        engine.close()
+    if afterwards:
+        afterwards(Path(recipe.root), targets)
+    print(summary(recipe, made.wanted, made.manifests, made.done_before, made.seconds))
+    return 0
+
+
+def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[str]) -> Made:
+    """Make the targets and what they need, and tell people and the tracker; Ray is left as it is found."""
+    root = Path(recipe.root)
+    tracker: Tracker = NullTracker()
+    wanted = order(targets)
+    began = time.monotonic()
+    mirror = Mirror(recipe.mirror, root, wanted) if recipe.mirror else None
+    todo = [stage for stage in wanted if not stage.is_done(root)]
+    fingerprint = targets[-1].fingerprint
+    if todo:
+        engine.connect()  # before any work: the cluster may be too small
+    if todo or unsent(root, fingerprint).exists():
+        settings = recipe.tracking
+        uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        tracker = open_tracker(settings.enabled, uri, settings.experiment, recipe.name, fingerprint, root)
+        tracker.params(parameters(recipe))
+    engine.observe = tracker.metrics
+
+    def observe(event: str, stage: Stage, record: dict[str, Any]) -> None:
+        if event == "end":
+            sys.stderr.write(f"{stage.name:<18} done in {record['wall_seconds']:.1f} s\n")
+        elif event == "start":
+            sys.stderr.write(f"{stage.name:<18} starts, {time.monotonic() - began:.1f} s after the command\n")
+        if event in ("end", "done") and todo:
+            tracker.finish_stage(stage.name, record)
+        if mirror:
+            mirror.observe(event, stage)
+
+    status = "FAILED"
+    _save_when_terminated(engine, mirror)
+    try:
+        with mirror or nullcontext():
+            manifests = materialise(
+                targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages, engine.stream
+            )
+        for page in root.glob(f"report/{fingerprint}/*.html"):
+            tracker.artifact(page)
+        status = "FINISHED"
+    finally:
+        tracker.close(status)
+    return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
+
+
+def _save_when_terminated(engine: Engine, mirror: Mirror | None) -> None:
+    """SIGTERM, the notice of most schedulers, has what trains write a checkpoint before the process ends."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only there may signals be handled, and whoever calls from elsewhere handles them
+
+    def leave(number: int, frame: object) -> None:
+        sys.stderr.write("terminated: writing a last checkpoint\n")
+        saved = engine.save_now()
+        if saved and mirror:
+            mirror.send()
+        sys.stderr.write("saved; the same command goes on from there\n" if saved else "it was not ready in time\n")
+        sys.stderr.flush()
+        os._exit(128 + number)  # not through threads that still train; Ray's processes end with this one
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def verify(recipe: Recipe, targets: Sequence[Stage]) -> int:
+    """Compare every finished stage's files with its manifest and print what differs; 1 when something does."""
+    root = Path(recipe.root)
+    done = [stage for stage in order(targets) if stage.is_done(root)]
+    found = [flaw for stage in done for flaw in flaws(stage, root)]
+    print("\n".join([*found, f"{len(done)} finished stages, {len(found)} files that are not as they were written"]))
+    return 1 if found else 0
+
+
+def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
+    """Every stage with its fingerprint, whether it is done, its inputs and what it will spend; starts nothing."""
+    root = Path(recipe.root)
+    c = recipe.compute
+    lines = [
+        f"recipe {recipe.name}, root {root}, {c.workers} x {c.device} worker(s) of {c.cpus_per_worker} core(s), "
+        f"{c.dtype}, ZeRO {c.zero_stage}; {c.tts_actors} speaking and {c.encoder_actors} encoding actor(s)",
+        f"{'stage':<19}{'fingerprint':<18}{'state':<7}inputs / cost",
+    ]
+    for stage in order(targets):
+        state = "done" if stage.is_done(root) else "to do"
+        inputs = ", ".join(s.name for s in stage.inputs) or "-"
+        lines.append(f"{stage.name:<19}{stage.fingerprint:<18}{state:<7}{inputs}")
+        if cost := stage.cost():
+            lines.append(f"{'':<44}{cost}")
+    return "\n".join(lines)
+
+
+def summary(
+    recipe: Recipe, wanted: Sequence[Stage], manifests: dict[str, dict[str, Any]], done_before: int, seconds: float
+) -> str:
+    """Where time went, what was found, and where the report lies."""
+    lines = [
+        f"{len(wanted) - done_before} of {len(wanted)} stages made in {seconds:.1f} s, {done_before} were done before"
+    ]
+    lines += [f"  {name:<19}{manifest['wall_seconds']:8.1f} s" for name, manifest in manifests.items()]
+    table = manifests.get("report", {}).get("facts", {}).get("table", [])
+    lines += ["", *table] if table else []
+    last = wanted[-1]
+    if last.name == "report":
+        lines.append(f"report: {last.folder(Path(recipe.root)) / 'report.html'}")
+    return "\n".join(lines)
+
+
+def parameters(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as flat dotted keys, for comparison pages."""
+    tree = recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror"})
+    flat: dict[str, Any] = dict(flatten(tree))
+
+    def words(node: dict[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                words(value, f"{prefix}{key}.")
+            elif f"{prefix}{key}" not in flat:
+                flat[f"{prefix}{key}"] = value
+
+    words(tree, "")
+    return flat
+
+
+def provenance(words: Sequence[str], recipe: Recipe) -> dict[str, Any]:
+    """Who made a folder: commit, words, libraries, machine, compute."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "words": list(words),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "compute": recipe.compute.model_dump(mode="json"),
+    }
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10
+        )
+    except OSError:  # no git on this machine
+        return ""
+    return done.stdout.strip()

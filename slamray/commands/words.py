@@ -1,0 +1,78 @@
+"""What the jobs beside a recipe's run share: their own words, the checkpoint they mean, and errors in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from slamray.config.base import Settings
+from slamray.config.tree import Recipe
+from slamray.errors import BadInput
+
+Checkpoint = Literal["untrained", "pretrained", "aligned"]
+Own = TypeVar("Own", bound=Settings)
+
+
+def as_command(work: Callable[[], int]) -> int:
+    """An exit status: the work's own, or 2 with one line where the user's input is at fault."""
+    try:
+        return work()
+    except BadInput as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+
+
+def split_words(words: Sequence[str], kind: type[Own]) -> tuple[Own, list[str]]:
+    """The words that are keys of `kind`, validated, and the others in their order, which are for a recipe."""
+    given: dict[str, object] = {}
+    others = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in kind.model_fields:
+            others.append(word)
+            continue
+        try:
+            given[key] = yaml.safe_load(value) if equals and value else ""
+        except yaml.YAMLError as error:
+            raise BadInput(f"{word}: not a value ({str(error).splitlines()[0]})") from error
+    try:
+        return kind.model_validate(given), others
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise BadInput(f"give {key}=: {kind.model_fields[key].description}") from error
+        raise BadInput(f"{key}={first['input']!r}: {first['msg']}") from error
+
+
+def find_model(folder: str, checkpoint: Checkpoint, recipe: Callable[[], Recipe]) -> Path:
+    """The folder of a unit LM: the one given (or `model` in it), else the recipe's checkpoint of that name.
+
+    BadInput when there is none there, or the recipe has not made it yet.
+    """
+    if folder:
+        found = [path for path in (Path(folder), Path(folder) / "model") if (path / "config.json").is_file()]
+        if not found:
+            raise BadInput(f"checkpoint={folder}: no config.json there, nor in its folder model; check the path")
+        return found[0]
+    from slamray.recipe.slam import build  # builds the recipe's stages to know their folders; starts nothing
+    from slamray.runtime.engine import Engine
+    from slamray.stage.stage import order
+    from slamray.stages.training import MODEL
+
+    resolved = recipe()
+    root = Path(resolved.root)
+    for stage in order(build(resolved, Engine(resolved.compute))):
+        if stage.name == checkpoint:
+            if not stage.is_done(root):
+                raise BadInput(
+                    f"{stage.folder(root)}: this recipe's {checkpoint} is not made yet; run jobs/slam.py with the same "
+                    "words first, or give checkpoint=FOLDER"
+                )
+            return stage.folder(root) / MODEL
+    raise BadInput(f"stage={checkpoint}: recipe {resolved.name} has no such checkpoint; choose another")

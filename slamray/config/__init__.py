@@ -1,0 +1,1 @@
+"""Settings: every field with its default, meaning and source. Groups lie in one file each; load.py reads words."""

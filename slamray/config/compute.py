@@ -1,0 +1,70 @@
+"""Where and how fast: execution, never part of a fingerprint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from slamray.config.base import Settings
+
+
+class TrackingSettings(Settings):
+    """Where runs are compared. Execution: never part of a fingerprint."""
+
+    enabled: bool = Field(True, description="false: no MLflow at all")
+    uri: str = Field("", description="MLflow server; empty: MLFLOW_TRACKING_URI, else a SQLite store under root")
+    experiment: str = Field("slamray", description="MLflow experiment")
+
+
+class Compute(Settings):
+    """Where and how fast; one row of PROFILES. Execution: never part of a fingerprint."""
+
+    workers: int = Field(1, ge=1, description="training workers, one GPU each where device is cuda")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where training and scoring run")
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores, and torch threads, of a training worker")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="of matrix products in training; weights stay float32"
+    )
+    micro_batch: int = Field(8, ge=1, description="packed rows that one worker holds at once in pre-training")
+    dpo_micro_batch: int = Field(4, ge=1, description="pairs that one worker holds at once in DPO")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    attention: Literal["sdpa", "flash_attention_2"] = Field("sdpa", description="attention kernel")
+    memory_gb: float | None = Field(
+        None, gt=0, description="memory of one device; what is planned to need more is refused; null: nothing is"
+    )
+    peak_tflops: float | None = Field(
+        None, gt=0, description="dense bf16 peak of one device, for MFU; null: MFU is not reported"
+    )
+    report_every_steps: int = Field(10, ge=1, description="optimiser steps between two reports")
+    checkpoint_every_seconds: float = Field(60.0, gt=0, description="at most this much training is lost by a kill")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="go on with as few workers while nodes are gone, and with all when they are back; "
+        "null: wait for all",
+    )
+    max_failures: int = Field(
+        3, ge=0, description="failures in a row, with no new checkpoint between them, that training starts again after"
+    )
+    stall_seconds: int = Field(
+        60,
+        ge=1,
+        description="a worker silent for so long is taken for dead; more than copying a checkpoint takes",
+    )
+    notice_seconds: float = Field(
+        25.0,
+        ge=0,
+        description="after SIGTERM, how long a last checkpoint is waited for; Kubernetes sends SIGKILL after 30 s",
+    )
+    tts_actors: int = Field(1, ge=1, description="actors that speak, one CPU core each")
+    encoder_actors: int = Field(1, ge=1, description="actors that encode, one CPU core each")
+    encoder_gpus: float = Field(0, ge=0, le=1, description="share of a GPU for each encoder actor")
+    encoder_batch_seconds: float = Field(
+        60, gt=0, description="padded seconds of audio in one encoder batch; chosen, not tuned"
+    )
+    score_actors: int = Field(2, ge=1, description="actors that evaluate, one core or one GPU each")
+    score_batch_tokens: int = Field(
+        8192, ge=1, description="padded tokens in a forward pass of scoring: memory of the logits; chosen, not tuned"
+    )
+    parallel_stages: int = Field(1, ge=1, description="stages that may run side by side")

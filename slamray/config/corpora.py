@@ -1,0 +1,84 @@
+"""Settings of what is read: text, recordings, preference pairs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from slamray.config.base import ASSETS, Settings
+
+
+class CorpusSettings(Settings):
+    """Text to be spoken."""
+
+    paths: tuple[str, ...] = Field(
+        (ASSETS + "stories.jsonl.gz",), min_length=1, description="files, folders, patterns or hf:// paths"
+    )
+    text_column: str = Field("text", description="column or key that holds the text")
+    min_words: int = Field(6, ge=1, description="shorter texts go to quarantine; chosen, not tuned")
+    max_words: int = Field(2000, ge=1, description="longer texts go to quarantine; chosen, not tuned")
+    evaluation_share: float = Field(
+        0.06, ge=0, lt=1, description="share of documents no training stage ever sees; chosen, not tuned"
+    )
+    validation_share: float = Field(
+        0.02, ge=0, lt=1, description="share of documents for validation perplexity; recipe 1.6: 1 %"
+    )
+    max_bad_share: float = Field(
+        0.01, ge=0, le=1, description="more quarantined rows than this fail the stage; chosen, not tuned"
+    )
+
+
+class RecordedSettings(Settings):
+    """Recorded audio: the second entrance to units. A corpus with a door of its own is read as it is published."""
+
+    paths: tuple[str, ...] = Field(
+        (), description="folders or files of flac, wav, mp3, ogg, or Parquet with an audio column"
+    )
+    librispeech: tuple[str, ...] = Field((), description="LibriSpeech: folders or hf:// paths, as its door reads them")
+    librilight: tuple[str, ...] = Field((), description="Libri-Light: its tars unpacked, or what cut_by_vad.py made")
+    swc: tuple[str, ...] = Field((), description="Spoken Wikipedia: articles with aligned.swc; English alone")
+    tedlium: tuple[str, ...] = Field((), description="TED-LIUM 3: data/ and legacy/ with sph and stm")
+    peoples_speech: tuple[str, ...] = Field((), description="People's Speech: Parquet")
+    voxpopuli: tuple[str, ...] = Field((), description="VoxPopuli: ogg in */en, or Parquet; English alone")
+    stinystories: tuple[str, ...] = Field((), description="sTinyStories: Parquet with text and word times")
+    validation_share: float = Field(
+        0.01, ge=0, lt=1, description="by hash of the name; recipe 1.6: random 1 % of Libri-Light"
+    )
+    max_bad_share: float = Field(
+        0.01, ge=0, le=1, description="more unreadable files than this fail the stage; chosen, not tuned"
+    )
+
+
+class PreferencesSettings(Settings):
+    """Which preference pairs are made (recipe 1.6, section 4.4)."""
+
+    source: Literal["stories", "swag", "spoken_swag"] = Field(
+        "stories", description="a story's true continuation against another's, SWAG's endings, or these as published"
+    )
+    path: str = Field(
+        "", description="swag: Parquet, JSONL or hf:// path with SWAG's columns; spoken_swag: Parquet with its audio"
+    )
+    seed: int = Field(0, ge=0, description="seeds distractor and voice, together with the pair's id")
+    voices: tuple[str, ...] = Field(
+        ("default",), min_length=1, description="one is drawn per triple (section 4.4: four of Kokoro)"
+    )
+    max_auto_bleu: float = Field(
+        0.3, gt=0, le=1, description="pairs whose text has auto-BLEU-2 not below this are dropped (section 4.4)"
+    )
+    max_pairs: int = Field(0, ge=0, description="keep that many training pairs, by order of id; 0: all")
+    heldout_pairs: int = Field(
+        150, ge=0, description="pairs from evaluation documents, never trained on; chosen, not tuned"
+    )
+    prompt_sentences: int = Field(2, ge=1, description="stories: sentences in a prompt; chosen, not tuned")
+    continuation_sentences: int = Field(1, ge=1, description="stories: sentences in a continuation; chosen, not tuned")
+    windows_per_story: int = Field(
+        0, ge=0, description="stories: use that many windows of each, the first ones; 0: all"
+    )
+    same_place: bool = Field(
+        True,
+        description="stories: the rejected one has the same relative place in its story, so that place tells nothing",
+    )
+    max_length_ratio: float = Field(
+        1.25, ge=1, description="stories: largest ratio of the continuations' word counts, so that length tells nothing"
+    )

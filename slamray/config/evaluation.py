@@ -1,0 +1,89 @@
+"""Settings of test items, sampling, GenPPL and published test sets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from slamray.config.base import ASSETS, Settings
+
+
+class ItemsSettings(Settings):
+    """How many test items of each kind, and the rules they are made by (evaluate/items.py)."""
+
+    topic_cloze: int = Field(250, ge=0, description="pairs: true ending against another story's ending")
+    sentence_order: int = Field(250, ge=0, description="pairs: four sentences in order against permuted")
+    words: int = Field(500, ge=0, description="pairs: a word by itself against a pseudo-word (sWUGGY-like)")
+    words_in_sentence: int = Field(300, ge=0, description="pairs: the same inside a sentence of the story text")
+    grammar: int = Field(
+        300, ge=0, description="pairs: grammatical against ungrammatical (sBLIMP-like), rounded down to tens"
+    )
+    prompt_sentences: int = Field(3, ge=1, description="sentences before the ending in topic-cloze; chosen, not tuned")
+    order_sentences: int = Field(4, ge=2, description="sentences of a sentence-order item; chosen, not tuned")
+    max_opening_words: int = Field(20, ge=3, description="longest sentence of a sentence-order item; chosen, not tuned")
+    max_sentence_words: int = Field(
+        12, ge=3, description="longest sentence used, keeps the speech short; chosen, not tuned"
+    )
+    sentences_per_word: int = Field(
+        4, ge=1, description="words_in_sentence: sentences for a word, which is one item; chosen, not tuned"
+    )
+    min_word_count: int = Field(
+        5, ge=1, description="a word that occurs this often in the training text shows which phonemes go together"
+    )
+    min_heard: int = Field(
+        20, ge=1, description="a test word occurs this often in the text spoken for training (docs/LOG.md, 2026-11-23)"
+    )
+    min_phonemes: int = Field(
+        4, ge=3, description="shortest word in phonemes, stress marks not counted; chosen, not tuned"
+    )
+    seed: int = Field(0, ge=0, description="seeds every draw")
+
+
+class SamplingSettings(Settings):
+    """Sampling of unit continuations; the paper's Table 6 unless marked."""
+
+    temperature: float = Field(0.8, gt=0, description="paper, Table 6")
+    top_k: int = Field(25, ge=1, description="paper, Table 6")
+    repetition_penalty: float = Field(
+        1.1, ge=1, description="paper, Table 6; also over the prompt, as transformers does"
+    )
+    max_new_tokens: int = Field(150, ge=1, description="paper, Table 6")
+    prompts: int = Field(16, ge=0, description="how many continuations; the paper uses 1000, the demo's report a few")
+    prompt_seconds: float = Field(3.0, gt=0, description="paper, section on GenPPL: the first 3 s of correct items")
+    batch: int = Field(
+        16, ge=1, description="prompts sampled together; the draw depends on it, hence part of the identity"
+    )
+    seed: int = Field(0, ge=0, description="seeds every draw")
+
+
+class GenPplSettings(Settings):
+    """GenPPL (recipe 1.10; evaluate/genppl.py): continuations, transcribed, judged by a text LM."""
+
+    prompts: int = Field(0, ge=0, description="how many continuations; the paper uses 1000; 0: GenPPL is not measured")
+    metric: str = Field("topic_cloze", description="items whose right ones are prompts; paper: Spoken StoryCloze")
+    seed: int = Field(0, ge=0, description="draws the prompts from the sorted items")
+    asr: str = Field("openai/whisper-large-v3-turbo", description="a Whisper: local folder or hub id; the paper's")
+    asr_revision: str | None = Field(
+        "41f01f3fe87f28c78e2fbf8b568835947dd65ed9", description="commit of the hub id; required there"
+    )
+    judge: str = Field("meta-llama/Llama-3.2-1B", description="a causal LM: local folder or hub id; the paper's")
+    judge_revision: str | None = Field(
+        "4e20de362430cd3b72f300e6b0f18e50e7166e08", description="commit of the hub id; required there"
+    )
+    audio_samples: int = Field(4, ge=0, description="continuations whose audio is kept to be listened to")
+
+
+class EvaluateSettings(Settings):
+    items: ItemsSettings = ItemsSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    normalise: Literal["mean", "sum"] = Field(
+        "mean", description="log-likelihood over targets incl. the final special; paper: mean"
+    )
+    interval: float = Field(0.95, gt=0, lt=1, description="confidence of the intervals")
+    vocoder: str = Field(ASSETS + "vocoder", description="folder of the unit-to-waveform decoder of the report's audio")
+    audio_samples: int = Field(4, ge=0, description="continuations of each checkpoint to listen to in the report")
+    sets: dict[str, str] = Field(
+        {}, description="published test sets, {kind or kind-anything: folder}; kinds and layouts: evaluate/published.py"
+    )
+    genppl: GenPplSettings = GenPplSettings()

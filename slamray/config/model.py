@@ -1,0 +1,42 @@
+"""Settings of packed rows and of the unit LM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from slamray.config.base import Settings
+
+
+class PackSettings(Settings):
+    """Documents to fixed rows."""
+
+    context: int = Field(
+        1024, ge=16, le=131072, description="tokens of a packed row; pieces are at most this long (Table 4)"
+    )
+    mixture: dict[str, float] = Field(
+        {},
+        description="share of the training tokens of each source (stories, recordings, or a corpus named under "
+        "recorded); empty: every token once in an epoch",
+    )
+
+
+class ModelSettings(Settings):
+    """The text LM and how it becomes a unit LM (recipe 1.3)."""
+
+    base: str = Field(
+        "Qwen/Qwen2.5-0.5B",
+        description="text LM to start from: hub id or folder (Table 4), or without TWIST shape:NAME of families.py",
+    )
+    revision: str | None = Field(
+        None, description="commit of the hub id; required there, so that a name never changes meaning"
+    )
+    twist: bool = Field(True, description="keep the text LM's body; false keeps its shape and draws all weights anew")
+    embedding: Literal["first_rows", "mean", "normal"] = Field(
+        "first_rows",
+        description="where unit embeddings start: first rows of the text embedding (slamkit), its mean, or fresh",
+    )
+    rope_theta: float | None = Field(
+        10_000.0, gt=0, description="RoPE base; null keeps the text LM's (section 4.1: 10 000)"
+    )

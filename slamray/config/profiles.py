@@ -1,0 +1,52 @@
+"""One word that moves a recipe: the machines that `profile=` names."""
+
+from __future__ import annotations
+
+from slamray.config.compute import Compute
+
+# One dial. The peaks are NVIDIA's dense bf16 figures; the A100s are those of 80 GB (the paper does not say which it
+# used; on the ones of 40 GB say compute.memory_gb=40); the pool sizes on GPU machines are chosen, not tuned.
+PROFILES: dict[str, Compute] = {
+    "laptop": Compute(cpus_per_worker=2, micro_batch=4, report_every_steps=10),
+    "a5000": Compute(
+        device="cuda",
+        cpus_per_worker=4,
+        attention="flash_attention_2",
+        memory_gb=24,
+        peak_tflops=111.1,
+        checkpoint_every_seconds=600,
+        tts_actors=10,
+        encoder_gpus=0.5,
+        encoder_batch_seconds=600,
+        score_actors=1,
+    ),
+    "a100x2": Compute(
+        workers=2,
+        device="cuda",
+        cpus_per_worker=4,
+        attention="flash_attention_2",
+        memory_gb=80,
+        peak_tflops=312,
+        checkpoint_every_seconds=600,
+        tts_actors=16,
+        encoder_actors=2,
+        encoder_gpus=0.5,
+        encoder_batch_seconds=1200,
+    ),
+    "cluster": Compute(
+        workers=8,
+        device="cuda",
+        cpus_per_worker=4,
+        attention="flash_attention_2",
+        memory_gb=80,
+        peak_tflops=312,
+        zero_stage=1,
+        checkpoint_every_seconds=600,
+        tts_actors=128,
+        encoder_actors=8,
+        encoder_gpus=0.5,
+        encoder_batch_seconds=1200,
+        score_actors=8,
+        parallel_stages=2,
+    ),
+}

@@ -1,0 +1,43 @@
+"""The whole Recipe tree. load.py resolves it from a command's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from slamray.config.assets import AssetsSettings
+from slamray.config.base import Settings
+from slamray.config.compute import Compute, TrackingSettings
+from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
+from slamray.config.evaluation import EvaluateSettings
+from slamray.config.model import ModelSettings, PackSettings
+from slamray.config.speech import SpeechSettings
+from slamray.config.training import DpoSettings, PretrainSettings
+
+
+class Recipe(Settings):
+    """A whole run, from text to report."""
+
+    name: str = Field("demo", description="name of the run in MLflow and in the report")
+    corpus: CorpusSettings = CorpusSettings()
+    recorded: RecordedSettings = RecordedSettings()
+    speech: SpeechSettings = SpeechSettings()
+    pack: PackSettings = PackSettings()
+    model: ModelSettings = ModelSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    preferences: PreferencesSettings = PreferencesSettings()
+    dpo: DpoSettings = DpoSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    assets: AssetsSettings = AssetsSettings()
+    compute: Compute = Compute()
+    root: Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))] = Field(
+        "runs",
+        validate_default=True,
+        description="folder of all stages; execution, made absolute for workers elsewhere",
+    )
+    mirror: str | None = Field(
+        None, description="s3://bucket/folder (or gs://, file:///) that keeps a copy of root while the run goes on"
+    )
+    tracking: TrackingSettings = TrackingSettings()

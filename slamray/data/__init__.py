@@ -1,0 +1,1 @@
+"""Text, recordings, preference pairs and test items, read as they are published."""

@@ -1,0 +1,289 @@
+"""The doors of the paper's corpora (recipe 1.6, Table 8). Each knows one published layout, English parts alone.
+
+Test parts are left out and counted: no stage trains or validates on them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import fsspec
+import soundfile
+
+from slamray.data.recordings import File, Listing, Recording, parquet_rows, published_split, recording_id
+from slamray.errors import BadInput
+
+TEST = "test part"
+VAD_SECONDS = 60.0  # libri-light's cut_by_vad.py, --target_len_sec
+_VAD_PIECE = re.compile(r"_\d{4}$")  # how cut_by_vad.py names what it writes
+_STM_JUNK = re.compile(r"<unk>|<sil>|\[[^\]]*\]|\{[^}]*\}|\(\d+\)")  # noises and numbers of pronunciations
+Cuts = list[tuple[float, float]]
+
+
+def librispeech(files: Sequence[File]) -> Listing:
+    """LibriSpeech: {train,dev,test}-*/speaker/chapter/*.flac with *.trans.txt, or the hub's Parquet.
+
+    dev-clean and dev-other validate.
+    """
+    listing = _parquet(files, "text")
+    texts = {}
+    for file in files:
+        if file.name.endswith(".trans.txt"):
+            lines = (line.partition(" ") for line in file.read_text().splitlines())
+            texts.update({f"{file.folder}/{name}": text for name, _, text in lines})
+    for file in files:
+        if file.name.endswith(".flac"):
+            split = published_split(file.folder)
+            if not split:
+                raise BadInput(f"recorded.librispeech: no folder of {file.name} is called train-*, dev-* or test-*")
+            text = texts.get(f"{file.folder}/{file.stem}", "")
+            _add(listing, Recording(recording_id(file.name), file.path, text=text, split=split))
+    return listing
+
+
+def librilight(files: Sequence[File]) -> Listing:
+    """Libri-Light: {small,medium,large}/speaker/book/*.flac, each with a .json that holds its voice activity.
+
+    Its silences are removed and its pieces made as cut_by_vad.py does; what that script wrote is read as it is. The
+    corpus publishes no split.
+    """
+    listing = Listing()
+    names = {file.name: file for file in files}
+    for file in files:
+        stem, _, suffix = file.name.rpartition(".")
+        if suffix not in ("flac", "wav"):
+            continue
+        about = names.get(f"{stem}.json")
+        if about is None and _VAD_PIECE.search(stem):
+            listing.recordings.append(Recording(recording_id(file.name), file.path))
+            continue
+        try:
+            pieces = cut_by_vad(_voice_activity(about), VAD_SECONDS)
+        except ValueError as error:
+            listing.recordings.append(Recording(recording_id(file.name), file.path, reason=f"{file.name}: {error}"))
+            continue
+        listing.recordings += [
+            Recording(recording_id(f"{stem}_{i:04d}"), file.path, cuts=cuts) for i, cuts in enumerate(pieces)
+        ]
+        if not pieces:
+            listing.dropped["no voice in the recording"] += 1
+    return listing
+
+
+def cut_by_vad(voiced: Cuts, target_seconds: float) -> list[Cuts]:
+    """Consecutive voiced stretches joined to pieces of at most the target; a longer stretch is a piece by itself."""
+    pieces: list[Cuts] = []
+    filled = 0.0
+    for start, end in voiced:
+        if not pieces or (filled + end - start > target_seconds and filled > 0):
+            pieces.append([])
+            filled = 0.0
+        pieces[-1].append((start, end))
+        filled += end - start
+    return pieces
+
+
+def _voice_activity(file: File | None) -> Cuts:
+    """ValueError says what is wrong with it."""
+    if file is None:
+        raise ValueError("no .json beside it")
+    about = json.loads(file.read_text())
+    voiced = about.get("voice_activity") if isinstance(about, dict) else None
+    if not isinstance(voiced, list):
+        raise ValueError("its .json has no voice_activity")
+    cuts = [(float(start), float(end)) for start, end in voiced]
+    if any(not 0 <= start < end for start, end in cuts):
+        raise ValueError("a stretch of voice_activity does not end after its start")
+    return cuts
+
+
+def swc(files: Sequence[File]) -> Listing:
+    """Spoken Wikipedia (SWC 2.0): english/Article/aligned.swc with audio.ogg, or audio1.ogg, audio2.ogg ...
+
+    A recording is a sentence, from its first word's start to its last word's end. A sentence with a word that was not
+    aligned is left out: what was read there is not known (recipe 1.6). The corpus publishes no split.
+    """
+    listing = Listing()
+    audio = defaultdict(list)
+    for file in files:
+        if re.fullmatch(r"audio\d*\.ogg", file.name.rpartition("/")[2]):
+            audio[file.folder].append(file)
+    for file in files:
+        if file.name.rpartition("/")[2] != "aligned.swc":
+            continue
+        if {"german", "dutch"} & set(file.name.lower().split("/")):
+            listing.dropped["article in another language"] += 1
+            continue
+        parts = sorted(audio[file.folder], key=lambda part: int(re.sub(r"\D", "", part.stem) or 0))
+        try:
+            _add_article(listing, file, parts)
+        except (ElementTree.ParseError, ValueError, OSError, soundfile.LibsndfileError) as error:
+            listing.recordings.append(Recording(recording_id(file.name), file.path, reason=f"{file.name}: {error}"))
+    return listing
+
+
+def _add_article(listing: Listing, file: File, parts: Sequence[File]) -> None:
+    if not parts:
+        raise ValueError("no audio*.ogg beside it")
+    starts = [0.0]  # of each part on the article's clock, which runs through all of them
+    for part in parts[:-1]:
+        starts.append(starts[-1] + _seconds(part))
+    for number, words in enumerate(_aligned_sentences(file.read_text())):
+        edges = [edge for _, start, end in words for edge in (start, end)]
+        if not words or -1.0 in edges or edges != sorted(edges) or edges[0] == edges[-1]:
+            listing.dropped["sentence not aligned throughout"] += 1
+            continue
+        place = max(i for i, start in enumerate(starts) if start <= edges[0])
+        if place + 1 < len(starts) and edges[-1] > starts[place + 1]:
+            listing.dropped["sentence over two files"] += 1
+            continue
+        cut = (edges[0] - starts[place], edges[-1] - starts[place])
+        spans = [(word, start - edges[0], end - edges[0]) for word, start, end in words]
+        text = " ".join(word for word, _, _ in words)
+        name = f"{file.name}:{number}"
+        listing.recordings.append(
+            Recording(recording_id(name), parts[place].path, cuts=[cut], text=text, words=spans)
+        )  # fmt: skip
+
+
+def _aligned_sentences(text: str) -> Iterator[list[tuple[str, float, float]]]:
+    """(word, start, end in seconds, -1 where not aligned) of the words of each sentence that has any."""
+    for sentence in ElementTree.fromstring(text).iter("s"):
+        words = []
+        for token in sentence.iter("t"):
+            read = list(token.iter("n"))  # how the token is read: "1996" has two, punctuation none
+            if read:
+                times = [float(n.get(edge, -1000)) / 1000 for n in read for edge in ("start", "end")]
+                written = (token.text or "").strip() or " ".join(n.get("pronunciation", "") for n in read)
+                words.append((written, times[0], times[-1]) if -1.0 not in times else (written, -1.0, -1.0))
+        if words:
+            yield words
+
+
+def _seconds(file: File) -> float:
+    with fsspec.open(file.path, "rb") as opened, soundfile.SoundFile(opened) as sound:
+        return sound.frames / sound.samplerate
+
+
+def tedlium(files: Sequence[File]) -> Listing:
+    """TED-LIUM 3: data/{sph,stm} trains, legacy/dev validates; a recording is a segment of a talk's .stm.
+
+    Talks of legacy/dev and legacy/test never train, and legacy/train is what data holds too.
+    """
+    listing = Listing()
+    audio = {file.name: file for file in files if file.name.endswith(".sph")}
+    talks = {file: _tedlium_split(file.folder) for file in files if file.name.endswith(".stm")}
+    heldout = {file.stem for file, split in talks.items() if split in ("validation", "test")}
+    for file, split in talks.items():
+        if split == "legacy train" or (split == "train" and file.stem in heldout):
+            listing.dropped["talk that is elsewhere too"] += 1
+        elif split == "test":
+            listing.dropped[TEST] += 1
+        else:
+            sound = audio.get(f"{file.folder.rpartition('/')[0]}/sph/{file.stem}.sph")
+            _add_talk(listing, file, sound, split)
+    return listing
+
+
+def _tedlium_split(folder: str) -> str:
+    parts, split = folder.split("/"), published_split(folder)
+    if "data" in parts and "legacy" not in parts:
+        return "train"
+    if not split:
+        raise BadInput(f"recorded.tedlium: {folder} is neither data nor legacy/dev; give the folder of the release")
+    return f"legacy {split}" if split == "train" else split
+
+
+def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> None:
+    if sound is None:
+        reason = f"{file.name}: no {file.stem}.sph in the folder sph beside it"
+        listing.recordings.append(Recording(recording_id(file.name), file.path, split=split, reason=reason))
+        return
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        name = f"{file.name}:{number}"
+        fields = line.split(maxsplit=6)  # talk channel speaker start end <labels> words
+        if not fields or line.startswith(";;"):
+            continue
+        try:
+            cut = (float(fields[3]), float(fields[4]))
+            text = fields[6]
+            if not 0 <= cut[0] < cut[1]:
+                raise ValueError
+        except (IndexError, ValueError):
+            reason = f"{name}: not a segment of the form talk channel speaker start end <labels> words"
+            listing.recordings.append(Recording(recording_id(name), sound.path, split=split, reason=reason))
+            continue
+        if text.strip() == "ignore_time_segment_in_scoring" or fields[2] == "inter_segment_gap":
+            listing.dropped["segment not to be scored"] += 1
+            continue
+        words = " ".join(_STM_JUNK.sub(" ", text).split()).replace(" '", "'")
+        listing.recordings.append(Recording(recording_id(name), sound.path, cuts=[cut], text=words, split=split))
+
+
+def peoples_speech(files: Sequence[File]) -> Listing:
+    """People's Speech: Parquet with audio and text, split by the files' names."""
+    return _parquet(files, "text")
+
+
+def voxpopuli(files: Sequence[File]) -> Listing:
+    """VoxPopuli: {unlabelled_data,transcribed_data}/en/year/*.ogg with asr_{train,dev,test}.tsv, or Parquet of `en`.
+
+    Unlabelled speech has no split; whole sessions (raw_audios) are left out.
+    """
+    english = [file for file in files if re.search(r"(^|[^a-z])en([^a-z]|$)", file.folder.lower())]
+    listing = _parquet(english, "normalized_text")
+    listing.dropped["file in another language"] += len(files) - len(english)
+    rows = {}
+    for file in english:
+        if re.fullmatch(r"asr_(train|dev|test)\.tsv", file.name.rpartition("/")[2]):
+            lines = [line.split("\t") for line in file.read_text().splitlines()]
+            for row in lines[1:]:
+                about = dict(zip(lines[0], row, strict=False))
+                rows[about["id"]] = (
+                    about.get("normalized_text") or about.get("raw_text", ""),
+                    published_split(file.stem),
+                )
+    for file in english:
+        if not file.name.endswith(".ogg"):
+            continue
+        if "raw_audios" in file.folder.split("/"):
+            listing.dropped["whole session"] += 1
+            continue
+        text, split = rows.get(file.stem, ("", ""))
+        if not split and "transcribed_data" in file.folder.split("/"):
+            reason = f"{file.name}: in no asr_*.tsv beside its year"
+            listing.recordings.append(Recording(recording_id(file.name), file.path, reason=reason))
+        else:
+            _add(listing, Recording(recording_id(file.name), file.path, text=text, split=split))
+    return listing
+
+
+def stinystories(files: Sequence[File]) -> Listing:
+    """sTinyStories: Parquet with audio, text and aligned_text [{word, start_time, end_time}]."""
+    return _parquet(files, "text", "aligned_text")
+
+
+def _parquet(files: Sequence[File], text_column: str, words_column: str = "") -> Listing:
+    listing = Listing()
+    for file in files:
+        if file.name.endswith(".parquet"):
+            for recording in parquet_rows(file, text_column, words_column):
+                _add(listing, recording)
+    return listing
+
+
+def _add(listing: Listing, recording: Recording) -> None:
+    if recording.split == "test":
+        listing.dropped[TEST] += 1
+    else:
+        listing.recordings.append(recording)
+
+
+DOORS: dict[str, Callable[[Sequence[File]], Listing]] = {
+    "librispeech": librispeech, "librilight": librilight, "swc": swc, "tedlium": tedlium,
+    "peoples_speech": peoples_speech, "voxpopuli": voxpopuli, "stinystories": stinystories,
+}  # fmt: skip

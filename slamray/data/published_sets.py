@@ -1,0 +1,264 @@
+"""Published test sets as they lie on disk: which recording is right is told by their labels or names, never by order.
+
+A set's name is its kind, or its kind, a hyphen and anything (`sblimp`, `sblimp-dev`):
+
+    sblimp           gold.csv (id filename voice type subtype correct) beside the wav files; ZeroSpeech 2021, syntactic/
+    swuggy           gold.csv (id filename voice frequency word correct) beside the wav files; ZeroSpeech 2021, lexical/
+    ssc, tsc         Spoken StoryCloze (TWIST): {n}_{story}_correct.wav, {n + 1}_{story}_incorrect.wav
+    ms_ssc, ms_tsc   the same by several speakers (SIMS): a folder for each, of such files or of Parquet as on the hub
+    salmon           SALMon: {part}/sample_{n}_{0: right, 1: wrong}.wav, or {part}/*.parquet as on the hub
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from slamray.data.items import Pair, content_id
+from slamray.data.recordings import Recording
+from slamray.errors import BadInput
+from slamray.stage import store
+
+GOLD = "gold.csv"
+IN_VOCABULARY, OUT_OF_VOCABULARY = "in_vocabulary", "out_of_vocabulary"
+SALMON_PARTS = (
+    "bg_alignment", "bg_all_consistency", "bg_domain_consistency", "gender_consistency", "rir_consistency",
+    "sentiment_alignment", "sentiment_consistency", "speaker_consistency",
+)  # fmt: skip
+# Items as published. sBLIMP and sWUGGY: zerospeech.com, task 4, and the number of files (slamkit issue 17); sWUGGY's
+# are of words in the vocabulary. StoryCloze: its test set of 2016. SALMon: 200 in each part (its hub page).
+PUBLISHED: dict[str, dict[str, int]] = {
+    "sblimp": {"dev": 6_300, "test": 63_000},
+    "swuggy": {"dev": 5_000, "test": 20_000},
+    "ssc": {"test": 1_871}, "tsc": {"test": 1_871}, "ms_ssc": {"test": 1_871}, "ms_tsc": {"test": 1_871},
+    "salmon": {"each part": 200},
+}  # fmt: skip
+KINDS = tuple(PUBLISHED)
+# Column of the right recording -> (column of the wrong one, of the item's number, of the right and the wrong text);
+# slprl/SALMon and slprl/multispeaker-storycloze on the hub.
+_HUB = {
+    "positive_audio": ("negative_audio", "ind", None, None),
+    "correct_audio": ("negative_audio", "id", "correct_text", "negative_text"),
+}
+_STORY = re.compile(r"(?:\d+_)?(?P<item>.+)_(?P<label>correct|incorrect)")  # the number runs over files, not stories
+_SAMPLE = re.compile(r"sample_(?P<item>\d+)_(?P<label>[01])")
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """A set that was read and found whole: its recordings, each once, and its pairs."""
+
+    name: str
+    recordings: tuple[Recording, ...]
+    pairs: tuple[Pair, ...]
+    identity: Mapping[str, Any]
+    """By content: digest of the names and sizes below the folder and of the labels; not where the folder lies."""
+    facts: Mapping[str, Any]
+    """pairs, items, items of each part, published counts, and a note where they differ."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One recording with its label. `item` is what is tested; several voices may say it."""
+
+    name: str  # for errors and ids: path below the folder, with row and column in a Parquet file
+    right: bool
+    part: str
+    item: str
+    voice: str
+    text: str
+    path: Path
+    parquet_row: int | None = None
+    column: str = "audio"
+
+
+def kind_of(name: str) -> str:
+    """What kind of set a name means; BadInput for a kind that is not known."""
+    kind = name.partition("-")[0]
+    if kind not in PUBLISHED:
+        raise BadInput(f"evaluate.sets.{name}: no such kind of set; a name starts with one of {' '.join(KINDS)}")
+    return kind
+
+
+def average_of(name: str) -> Literal["items", "parts"]:
+    """How a set's one figure is made: the mean over items, or the mean of its parts' means.
+
+    sBLIMP and sWUGGY: over pairs, each the mean over its voices (ZeroSpeech 2021's score). SALMon has figures for its
+    parts alone; the mean of the eight is ours.
+    """
+    return "parts" if kind_of(name) == "salmon" else "items"
+
+
+def read_set(name: str, folder: Path) -> PublishedSet:
+    """Read the labels of a set and pair its recordings; no audio is opened.
+
+    BadInput names the file: a pair without its partner, a name twice, a label missing or unknown, a file missing.
+    """
+    kind = kind_of(name)
+    if not folder.is_dir():
+        raise BadInput(f"evaluate.sets.{name}={folder}: no such folder")
+    if kind in ("sblimp", "swuggy"):
+        sides = list(_read_gold(kind, folder))
+    elif kind == "salmon":
+        sides = list(_read_salmon(folder))
+    else:
+        sides = list(_read_stories(folder))
+    if not sides:
+        raise BadInput(
+            f"evaluate.sets.{name}={folder}: no recording of a {kind} set in it; "
+            "slamray/evaluate/published.py shows the layouts"
+        )
+    recordings = {
+        side.name: Recording(content_id(name, side.name), str(side.path), side.parquet_row, side.column)
+        for side in sides
+    }
+    pairs = tuple(_pair_up(name, folder, sides, recordings))
+    return PublishedSet(name, tuple(recordings.values()), pairs, _identity(folder, sides), _count(kind, pairs))
+
+
+def _read_gold(kind: str, folder: Path) -> Iterator[_Side]:
+    """Sides of a ZeroSpeech 2021 folder."""
+    gold = folder / GOLD
+    own = ("type", "subtype") if kind == "sblimp" else ("frequency", "word")
+    if not gold.is_file():
+        raise BadInput(f"{gold}: no such file; give the folder with {GOLD} beside the wav files, .../dev or .../test")
+    unlabelled = {path.name for path in folder.glob("*.wav")}
+    seen: set[str] = set()
+    with gold.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        needed = {"id", "filename", "voice", "correct", *own}
+        if missing := sorted(needed - set(reader.fieldnames or ())):
+            raise BadInput(f"{gold}: no column {' '.join(missing)}; it has {' '.join(reader.fieldnames or ())}")
+        for line, row in enumerate(reader, start=2):
+            wav = f"{(row['filename'] or '').removesuffix('.wav')}.wav"
+            if wav in seen:
+                raise BadInput(f"{gold}:{line}: {wav} is named twice; remove one of its rows")
+            seen.add(wav)
+            if wav not in unlabelled:
+                raise BadInput(f"{gold}:{line}: {folder / wav} is missing; bring the whole folder or remove its row")
+            if row["correct"] not in ("0", "1"):
+                raise BadInput(f"{gold}:{line}: {wav}: correct is {row['correct']!r}, not 0 or 1; repair the label")
+            unlabelled.discard(wav)
+            right = row["correct"] == "1"
+            if kind == "sblimp":
+                part, item, text = row["type"], f"{row['type']}/{row['subtype']}/{row['id']}", row.get("transcription")
+            else:
+                part, item, text = _vocabulary(f"{gold}:{line}: {wav}", row) if right else "", row["id"], row["word"]
+            yield _Side(wav, right, part, item, row["voice"], text or wav, folder / wav)
+    if unlabelled:
+        raise BadInput(f"{folder / min(unlabelled)}: no label; it has no row in {gold}")
+
+
+def _vocabulary(place: str, row: Mapping[str, str]) -> str:
+    """Whether the word occurs in LibriSpeech, as ZeroSpeech's evaluation decides it: by its frequency there."""
+    try:
+        return IN_VOCABULARY if float(row["frequency"]) >= 1 else OUT_OF_VOCABULARY
+    except ValueError as error:
+        raise BadInput(f"{place}: frequency is {row['frequency']!r}, no number; repair the label") from error
+
+
+def _read_stories(folder: Path) -> Iterator[_Side]:
+    """Sides of Spoken StoryCloze; a folder inside is a speaker."""
+    for path in sorted(folder.rglob("*.parquet")):
+        speaker = "/".join(path.relative_to(folder).parent.parts)
+        yield from _read_hub(folder, path, speaker or "all", "", speaker)
+    for path in sorted(folder.rglob("*.wav")):
+        if not (found := _STORY.fullmatch(path.stem)):
+            raise BadInput(f"{path}: no label; a story's name ends in _correct.wav or _incorrect.wav")
+        speaker = "/".join(path.relative_to(folder).parent.parts)
+        name = path.relative_to(folder).as_posix()
+        yield _Side(name, found["label"] == "correct", speaker or "all", found["item"], speaker, path.stem, path)
+
+
+def _read_salmon(folder: Path) -> Iterator[_Side]:
+    """Sides of SALMon; a folder inside is a part."""
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        audio = sorted([*part.rglob("*.wav"), *part.rglob("*.parquet")])
+        if audio and part.name not in SALMON_PARTS:
+            raise BadInput(f"{audio[0]}: {part.name} is no part of SALMon; its parts are {' '.join(SALMON_PARTS)}")
+        for path in audio:
+            if path.suffix == ".parquet":
+                yield from _read_hub(folder, path, part.name, f"{part.name}/", "")
+                continue
+            if not (found := _SAMPLE.fullmatch(path.stem)):
+                raise BadInput(f"{path}: no label; names are sample_N_0.wav (right) and sample_N_1.wav (wrong)")
+            name, item = path.relative_to(folder).as_posix(), f"{part.name}/{found['item']}"
+            yield _Side(name, found["label"] == "0", part.name, item, "", path.stem, path)
+
+
+def _read_hub(folder: Path, path: Path, part: str, prefix: str, voice: str) -> Iterator[_Side]:
+    """Sides of a Parquet file of the hub: a row is a pair, its columns say which recording is right."""
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not Parquet ({str(error).splitlines()[0]})") from error
+    columns = file.schema_arrow.names
+    right = next((column for column in _HUB if column in columns), None)
+    if right is None or not {_HUB[right][0], _HUB[right][1]} <= set(columns):
+        raise BadInput(f"{path}: no columns of right and wrong audio with an id; it has {' '.join(columns)}")
+    wrong, number, *texts = _HUB[right]
+    kept = [column for column in (number, *texts) if column in columns]
+    name = path.relative_to(folder).as_posix()
+    for i, row in enumerate(file.read(columns=kept).to_pylist()):
+        for column, text in zip((right, wrong), texts, strict=True):
+            said = str(row.get(text) or f"{name}:{i}:{column}")
+            yield _Side(f"{name}:{i}:{column}", column == right, part, f"{prefix}{row[number]}", voice, said, path, i,
+                        column)  # fmt: skip
+
+
+def _pair_up(name: str, folder: Path, sides: Sequence[_Side], recordings: Mapping[str, Recording]) -> Iterator[Pair]:
+    """Exactly one right and one wrong recording for each item and voice."""
+    found: dict[tuple[str, str], dict[bool, _Side]] = {}
+    for side in sides:
+        pair = found.setdefault((side.item, side.voice), {})
+        if other := pair.get(side.right):
+            kind = "right" if side.right else "wrong"
+            raise BadInput(
+                f"{folder / side.name}: {side.item} has two {kind} recordings, this and {other.name}; remove one"
+            )
+        pair[side.right] = side
+    for (item, voice), pair in sorted(found.items()):
+        if len(pair) < 2:
+            (alone,) = pair.values()
+            lost = "wrong" if alone.right else "right"
+            raise BadInput(f"{folder / alone.name}: its partner, the {lost} recording of {item}, is missing")
+        right, wrong = (pair[label] for label in (True, False))
+        chosen, rejected = (recordings[side.name].utterance_id for side in (right, wrong))
+        pair_id = "/".join(part for part in (name, item, voice) if part)
+        yield Pair(pair_id, name, right.part, (), (chosen,), (rejected,), "", right.text, wrong.text, item)
+
+
+def _identity(folder: Path, sides: Sequence[_Side]) -> dict[str, Any]:
+    sizes = {side.path.relative_to(folder).as_posix(): side.path.stat().st_size for side in sides}
+    lines = "\n".join(f"{name} {size}" for name, size in sorted(sizes.items()))
+    labels = {"labels": store.sha256_of(folder / GOLD)} if (folder / GOLD).is_file() else {}
+    return {"files": len(sizes), "listing": hashlib.sha256(lines.encode()).hexdigest(), **labels}
+
+
+def _count(kind: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Items here beside the published ones. A subset is legal, and said to be one."""
+    parts = Counter(part for part, _ in {(pair.part, pair.item) for pair in pairs})
+    published = PUBLISHED[kind]
+    items = len({pair.item for pair in pairs})
+    expected = " or ".join(f"{n:,} ({where})" for where, n in published.items())
+    if kind == "salmon":
+        odd = [f"{part} {parts[part]}" for part in SALMON_PARTS if parts[part] != published["each part"]]
+        note = f"not as published: {', '.join(odd)}; published are {expected}" if odd else ""
+    else:
+        counted = parts[IN_VOCABULARY] if kind == "swuggy" else items
+        of = " in the vocabulary" if kind == "swuggy" else ""
+        whole = counted in published.values()
+        sort = "a subset" if counted < max(published.values()) else "more"
+        note = "" if whole else f"{counted:,} items{of}, {sort}: published are {expected}"
+    return {
+        "pairs": len(pairs), "items": items, "parts": dict(sorted(parts.items())), "published": dict(published),
+        "note": note,
+    }  # fmt: skip

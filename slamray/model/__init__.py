@@ -1,0 +1,1 @@
+"""The unit LM: made from a text LM (TWIST), its attention, its memory, its continuations."""

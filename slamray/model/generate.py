@@ -1,0 +1,107 @@
+"""Continue spoken prompts in units, with the paper's sampling (recipe.md 1.5, Table 6), and count what went wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from slamray.config.evaluation import SamplingSettings
+from slamray.evaluate.autobleu import auto_bleu
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The beginning of a recording: its units, deduplicated."""
+
+    prompt_id: str
+    units: np.ndarray
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model said after a prompt, without the prompt; `ended` if it closed the sequence itself."""
+
+    prompt_id: str
+    prompt: np.ndarray
+    units: np.ndarray
+    ended: bool
+
+
+def cut_prompt(prompt_id: str, units: np.ndarray, durations: np.ndarray, seconds: float, rate_hz: float) -> Prompt:
+    """The units that begin within the first `seconds`, given their durations in frames at rate_hz."""
+    begins = np.cumsum(durations) - durations
+    return Prompt(prompt_id, np.asarray(units)[begins < seconds * rate_hz])
+
+
+def choose_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
+    """At most n, drawn by seed from the sorted ids, so that no order of files can change the set; sorted."""
+    ordered = sorted(prompts, key=lambda prompt: prompt.prompt_id)
+    drawn = random.Random(f"prompts/{seed}").sample(ordered, min(n, len(ordered)))
+    return sorted(drawn, key=lambda prompt: prompt.prompt_id)
+
+
+def continue_units(model: PreTrainedModel, prompts: Sequence[Prompt], config: SamplingSettings) -> list[Continuation]:
+    """Sample one continuation of each prompt, in the order given.
+
+    The draws depend on the seed, the order and config.batch (one random stream for each batch), all three identity;
+    the random state of the caller is left as it was. PAD is never drawn. As in transformers, the repetition penalty
+    counts the prompt's units too.
+    """
+    device = next(model.parameters()).device
+    settings = GenerationConfig(
+        do_sample=True, temperature=config.temperature, top_k=config.top_k, top_p=1.0,
+        repetition_penalty=config.repetition_penalty, max_new_tokens=config.max_new_tokens,
+        bos_token_id=BOS, eos_token_id=BOS, pad_token_id=PAD, suppress_tokens=[PAD],
+    )  # fmt: skip
+    made: list[Continuation] = []
+    was_training = model.training
+    model.eval()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        for start in range(0, len(prompts), config.batch):
+            torch.manual_seed(config.seed * 1_000_003 + start)  # a prime, so that no two seeds share streams
+            batch = prompts[start : start + config.batch]
+            tokens_BT, seen_BT = _left_padded(batch)
+            out_BT = model.generate(  # type: ignore[operator]
+                tokens_BT.to(device), attention_mask=seen_BT.to(device), generation_config=settings
+            )
+            for prompt, row in zip(batch, out_BT[:, tokens_BT.shape[1] :].cpu().numpy(), strict=True):
+                ends = np.flatnonzero(row == BOS)
+                said = row[: ends[0]] if len(ends) else row
+                said = (said[said >= FIRST_UNIT] - FIRST_UNIT).astype(np.uint16)
+                made.append(Continuation(prompt.prompt_id, prompt.units, said, bool(len(ends))))
+    model.train(was_training)
+    return made
+
+
+def describe(continuations: Sequence[Continuation], n: int = 2) -> dict[str, Any]:
+    """continuations, empty, ended, mean_units, and auto_bleu: the mean over the continuations that are not empty.
+
+    auto_bleu (0..1) is of units, not words: it tells two checkpoints apart, and is not the paper's, which is of a
+    transcript. None if every continuation is empty, rather than a number that stands for nothing.
+    """
+    said = [continuation for continuation in continuations if len(continuation.units)]
+    scores = [auto_bleu(continuation.units.tolist(), n) for continuation in said]
+    return {
+        "continuations": len(continuations),
+        "empty": len(continuations) - len(said),
+        "ended": sum(continuation.ended for continuation in continuations),
+        "mean_units": float(np.mean([len(c.units) for c in continuations])) if continuations else 0.0,
+        "auto_bleu": float(np.mean(scores)) if scores else None,
+    }
+
+
+def _left_padded(prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(token ids, attention mask), both int64 (B, T): `<S> units`, padded on the left so that all continue at T."""
+    rows = [np.concatenate([[BOS], prompt.units.astype(np.int64) + FIRST_UNIT]) for prompt in prompts]
+    tokens_BT = torch.full((len(rows), max(map(len, rows))), PAD, dtype=torch.long)
+    for i, row in enumerate(rows):
+        tokens_BT[i, tokens_BT.shape[1] - len(row) :] = torch.as_tensor(row)
+    return tokens_BT, (tokens_BT != PAD).long()

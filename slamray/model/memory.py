@@ -1,0 +1,165 @@
+"""How much memory a training worker will need, known before any weight is loaded.
+
+Weights, gradients and the optimiser's state are counted. What a micro-batch keeps between its forward and its backward
+pass is found by running both on fake tensors, which have shapes and no memory: right for every family, attention and
+precision, in two seconds for 0.4B parameters.
+
+Legend: B rows of a micro-batch, C context, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from slamray.config.compute import Compute
+from slamray.config.training import OptimSettings
+from slamray.errors import BadInput
+from slamray.model.attention import register_blockwise
+from slamray.train.optim import state_bytes, step_bytes
+
+GIB = 2**30  # bytes of a GB, as makers of devices count them
+FLOAT32 = 4  # bytes
+BUCKET_ELEMENTS = 50_000_000  # gradients that ZeRO reduces at once, two float32 buffers of it; chosen, not tuned
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the peak of a step. CUDA's own context (0.3 to 0.6 GiB) and fragmentation come on top."""
+
+    weights: int
+    gradients: int
+    optimiser: int  # its state; under ZeRO its float32 copy of the weights too
+    buffers: int  # of ZeRO's reductions
+    activations: int  # what the forward pass of a micro-batch keeps
+    logits: int  # what the loss adds: float32 logits, their softmax and gradient
+    update: int  # temporary tensors of the optimiser's step and of the gradients' reduction, when activations are gone
+
+    @property
+    def total(self) -> int:
+        lasting = self.weights + self.gradients + self.optimiser + self.buffers
+        return lasting + max(self.activations + self.logits, self.update)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in asdict(self).items() if value)
+        return f"{self.total / GIB:.2f} GB a device ({parts})"
+
+
+def bucket_elements(parameters: int) -> int:
+    """Elements of ZeRO's reduction buffers; DeepSpeed's own default takes 4 GB for the smallest model."""
+    return min(parameters, BUCKET_ELEMENTS)
+
+
+def planned_memory(config: PreTrainedConfig, optim: OptimSettings, compute: Compute, context: int) -> Memory:
+    """The peak of pre-training a unit LM of this configuration on one of `compute`'s workers, in float32 weights.
+
+    For steps of two micro-batches or more; with a single one gradients and activations do not meet, and it is less.
+    Fake tensors live on a CPU: flash attention on a GPU keeps what torch's fused kernel keeps (queries, keys, values,
+    output and one number a row).
+    """
+    attention = register_blockwise() if compute.device == "cpu" else "sdpa"
+    pieces = not (compute.device == "cuda" and compute.attention.startswith("flash"))
+    traced = _trace(config.to_json_string(), attention, pieces, compute.dtype, compute.micro_batch, context)
+    parameters = sum(torch.Size(shape).numel() for shape in traced.shapes)
+    sharded = compute.workers if compute.zero_stage >= 1 else 1
+    zero = compute.zero_stage >= 1
+    weights = FLOAT32 * parameters
+    reduced = weights if compute.workers > 1 and not zero else 0  # DeepSpeed reduces one flat copy of all gradients
+    return Memory(
+        weights=weights,
+        gradients=weights // (compute.workers if compute.zero_stage >= 2 else 1),
+        optimiser=(state_bytes(optim, traced.shapes) + (weights if zero else 0)) // sharded,
+        buffers=2 * FLOAT32 * bucket_elements(parameters) if zero else 0,
+        activations=traced.after_forward,
+        logits=traced.peak - traced.after_forward,
+        update=max(step_bytes(optim, traced.shapes) // sharded, reduced),
+    )
+
+
+def check_memory(planned: Memory, compute: Compute) -> None:
+    """BadInput when the devices are known to be smaller."""
+    if compute.memory_gb is not None and planned.total > compute.memory_gb * GIB:
+        raise BadInput(
+            f"compute.memory_gb={compute.memory_gb:g}: pre-training is planned to need {planned}; lower "
+            f"compute.micro_batch ({compute.micro_batch}), raise compute.zero_stage or choose another profile"
+        )
+
+
+@dataclass(frozen=True)
+class _Traced:
+    shapes: tuple[tuple[int, ...], ...]  # of the parameters
+    after_forward: int  # bytes
+    peak: int  # bytes
+
+
+@functools.lru_cache(maxsize=64)
+def _trace(config: str, attention: str, pieces: bool, dtype: str, rows: int, context: int) -> _Traced:
+    """One micro-batch, forward and backward, on fake tensors; parameters, gradients and inputs are not counted."""
+    with FakeTensorMode():
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**json.loads(config)), dtype=torch.float32, attn_implementation=attention
+        )
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        tokens_BC = torch.zeros(rows, context, dtype=torch.long)
+        # fake tensors have no values to find pieces in; the mask has the same shape and type whatever they are
+        mask = _mask_like(attention, rows, context) if pieces else None
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        with LiveBytes([*model.parameters(), *model.buffers(), *gradients, tokens_BC]) as live:
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+                logits_BCV = model(
+                    input_ids=tokens_BC, attention_mask=mask, position_ids=tokens_BC, use_cache=False
+                ).logits
+            after_forward = live.now
+            cross_entropy(logits_BCV.flatten(0, 1).float(), tokens_BC.flatten(), reduction="sum").backward()
+        shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
+    return _Traced(shapes, after_forward, live.peak)
+
+
+def _mask_like(attention: str, rows: int, context: int) -> torch.Tensor:
+    """What `piece_mask` gives for rows of several pieces."""
+    dtype = torch.bool if attention == "sdpa" else torch.bfloat16
+    return torch.ones(rows, 1, context, context, dtype=dtype)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside it and still live: `now`, and at most, `peak`."""
+
+    def __init__(self, not_counted: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._not_counted = [tensor.untyped_storage() for tensor in not_counted]  # kept, so that no address is reused
+        self._known = {storage._cdata for storage in self._not_counted}
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size

@@ -1,0 +1,227 @@
+"""A text LM turned unit LM (TWIST): build, re-embed, load, save, count parameters and FLOPs.
+
+Legend: V text vocabulary, N rows of the unit vocabulary, H width of the embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from slamray.config.base import SHAPE, asset_path
+from slamray.config.model import ModelSettings
+from slamray.errors import BadInput
+from slamray.model.families import SHAPES, family_config
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, vocab_size
+
+SLAMKIT_TYPE = "speech_language_model"  # model_type of the published unit LMs (slprl/slam; slamkit model/unit_lm.py)
+MOBILELLM_TYPE = "mobilellm"
+SLAMKIT_PREFIX = "lm."  # under which their weights lie
+_MEAN_NOISE = 0.02  # of the embedding's own spread: tells rows apart and no more (chosen, not tuned)
+
+
+def build_unit_lm(config: ModelSettings, n_units: int, seed: int, attention: str = "sdpa") -> PreTrainedModel:
+    """A float32 causal LM over units: the body of the text LM `config.base`, or without TWIST its shape alone.
+
+    Unit embeddings start as the first rows of the text embedding (what slamkit does, recipe.md 1.3), as its mean plus
+    small noise, or as fresh normal rows; an untied head is treated like the embedding. rope_theta is the base of
+    rotary positions (section 4.1) and means nothing to a model with learned positions. No dropout (section 4).
+    A base that is a unit LM already, ours or a published one, goes on as it is: embeddings and rope_theta are its own.
+    BadInput when the base cannot be read, has fewer rows than there are units, or is a unit LM of other units.
+    """
+    base = asset_path(config.base)
+    try:
+        text_config = read_lm_config(base, config.revision)
+        text_lm = _load_lm(base, config.revision, text_config, dtype=torch.float32) if config.twist else None
+    except BadInput as error:
+        raise BadInput(f"model.base={error}") from error
+    if is_unit_lm(text_config, n_units):
+        if text_config.vocab_size != vocab_size(n_units):
+            raise BadInput(
+                f"model.base={config.base}: a unit LM of {text_config.vocab_size - FIRST_UNIT} units, but the encoder "
+                f"gives {n_units}; use the encoder and k-means that it was trained with"
+            )
+        config = config.model_copy(update={"embedding": "first_rows", "rope_theta": None})  # its first rows are all
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            unit_lm_config(text_config, vocab_size(n_units), config.rope_theta),
+            dtype=torch.float32,
+            attn_implementation=attention,
+        )
+        assert isinstance(model, PreTrainedModel)
+        if text_lm is not None:
+            _take_weights(model, text_lm, config)
+    return model
+
+
+def unit_lm_config(text_config: PreTrainedConfig, rows: int, rope_theta: float | None = None) -> PreTrainedConfig:
+    """The text LM's configuration with the unit vocabulary, no dropout, and the given RoPE base."""
+    config = copy.deepcopy(text_config)
+    config.vocab_size = rows
+    config.n_units = rows - FIRST_UNIT  # marks a unit LM; transformers keeps and ignores it
+    # The text LM's own pad id may be a unit here, and torch never trains the row of an embedding's padding index.
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = PAD, BOS, BOS
+    for name, value in text_config.to_dict().items():
+        if isinstance(value, float) and (name.endswith(("dropout", "dropout_prob", "pdrop")) or name == "layerdrop"):
+            setattr(config, name, 0.0)
+    rope = text_config.to_dict().get("rope_parameters")
+    if rope_theta is not None and rope is not None:
+        config.rope_parameters = {**rope, "rope_theta": rope_theta}
+    return config
+
+
+def load_unit_lm(folder: Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A saved unit LM, in transformers' or in slamkit's layout; needs nothing but its folder."""
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder} holds no model: config.json is missing")
+    config = read_lm_config(str(folder))
+    return _load_lm(str(folder), None, config, dtype=dtype, attn_implementation=attention, local_files_only=True)
+
+
+def read_lm_config(base: str, revision: str | None = None) -> PreTrainedConfig:
+    """The causal LM's configuration in a folder or hub id, or of a shape; of a published unit LM, the LM's inside it.
+
+    MobileLLM's folders ask to execute code of their own; its weights and their names are Llama's, with a tied head.
+    """
+    if base.startswith(SHAPE):
+        return shape_config(base)
+    try:
+        tree, _ = PreTrainedConfig.get_config_dict(base, revision=revision)
+        if tree.get("model_type") == MOBILELLM_TYPE:
+            tied = {"tie_word_embeddings": tree.pop("share_embedding", True)}
+            return LlamaConfig.from_dict({k: v for k, v in tree.items() if k not in ("auto_map", "model_type")} | tied)
+        if tree.get("model_type") != SLAMKIT_TYPE:
+            return AutoConfig.from_pretrained(base, revision=revision)
+        config = AutoConfig.for_model(**tree["base_config"])
+        config.vocab_size = tree["vocab_size"]  # slamkit resizes the LM and may leave the text LM's number inside
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{base}: {_first_line(error)}") from error
+    config.n_units = config.vocab_size - FIRST_UNIT
+    return config
+
+
+def shape_config(base: str) -> PreTrainedConfig:
+    """The configuration of `shape:NAME`; BadInput where there is none of that name."""
+    name = base.removeprefix(SHAPE)
+    if name not in SHAPES:
+        raise BadInput(f"{base}: no such shape; there are {' '.join(SHAPES)}")
+    return family_config(name)
+
+
+def is_unit_lm(config: PreTrainedConfig, n_units: int) -> bool:
+    """Whether a base knows units already: it says so, or (before it did) has the rows and specials of n_units."""
+    specials = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
+    unmarked = config.vocab_size == vocab_size(n_units) and specials == (PAD, BOS, BOS)
+    return getattr(config, "n_units", None) is not None or unmarked
+
+
+def save_unit_lm(model: PreTrainedModel, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Plain transformers format: AutoModelForCausalLM loads it with no code of ours.
+
+    weights: by parameter name, tied ones once; the model's own unless given.
+    """
+    model.generation_config = GenerationConfig(pad_token_id=PAD, bos_token_id=BOS, eos_token_id=BOS)
+    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """All parameters, tied weights once, embeddings included: how the paper counts (recipe.md 1.3)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_unit_lm_parameters(text_config: PreTrainedConfig, n_units: int) -> int:
+    """The same for the unit LM of a text LM's shape, without making it."""
+    with torch.device("meta"):
+        return count_parameters(AutoModelForCausalLM.from_config(unit_lm_config(text_config, vocab_size(n_units))))
+
+
+def flops_per_token(parameters: int) -> float:
+    """Training FLOPs of a token, forward and backward: 6 N, embeddings in N (recipe.md 1.9)."""
+    return 6.0 * parameters
+
+
+def attention_flops_per_token(config: PreTrainedConfig, piece: int) -> float:
+    """What 6 N leaves out: scores and weighted sums of causal attention over a piece of that many tokens, both passes.
+
+    A token at place t meets t + 1 keys, on average (piece + 1) / 2.
+    """
+    return _attention_flops_per_pair(config) * (piece + 1) / 2
+
+
+def training_flops(config: PreTrainedConfig, parameters: int, tokens: int, pairs: int) -> float:
+    """Training FLOPs with attention, forward and backward: 6 N tokens + 12 x layers x heads x head width x pairs.
+
+    pairs: of a query and a key that meet, T (T + 1) / 2 in a piece of T tokens. Kernels that compute masked pairs too
+    (sdpa with a mask) do more; this counts what the model asks for. N holds embeddings and norms (recipe.md 1.9).
+    """
+    return flops_per_token(parameters) * tokens + _attention_flops_per_pair(config) * pairs
+
+
+def _attention_flops_per_pair(config: PreTrainedConfig) -> float:
+    """A query that meets a key: 2 multiply-adds per channel forward (score, weighted sum), twice that backward."""
+    heads = config.num_attention_heads
+    head_width = config.to_dict().get("head_dim") or config.hidden_size // heads
+    return 3 * 2 * 2 * config.num_hidden_layers * heads * head_width
+
+
+def _load_lm(base: str, revision: str | None, config: PreTrainedConfig, **settings: Any) -> PreTrainedModel:
+    """The causal LM with these weights; BadInput where some are missing, for transformers would draw them at random.
+
+    A .bin file is read with weights_only: transformers' default, said here because it matters.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base, revision=revision, config=config, key_mapping={f"^{re.escape(SLAMKIT_PREFIX)}": ""},
+            weights_only=True, output_loading_info=True, **settings,
+        )  # fmt: skip
+    except UnpicklingError as error:
+        raise BadInput(f"{base}: its .bin file holds more than weights and is not opened; find safetensors") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(f"{base}: {_first_line(error)}") from error
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise BadInput(f"{base}: {len(missing)} weights are missing, the first is {missing[0]}; fetch it again")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _take_weights(model: PreTrainedModel, text_lm: PreTrainedModel, config: ModelSettings) -> None:
+    """Copy the body as it is and re-embed the vocabulary; the head too where it is not tied."""
+    vocabulary = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    source = dict(text_lm.named_parameters(remove_duplicate=False))
+    for name, weight_NH in model.named_parameters():
+        with torch.no_grad():
+            if id(weight_NH) not in vocabulary:
+                weight_NH.copy_(source[name])
+                continue
+            text_VH = source[name]
+            if len(text_VH) < len(weight_NH):
+                raise BadInput(
+                    f"model.base={config.base}: {len(text_VH)} embedding rows, fewer than {len(weight_NH)} units"
+                )
+            if config.embedding == "first_rows":
+                weight_NH.copy_(text_VH[: len(weight_NH)])
+            elif config.embedding == "mean":
+                noise_NH = torch.randn(weight_NH.shape) * text_VH.std(dim=0) * _MEAN_NOISE
+                weight_NH.copy_(text_VH.mean(dim=0) + noise_NH)
+            else:
+                weight_NH.normal_(std=text_VH.std().item())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,135 @@
+"""The stages of jobs/evaluate.py: any checkpoints by any metrics, in one process.
+
+Its own words: `checkpoints=[folder, ...]` or `{name: folder}`, else those that the recipe's run has made;
+`sets={name: folder}`, short for evaluate.sets; `metrics=[...]`, else the sets, and without sets the recipe's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slamray.config.tree import Recipe
+from slamray.errors import BadInput
+from slamray.recipe.sets import evaluation_stage, published_stage
+from slamray.recipe.slam import build as build_run
+from slamray.runtime.engine import Engine
+from slamray.stage import store
+from slamray.stage.stage import Stage, order
+from slamray.stages import evaluation, tasks, training
+from slamray.stages.outside import check_encoder, content_of
+from slamray.tokens.vocabulary import vocab_size
+
+ITEM_METRICS = ("topic_cloze", "sentence_order", "words", "words_in_sentence", "grammar")  # of stage `items`
+OWN_INPUTS = {tasks.PERPLEXITY: ("packed",), tasks.CONTINUE: ("units", "corpus")} | dict.fromkeys(
+    ITEM_METRICS, ("items",)
+)
+MADE = ("untrained", "pretrained", "aligned")
+
+
+def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The job's own words, and those of the recipe."""
+    pairs = [word.partition("=")[::2] for word in words]
+    asked = {key: value for key, value in pairs if key in ("checkpoints", "metrics")}
+    rest = [word for word in words if word.partition("=")[0] not in asked]
+    return asked, [f"evaluate.{word}" if word.startswith("sets=") else word for word in rest]
+
+
+def build(recipe: Recipe, engine: Engine, asked: Mapping[str, str]) -> list[Stage]:
+    """The evaluation stage and, through its inputs, what it needs; BadInput for what can be known before any work."""
+    encoder = check_encoder(recipe.speech.encoder)
+    sets = [published_stage(recipe)] if recipe.evaluate.sets else []
+    metrics = _metrics(asked.get("metrics", ""), recipe)
+    needed = {name for metric in metrics for name in OWN_INPUTS.get(metric, ())}
+    known: dict[str, Any]
+    if "checkpoints" in asked:
+        models = _folders(asked["checkpoints"])
+        known = {name: _identity(name, folder, encoder.n_units) for name, folder in models.items()}
+        run = {stage.name: stage for stage in order(build_run(recipe, engine))} if needed else {}
+        checkpoints = []
+    else:
+        run = {stage.name: stage for stage in order(build_run(recipe, engine))}
+        root = Path(recipe.root)
+        checkpoints = [run[name] for name in MADE if name in run and run[name].is_done(root)]
+        if not checkpoints:
+            raise BadInput(
+                f"checkpoints: {root} holds none of {' '.join(MADE)} for this recipe; run jobs/slam.py with the same "
+                "words first, or give checkpoints=[folder, ...]"
+            )
+        models = {stage.name: stage.folder(root) / training.MODEL for stage in checkpoints}
+        known = dict.fromkeys(models)
+    wanted = sets if set(recipe.evaluate.sets) & set(metrics) else []
+    inputs = [*checkpoints, *wanted, *(run[name] for name in sorted(needed))]
+    return [evaluation_stage(recipe, models, known, metrics, inputs, encoder.rate_hz)]
+
+
+def show(root: Path, targets: Sequence[Stage]) -> None:
+    """Print the table, what is not as published, and where the figures lie."""
+    (stage,) = targets
+    folder = stage.folder(root)
+    facts = stage.manifest(root)["facts"]
+    print("\n".join(facts["table"]))
+    for upstream in stage.inputs:
+        for name, one in upstream.manifest(root)["facts"].get("sets", {}).items():
+            if one["note"]:
+                print(f"{name}: {one['note']}")
+    for metric, lost in facts["pairs_without_sound"].items():
+        if lost:
+            print(f"{metric}: {lost} pairs left out, for a recording of theirs could not be read; see quarantine/")
+    print(f"each pair: {folder / tasks.SCORES}; figures: {folder / evaluation.SUMMARY}")
+
+
+def _metrics(word: str, recipe: Recipe) -> list[str]:
+    known = [*sorted(recipe.evaluate.sets), *OWN_INPUTS]
+    if not word:
+        return sorted(recipe.evaluate.sets) or list(OWN_INPUTS)
+    asked = _value("metrics", word)
+    if not isinstance(asked, list) or not asked:
+        raise BadInput(f"metrics={word}: not a list such as [perplexity, grammar]")
+    if odd := [str(metric) for metric in asked if metric not in known]:
+        raise BadInput(f"metrics={word}: no such metric {' '.join(odd)}; there are {' '.join(known)}")
+    return [metric for metric in known if metric in asked]
+
+
+def _folders(word: str) -> dict[str, Path]:
+    """Checkpoint folders by name; those of a list are called after the last part of their path that is no `model`."""
+    asked = _value("checkpoints", word)
+    if isinstance(asked, list) and all(isinstance(folder, str) for folder in asked):
+        parts = [[part for part in Path(folder).resolve().parts if part != training.MODEL][-2:] for folder in asked]
+        short = [words[-1] for words in parts]
+        clear = len(set(short)) == len(short) and not any(re.fullmatch("[0-9a-f]{16}", name) for name in short)
+        named = list(zip(short if clear else ["-".join(words) for words in parts], asked, strict=True))
+    elif isinstance(asked, dict):
+        named = [(str(name), str(folder)) for name, folder in asked.items()]
+    else:
+        raise BadInput(f"checkpoints={word}: neither [folder, ...] nor {{name: folder}}")
+    if not named or len({name for name, _ in named}) < len(named):
+        raise BadInput(f"checkpoints={word}: give each checkpoint, and a name of its own: {{a: folder, b: folder}}")
+    for name, _ in named:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise BadInput(f"checkpoints={word}: {name!r} is no name; use letters, digits, hyphens and points")
+    return {name: Path(folder).resolve() for name, folder in named}
+
+
+def _identity(name: str, folder: Path, n_units: int) -> dict[str, str]:
+    """Who a checkpoint is, by content; BadInput when it is none, or of another number of units."""
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"checkpoints: {name}: {folder} holds no model: config.json is missing")
+    rows = store.read_json(folder / "config.json").get("vocab_size")
+    if rows != vocab_size(n_units):
+        raise BadInput(
+            f"checkpoints: {name}: {folder} has {rows} rows, but speech.encoder gives {n_units} units, which need "
+            f"{vocab_size(n_units)}; give the encoder that it was trained with"
+        )
+    return content_of(str(folder), None, "checkpoints")
+
+
+def _value(key: str, word: str) -> Any:
+    try:
+        return yaml.safe_load(word)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{key}={word}: not a value ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,88 @@
+"""What pre-training will cost, known before any weight is loaded: for `--plan`, and to refuse what cannot fit.
+
+Shapes come from configurations alone. torch is imported where it is used: a finished run does not need it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from slamray.config.base import asset_path
+from slamray.config.budget import parse_budget
+from slamray.config.model import ModelSettings
+from slamray.config.tree import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from slamray.model.memory import Memory
+
+
+def unit_shape(config: ModelSettings, n_units: int) -> PreTrainedConfig:
+    """The unit LM's configuration; of a family that is known by name, without the hub."""
+    from slamray.model.families import FAMILIES, family_config
+    from slamray.model.unit_lm import read_lm_config, unit_lm_config
+    from slamray.tokens.vocabulary import vocab_size
+
+    known = config.base in FAMILIES
+    text = family_config(config.base) if known else read_lm_config(asset_path(config.base), config.revision)
+    return unit_lm_config(text, vocab_size(n_units), config.rope_theta)
+
+
+def parameters(config: ModelSettings, n_units: int) -> int:
+    """Parameters of the unit LM."""
+    from slamray.model.unit_lm import count_unit_lm_parameters
+
+    return count_unit_lm_parameters(unit_shape(config, n_units), n_units)
+
+
+def memory(recipe: Recipe, n_units: int) -> Memory:
+    """Planned memory of one pre-training worker."""
+    from slamray.model.memory import planned_memory
+
+    shape = unit_shape(recipe.model, n_units)
+    return planned_memory(shape, recipe.pretrain.optim, recipe.compute, recipe.pack.context)
+
+
+def check_fits(recipe: Recipe, n_units: int) -> None:
+    """BadInput when pre-training is planned to need more than a device has, where the profile says what it has."""
+    if recipe.compute.memory_gb is not None:
+        from slamray.model.memory import check_memory
+
+        check_memory(memory(recipe, n_units), recipe.compute)
+
+
+def pretraining_cost(recipe: Recipe, n_units: int) -> str:
+    """Tokens, FLOPs and memory of a device, as far as they can be known before the machine's speed is."""
+    from slamray.model.unit_lm import attention_flops_per_token
+
+    count = parameters(recipe.model, n_units)
+    attention = attention_flops_per_token(unit_shape(recipe.model, n_units), recipe.pack.context)
+    pretrain = recipe.pretrain
+    spent = spending(pretrain.budget, pretrain.tokens_per_step, count, attention)
+    return f"{spent}; {memory(recipe, n_units)}"
+
+
+def spending(budget: str, tokens_per_step: int, parameters: int, attention_flops_per_token: float) -> str:
+    """What a budget comes to.
+
+    FLOPs are 6 N tokens, as the paper's; with attention: over pieces as long as a row, the most that it can be.
+    """
+    parsed = parse_budget(budget, "budget")
+    per_step = 6 * parameters * tokens_per_step
+    exact = per_step + attention_flops_per_token * tokens_per_step
+    if parsed.kind == "time":
+        return (
+            f"{budget} of optimiser time; {tokens_per_step:,} tokens and {per_step:.2e} FLOPs a step "
+            f"({exact:.2e} with attention)"
+        )
+    steps = math.ceil(
+        {"steps": parsed.amount, "tokens": parsed.amount / tokens_per_step, "flops": parsed.amount / per_step}[
+            parsed.kind
+        ]
+    )
+    return (
+        f"{steps:,} steps, {steps * tokens_per_step:,} tokens, {steps * per_step:.2e} FLOPs "
+        f"({steps * exact:.2e} with attention)"
+    )

@@ -1,0 +1,1 @@
+"""The page of a run, pictures of studies and sweeps, comparison with the paper."""

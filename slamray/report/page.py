@@ -1,0 +1,211 @@
+"""Write report.html: one self-contained file with the scores, curves, sounds, configuration and provenance of a run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from slamray.report.charts import Series, interval_chart, line_chart
+
+Row = Mapping[str, Any]
+METRIC_NAMES = {
+    "topic_cloze": "Topic cloze", "sentence_order": "Sentence order", "words": "Word alone",
+    "words_in_sentence": "Word in sentence",
+    "grammar": "Grammar",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Something to listen to: audio float32 (samples,) mono, and what the reader should know about it."""
+
+    title: str
+    text: str
+    audio: np.ndarray
+    rate_hz: int
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that the report shows, as plain rows; an empty list leaves its section out. Checkpoints keep their order."""
+
+    title: str
+    summary: list[str] = field(default_factory=list)
+    """Sentences under the title: what was found."""
+    scores: Sequence[Row] = field(default_factory=list)
+    """checkpoint, metric, n, ties, accuracy, low, high (0..1): `summary.Summary` and a checkpoint."""
+    published: Sequence[Row] = field(default_factory=list)
+    """checkpoint, metric, part, n, ties, accuracy, low, high: `summary.ItemSummary`, of published test sets."""
+    perplexity: Sequence[Row] = field(default_factory=list)
+    """checkpoint, perplexity, loss (nats), targets."""
+    differences: Sequence[Row] = field(default_factory=list)
+    """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
+    generation: Sequence[Row] = field(default_factory=list)
+    """checkpoint, continuations, empty, ended, mean_units, auto_bleu (or None): `generate.describe`."""
+    spoken: Sequence[Row] = field(default_factory=list)
+    """checkpoint, of (prompt and continuation, or the continuation), utterances, empty, perplexity, token_perplexity,
+    auto_bleu (each or None): GenPPL."""
+    training: Sequence[Row] = field(default_factory=list)
+    """run ('pre-training' ...), tokens, seconds, flops, loss, and validation_loss where it was measured."""
+    dpo: Sequence[Row] = field(default_factory=list)
+    """step, loss, accuracy, reward_chosen, reward_rejected, margin, logp_chosen, logp_rejected."""
+    sounds: list[Sound] = field(default_factory=list)
+    examples: Sequence[Row] = field(default_factory=list)
+    """A few test items: metric, prompt_text, chosen_text, rejected_text."""
+    stages: Sequence[Row] = field(default_factory=list)
+    """name, fingerprint, status, seconds, device_seconds."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The whole resolved recipe, nested."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Git commit, versions, hardware, command."""
+    confidence: float = 0.95
+
+
+def write_report(data: ReportData, out: Path) -> None:
+    """Write the file; every text is escaped, and a content policy in it forbids any request."""
+    page = Environment(
+        loader=PackageLoader("slamray", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page.filters.update(percent=percent, duration=duration, number=number, metric=metric_name)
+    text = page.get_template("page.html").render(
+        data=data,
+        table=score_table(data.scores),
+        published=published_table(data.published),
+        charts=_drawn(draw_scores(data)),
+        curves=_drawn(draw_training(data.training)),
+        dpo_curves=_drawn(draw_dpo(data.dpo)),
+        sounds=[(sound, sound_uri(sound), duration(len(sound.audio) / sound.rate_hz)) for sound in data.sounds],
+        config=flatten(data.config),
+    )
+    out.write_text(text, encoding="utf-8")
+
+
+def _drawn(charts: Sequence[str]) -> list[Markup]:
+    """The charts that show something; their texts were escaped when they were drawn."""
+    return [Markup(chart) for chart in charts if chart]
+
+
+def score_table(scores: Sequence[Row]) -> dict[str, Any]:
+    """{metrics, rows: [(checkpoint, [score row or None for each metric])]} in the order of first appearance."""
+    metrics = list(dict.fromkeys(row["metric"] for row in scores))
+    found = {(row["checkpoint"], row["metric"]): row for row in scores}
+    checkpoints = dict.fromkeys(row["checkpoint"] for row in scores)
+    return {"metrics": metrics, "rows": [(c, [found.get((c, metric)) for metric in metrics]) for c in checkpoints]}
+
+
+def published_table(rows: Sequence[Row]) -> dict[str, Any]:
+    """{checkpoints, rows: [(metric and part, n, [row or None for each checkpoint])]} in the order of appearance."""
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    found = {(row["metric"], row["part"], row["checkpoint"]): row for row in rows}
+    lines = []
+    for metric, part in dict.fromkeys((row["metric"], row["part"]) for row in rows):
+        cells = [found.get((metric, part, checkpoint)) for checkpoint in checkpoints]
+        n = next(cell["n"] for cell in cells if cell)
+        lines.append((metric if part == "all" else f"{metric}: {part}", n, cells))
+    return {"checkpoints": checkpoints, "rows": lines}
+
+
+def draw_scores(data: ReportData) -> list[str]:
+    """Accuracies of all checkpoints, and what DPO changed, both with error bars."""
+    metrics = list(dict.fromkeys(row["metric"] for row in data.scores))
+    series = []
+    for checkpoint in dict.fromkeys(row["checkpoint"] for row in data.scores):
+        rows = [row for row in data.scores if row["checkpoint"] == checkpoint]
+        series.append(_bars(checkpoint, rows, metrics, "accuracy"))
+    changed = list(dict.fromkeys(row["metric"] for row in data.differences))
+    change = [_bars("after DPO minus before, same items", data.differences, changed, "difference")]
+    kind = f"{100 * data.confidence:g} % intervals"
+    names, changed_names = [metric_name(m) for m in metrics], [metric_name(m) for m in changed]
+    return [
+        interval_chart(f"Accuracy of each checkpoint ({kind})", "accuracy (0.5 is chance)", names, series, 0.5),
+        interval_chart(f"What DPO changed ({kind})", "difference of accuracy", changed_names, change, 0.0),
+    ]
+
+
+def draw_training(rows: Sequence[Row]) -> list[str]:
+    """Loss over tokens, over seconds and over FLOPs, training and validation of each run."""
+    axes = (
+        ("tokens", "Loss over tokens", "tokens seen"),
+        ("seconds", "Loss over time", "optimiser time (s)"),
+        ("flops", "Loss over compute", "training FLOPs (6 x parameters x tokens)"),
+    )
+    charts = []
+    for column, title, x_title in axes:
+        series = []
+        for run in dict.fromkeys(row["run"] for row in rows):
+            for loss, name in (("loss", run), ("validation_loss", f"{run}, validation")):
+                kept = [row for row in rows if row["run"] == run and row.get(loss) is not None]
+                series.append(Series(name, [row[column] for row in kept], [row[loss] for row in kept]))
+        charts.append(line_chart(title, x_title, "loss (nats per token)", series))
+    return charts
+
+
+def draw_dpo(rows: Sequence[Row]) -> list[str]:
+    """Rewards, margin, log-probabilities and loss over the steps of DPO."""
+    panels: tuple[tuple[str, str, dict[str, str]], ...] = (
+        ("Rewards", "reward (nats x beta)", {"reward_chosen": "chosen", "reward_rejected": "rejected"}),
+        ("Margin", "chosen - rejected (nats x beta)", {"margin": "margin"}),
+        ("Log-probabilities", "sum over a sequence (nats)", {"logp_chosen": "chosen", "logp_rejected": "rejected"}),
+        ("Loss and accuracy", "loss (nats), accuracy (0..1)", {"loss": "loss", "accuracy": "chosen preferred"}),
+    )
+    steps = [row["step"] for row in rows]
+    return [
+        line_chart(title, "DPO step", y_title, [Series(n, steps, [row[c] for row in rows]) for c, n in columns.items()])
+        for title, y_title, columns in panels
+    ]
+
+
+def _bars(name: str, rows: Sequence[Row], metrics: Sequence[str], column: str) -> Series:
+    x = [metrics.index(row["metric"]) for row in rows]
+    return Series(name, x, *([row[c] for row in rows] for c in (column, "low", "high")))
+
+
+def sound_uri(sound: Sound) -> str:
+    """The audio as an MP3 data address: every browser plays it, about 4 kB a second at 16 kHz."""
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(sound.audio, -1, 1), sound.rate_hz, format="MP3")
+    return "data:audio/mpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(dotted key, value) of every leaf, as the command line would take it."""
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        rows += flatten(value, name + ".") if isinstance(value, Mapping) and value else [(name, str(value))]
+    return rows
+
+
+def metric_name(metric: str) -> str:
+    """The name for readers; a metric without one goes by its own."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def percent(share: float) -> str:
+    """0.712 as 71.2."""
+    return f"{100 * share:.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """1.4 s, 3 min 20 s, 2 h 05 min; a dash for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """With thousands separated and so many decimals; a dash for None."""
+    return "-" if value is None else f"{value:,.{digits}f}"

@@ -1,0 +1,217 @@
+"""What was measured, and its cost: the paper's tables, which ship as data; checkpoints and sweeps of MLflow's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from slamray.errors import BadInput
+
+ANSWER = "answer"  # the child of a sweep's run that ends it
+CHECKPOINTS = {"untrained": "untrained", "pretrained": "pre-trained", "aligned": "after DPO"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure with the ends of its interval (ours) or of its seeds (the paper's), if any; n items, 0 if unknown."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: a checkpoint or a published model. None is what nobody told. FLOPs are 6 N D without attention."""
+
+    name: str
+    devices: str = ""
+    parameters: float | None = None
+    tokens: float | None = None
+    preference_tokens: float = 0
+    flops: float | None = None
+    flops_with_attention: float | None = None
+    device_hours: float | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)  # by the paper's names
+    own: Mapping[str, Score] = field(default_factory=dict)  # by our names
+
+
+@dataclass(frozen=True)
+class SweepEntry:
+    """A sweep: what it recommends and cost, and a row (variant, metric, value) for each trial and metric."""
+
+    title: str
+    note: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The tables by name, and for each of their metrics its unit, our name for it ("" if none), numbers of items."""
+
+    tables: Mapping[str, Sequence[Entry]]
+    units: Mapping[str, str]
+    logged: Mapping[str, str]
+    items: Mapping[str, Sequence[int]]
+
+
+def read_paper() -> Paper:
+    """paper_tables.yaml; FLOPs are 6 N D where it has both."""
+    tree = yaml.safe_load((resources.files("slamray") / "report" / "paper_tables.yaml").read_text())
+
+    def entry(row: Mapping[str, Any]) -> Entry:
+        parameters, tokens, preference = row.get("parameters"), row.get("tokens"), row.get("preference_tokens", 0)
+        spread = row.get("spread", {})
+        scores = {
+            name: Score(value, value - spread[name], value + spread[name]) if name in spread else Score(value)
+            for name, value in row["scores"].items()
+        }
+        flops = 6.0 * parameters * (tokens + preference) if parameters and tokens else None
+        hours = row.get("device_hours")
+        return Entry(row["model"], row.get("devices", ""), parameters, tokens, preference, flops, None, hours, scores)
+
+    metrics = tree["metrics"]
+    return Paper(
+        {f"{table['name']} ({table['source']})": [entry(row) for row in table["rows"]] for table in tree["tables"]},
+        {name: metric["unit"] for name, metric in metrics.items()},
+        {name: metric.get("logged", "") for name, metric in metrics.items()},
+        {name: metric.get("items", ()) for name, metric in metrics.items()},
+    )
+
+
+def read_runs(uri: str, experiment: str, names: Sequence[str], paper: Paper) -> list[Entry]:
+    """Every checkpoint of the runs that was scored or trained, oldest first; one that several runs share comes once."""
+    found: dict[str, Entry] = {}
+    for parent, stages in _search(uri, experiment, names):
+        for checkpoint, title in CHECKPOINTS.items():
+            if checkpoint not in stages:
+                continue
+            trained = stages[checkpoint]
+            entry = _entry(f"{parent.info.run_name}, {title}", checkpoint, stages, parent.data.params, paper)
+            known = trained.data.tags.get("slamray.fingerprint", trained.info.run_id)
+            if known in found:  # scored again by another command
+                entry = _joined(found[known], entry)
+            found[known] = entry
+    return list(found.values())
+
+
+def read_sweeps(uri: str, experiment: str, names: Sequence[str]) -> list[SweepEntry]:
+    """Every sweep that has its answer, oldest first."""
+    found = []
+    for parent, children in _search(uri, experiment, names):
+        if ANSWER not in children:
+            continue
+        rows = []
+        for label, child in children.items():
+            if "seed" in child.data.params and child.data.metrics:  # a trial that was made
+                variant = label.removesuffix(f", seed {child.data.params['seed']}")
+                measured = {key: value for key, value in child.data.metrics.items() if key != "wall_seconds"}
+                rows += [{"variant": variant, "metric": key, "value": value} for key, value in measured.items()]
+        found.append(SweepEntry(parent.info.run_name, parent.data.tags.get("mlflow.note.content", ""), rows))
+    return found
+
+
+def _joined(first: Entry, again: Entry) -> Entry:
+    return replace(first, scores={**first.scores, **again.scores}, own={**first.own, **again.own})
+
+
+def _search(uri: str, experiment: str, names: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:
+    """The runs of those names, all without any, oldest first; each with its children by name."""
+    from mlflow import MlflowClient  # two seconds
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        wanted = client.get_experiment_by_name(experiment)
+        if wanted is None:
+            raise BadInput(f"experiment={experiment}: not in {uri}; give tracking.experiment of the runs")
+        runs: list[Any] = []
+        token: str | None = ""
+        while token is not None:
+            page = client.search_runs([wanted.experiment_id], order_by=["attributes.start_time ASC"], page_token=token)
+            runs += page
+            token = page.token or None
+    except MlflowException as error:
+        raise BadInput(f"{uri}: {str(error).splitlines()[0]}") from error
+    ours = [run for run in runs if "slamray.stage" in run.data.tags]
+    children: dict[str, dict[str, Any]] = {}
+    for run in ours:
+        children.setdefault(run.data.tags["slamray.run"], {})[run.data.tags["slamray.stage"]] = run
+    parents = [run for run in ours if run.data.tags["slamray.stage"] == "recipe"]
+    known = {parent.info.run_name for parent in parents}
+    if unknown := set(names) - known:
+        raise BadInput(
+            f"runs={sorted(unknown)[0]}: no such run in experiment {experiment}; "
+            f"there are {', '.join(sorted(known)) or 'none'}"
+        )
+    return [
+        (parent, children[parent.data.tags["slamray.run"]])
+        for parent in parents
+        if not names or parent.info.run_name in names
+    ]
+
+
+def _entry(
+    name: str, checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str], paper: Paper
+) -> Entry:  # fmt: skip
+    """One checkpoint: what it and the stages of training before it have spent, and its scores."""
+    before = list(CHECKPOINTS)[1 : list(CHECKPOINTS).index(checkpoint) + 1]
+    spent = [stages[stage].data.metrics if stage in stages else {} for stage in before]
+
+    def total(key: str) -> float | None:
+        values = [facts.get(key) for facts in spent]
+        return None if None in values else sum(value for value in values if value is not None)
+
+    seconds = total("device_seconds")
+    scored = _scores(checkpoint, stages, params)
+    paper_names = {logged: name for name, logged in paper.logged.items() if logged}
+    published = {metric: score for metric, score in scored.items() if metric.partition("-")[0] in paper_names}
+    return Entry(
+        name,
+        f"{params.get('compute.workers', '?')} {params.get('compute.device', '?')}" if spent else "",
+        stages[checkpoint].data.metrics.get("parameters"),
+        spent[0].get("tokens") if spent else 0,
+        spent[1].get("tokens", 0) if len(spent) > 1 else 0,
+        total("flops"),
+        total("flops_with_attention"),
+        None if seconds is None else seconds / 3600,
+        {paper_names[metric.partition("-")[0]]: score for metric, score in published.items()},
+        {metric: score for metric, score in scored.items() if metric not in published},
+    )
+
+
+def _scores(checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str]) -> dict[str, Score]:
+    """Accuracies in %, perplexities and Auto-BLEU (x 100): of the run's own scoring, of jobs/evaluate.py, of GenPPL."""
+    found: dict[str, Score] = {}
+    for stage, prefix in ((f"scores_{checkpoint}", ""), ("evaluation", f"checkpoints.{checkpoint}.")):
+        logged = stages[stage].data.metrics if stage in stages else {}
+        facts = {key.removeprefix(prefix): value for key, value in logged.items() if key.startswith(prefix)}
+        if "perplexity.perplexity" in facts:
+            found["perplexity"] = Score(facts["perplexity.perplexity"])
+        for key, value in facts.items():
+            kind, _, rest = key.partition(".")
+            metric, _, what = rest.rpartition(".")
+            if kind in ("pairs", "metrics") and what == "accuracy" and "/" not in metric:  # a slash: one of its parts
+                low, high = (facts.get(f"{kind}.{metric}.{end}") for end in ("low", "high"))
+                ends = [None if end is None else 100 * end for end in (low, high)]
+                found[metric] = Score(100 * value, ends[0], ends[1], int(facts.get(f"{kind}.{metric}.n", 0)))
+        if "continuations.auto_bleu" in facts:
+            found["unit_auto_bleu"] = Score(100 * facts["continuations.auto_bleu"])
+    spoken = stages[f"genppl_{checkpoint}"].data.metrics if f"genppl_{checkpoint}" in stages else {}
+    ours = "" if _as_in_the_paper(params) else "_own_judge"
+    for name, key, scale in (("genppl", "with_prompt.perplexity", 1), ("auto_bleu", "with_prompt.auto_bleu", 100)):
+        if key in spoken:
+            found[name + ours] = Score(scale * spoken[key], n=int(spoken.get("with_prompt.utterances", 0)))
+    return found
+
+
+def _as_in_the_paper(params: Mapping[str, str]) -> bool:
+    """Whether GenPPL was measured with the paper's prompts, recogniser and judge (recipe.md 1.10)."""
+    asked = {key: params.get(f"evaluate.genppl.{key}", "") for key in ("metric", "asr", "judge")}
+    kind = asked["metric"].partition("-")[0]
+    return (kind, asked["asr"], asked["judge"]) == ("ssc", "openai/whisper-large-v3-turbo", "meta-llama/Llama-3.2-1B")

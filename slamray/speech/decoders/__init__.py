@@ -1,0 +1,1 @@
+"""Units to sound: a table of decoders, one file each."""

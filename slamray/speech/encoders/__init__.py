@@ -1,0 +1,1 @@
+"""Sound to units: HuBERT features and their k-means."""

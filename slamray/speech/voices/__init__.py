@@ -1,0 +1,1 @@
+"""Text to sound: a table of voices, one file each."""

@@ -1,0 +1,165 @@
+"""What every voice has in common: speech with its spans, and a voice around a model that speaks phonemes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from hibari.tts import Hibari as HibariModel
+
+from slamray.errors import BadInput
+
+STRESS = "\u02c8\u02cc"  # primary and secondary stress stand before their vowel and have durations of their own
+EDGE = "_"  # our sign for the padding id 0 at both ends of what the model sees at once
+PAUSES = frozenset(EDGE + ' ;:,.!?\u2014\u2026"()\u201c\u201d')  # vocab.json: what is no phone
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text and its place in the audio."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Audio (float32, mono) and the spans in it.
+
+    phones: tile the whole audio; a stress mark's time counts to the phone that follows, and pauses are spans of their
+    own (`PAUSES`: punctuation, the blank between words, the edges of a sentence), empty where the back end has no such
+    pause.
+    words: without the pauses around them. Their text is the word as written, or its phonemes where the voice reads
+    more or fewer words than are written ("$9.99").
+    sentences: one for each sentence asked for, pauses included; they tile the audio too.
+    """
+
+    audio: np.ndarray
+    rate_hz: int
+    sentences: list[Span]
+    words: list[Span]
+    phones: list[Span]
+
+
+class Synthesiser(Protocol):
+    """What speaks. The same arguments give the same bytes. Phonemes are written in misaki's alphabet by all of them.
+
+    voice: one of the back end's own, or empty for the one it was loaded with.
+    """
+
+    rate_hz: int
+
+    def speak(self, sentences: Sequence[str], seed: int, voice: str = "") -> Speech: ...
+
+    def speak_phonemes(self, phonemes: str, seed: int, voice: str = "") -> Speech: ...
+
+    def phonemise(self, text: str) -> list[str]: ...
+
+    def lexicon(self) -> list[str]: ...
+
+
+class PhonemeVoice(ABC):
+    """A synthesiser around a model that turns one phoneme string into audio and the duration of each sign.
+
+    A back end sets these four, renders, and names its reader; what is said, and where, is alike for all of them.
+    """
+
+    rate_hz: int
+    frame_seconds: float  # unit of the durations
+    early_frames: int  # a sign sounds that many frames before the durations ahead of it add up
+    alphabet: AbstractSet[str]
+
+    @abstractmethod
+    def render(self, phonemes: str, rng: np.random.Generator, voice: str) -> tuple[np.ndarray, np.ndarray]:
+        """Audio float32 and the durations (int frames) of the edge, every sign of the string, and the edge.
+
+        The durations add up to the audio. BadInput when there is no such voice.
+        """
+
+    @abstractmethod
+    def reader(self, voice: str = "") -> HibariModel:
+        """What turns text into phonemes for a voice."""
+
+    def phonemise(self, text: str) -> list[str]:
+        """Phoneme strings (misaki's alphabet), one for each piece that the model sees at once."""
+        pieces: list[str] = self.reader().phonemize(text)
+        return pieces
+
+    def lexicon(self) -> list[str]:
+        """The phonemes of every word that the voice's dictionaries know, about 184 000."""
+        books = self.reader().g2p.lexicon
+        entries = [entry for book in (books.golds, books.silvers) for entry in book.d.values()]
+        nested = [[entry] if isinstance(entry, str) else list(entry.values()) for entry in entries]
+        return [phonemes for pronunciations in nested for phonemes in pronunciations if phonemes]
+
+    def speak(self, sentences: Sequence[str], seed: int, voice: str = "") -> Speech:
+        """The sentences in order. BadInput when one of them holds nothing that can be spoken."""
+        reader = self.reader(voice)
+        pieces = [reader.phonemize(sentence) for sentence in sentences]
+        silent = [sentence for sentence, piece in zip(sentences, pieces, strict=True) if not piece]
+        if silent or not sentences:
+            raise BadInput(f"nothing to speak in {silent[:1] or 'an empty list of sentences'}; remove the sentence")
+        return self._speak(sentences, pieces, seed, voice)
+
+    def speak_phonemes(self, phonemes: str, seed: int, voice: str = "") -> Speech:
+        """A phoneme string as one sentence. BadInput on a sign that is not in the model's alphabet."""
+        unknown = sorted(set(phonemes) - self.alphabet)
+        if unknown or not set(phonemes) - PAUSES:
+            reason = f"unknown {unknown}" if unknown else "no phone"
+            raise BadInput(f"cannot speak the phonemes {phonemes!r}: {reason}")
+        return self._speak([phonemes], [[phonemes]], seed, voice)
+
+    def _speak(self, sentences: Sequence[str], pieces: list[list[str]], seed: int, voice: str) -> Speech:
+        audio: list[np.ndarray] = []
+        sentence_spans: list[Span] = []
+        words: list[Span] = []
+        phones: list[Span] = []
+        frame = 0
+        for number, (sentence, strings) in enumerate(zip(sentences, pieces, strict=True)):
+            rng = np.random.default_rng((seed, number))
+            first_frame, first_phone = frame, len(phones)
+            for phonemes in strings:
+                wave, durations = self.render(phonemes, rng, voice)
+                expected = round(durations.sum() * self.frame_seconds * self.rate_hz)
+                assert len(wave) == expected, "durations do not add up"
+                phones += self._phone_spans(phonemes, durations, frame)
+                frame += int(durations.sum())
+                audio.append(wave)
+            sentence_spans.append(Span(sentence, first_frame * self.frame_seconds, frame * self.frame_seconds))
+            words += _word_spans(sentence, phones[first_phone:])
+        return Speech(np.concatenate(audio), self.rate_hz, sentence_spans, words, phones)
+
+    def _phone_spans(self, phonemes: str, durations: np.ndarray, first_frame: int) -> list[Span]:
+        """Spans that tile a piece: one for each sign, stress marks joined to the sign that follows."""
+        edges = np.concatenate([[0], np.cumsum(durations)])
+        edges[1:-1] = np.maximum(edges[1:-1] - self.early_frames, 0)
+        edges += first_frame
+        spans: list[Span] = []
+        start = edges[0]
+        for place, sign in enumerate(EDGE + phonemes + EDGE):
+            if sign in STRESS:
+                continue
+            end = edges[place + 1]
+            spans.append(Span(sign, float(start) * self.frame_seconds, float(end) * self.frame_seconds))
+            start = end
+        return spans
+
+
+def _word_spans(sentence: str, phones: list[Span]) -> list[Span]:
+    """Spans of the words of a sentence: runs of phones between blanks and edges."""
+    groups: list[list[Span]] = [[]]
+    for phone in phones:
+        if phone.text in (" ", EDGE):
+            groups.append([])
+        elif phone.text not in PAUSES:
+            groups[-1].append(phone)
+    spoken = [group for group in groups if group]
+    written = [word for word in sentence.split() if any(c.isalnum() for c in word)]
+    if len(written) != len(spoken):
+        written = ["".join(phone.text for phone in group) for group in spoken]
+    return [Span(w, g[0].start_seconds, g[-1].end_seconds) for w, g in zip(written, spoken, strict=True)]

@@ -1,0 +1,114 @@
+"""FastSpeech 2 (Conformer) with HiFi-GAN from transformers: one voice, LJ Speech, 22 050 Hz; made for sTinyStories.
+
+The paper spoke sTinyStories with fairseq's FastSpeech 2 on the same speaker (recipe 1.6); this is the one that
+transformers loads. Its own tokeniser needs g2p_en, hence NLTK and its downloads, so the phonemes are misaki's, written
+in ARPAbet. No noise: the seed changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import torch
+from hibari.tts import Hibari as HibariModel
+from transformers import FastSpeech2ConformerWithHifiGan
+
+from slamray.errors import BadInput
+from slamray.speech.hub import model_folder
+from slamray.speech.voices.base import EDGE, STRESS, PhonemeVoice
+from slamray.speech.voices.hibari import english_reader
+
+KEY = "speech.tts.fastspeech2.model"
+FILES = ("config.json", "vocab.json", "model.safetensors", "pytorch_model.bin")
+END = "<sos/eos>"
+RATE_HZ = 22_050  # LJ Speech; its config.json does not say
+
+# misaki's American phonemes (its EN_PHONES.md) in ARPAbet. Vowels take a stress digit; a flap is a T, and a
+# reduced vowel what the CMU dictionary writes for it.
+CONSONANTS = {
+    "b": "B", "d": "D", "f": "F", "h": "HH", "j": "Y", "k": "K", "l": "L", "m": "M", "n": "N", "p": "P", "s": "S",
+    "t": "T", "v": "V", "w": "W", "z": "Z", "\u0261": "G", "\u014b": "NG", "\u0279": "R", "\u0283": "SH",
+    "\u0292": "ZH", "\u00f0": "DH", "\u03b8": "TH", "\u02a4": "JH", "\u02a7": "CH", "\u027e": "T", "T": "T",
+    "\u0294": "T",
+}  # fmt: skip
+VOWELS = {
+    "\u0259": "AH", "\u1d4a": "AH", "\u1d7b": "IH", "i": "IY", "u": "UW", "\u0251": "AA", "\u0254": "AO",
+    "\u025b": "EH", "\u026a": "IH", "\u028a": "UH", "\u028c": "AH", "\u00e6": "AE", "A": "EY", "I": "AY", "W": "AW",
+    "Y": "OY", "O": "OW", "\u025c": "ER", "a": "AA", "\u0252": "AA", "Q": "OW", "\u0250": "AH",
+}  # fmt: skip
+RHOTIC = {"\u0259": "ER", "\u025c": "ER"}  # with the R that follows them
+PAUSES = {",": ",", ".": ".", "?": "?", "!": "!", ";": ",", ":": ",", "\u2014": ",", "\u2026": "."}
+
+
+class FastSpeech2(PhonemeVoice):
+    """The model and the ids of its tokens."""
+
+    rate_hz = RATE_HZ
+    early_frames = 0  # durations were learnt from forced alignments
+
+    def __init__(self, model: FastSpeech2ConformerWithHifiGan, vocab: dict[str, int]) -> None:
+        self._model, self._vocab = model.eval(), vocab
+        self.frame_seconds = math.prod(model.vocoder.config.upsample_rates) / RATE_HZ
+        self.alphabet = frozenset(CONSONANTS | VOWELS | PAUSES) | frozenset(STRESS + ' "()\u201c\u201d\u02d0')
+        self._reader = english_reader(british=False)
+        needed = {*CONSONANTS.values(), *(f"{v}{digit}" for v in (*VOWELS.values(), "ER") for digit in "012"), END}
+        missing = sorted({*needed, *PAUSES.values()} - set(vocab))
+        if missing:
+            raise BadInput(f"{KEY}: its vocab.json has no {' '.join(missing)}; it is of another phoneme alphabet")
+
+    @classmethod
+    def load(cls, model: str, revision: str | None) -> FastSpeech2:
+        """From a local folder, or a hub id at a revision. BadInput when files are missing or are something else."""
+        folder = model_folder(model, revision, FILES, KEY)
+        try:
+            vocab = json.loads((folder / "vocab.json").read_text())
+            kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        except (OSError, ValueError, AttributeError) as error:
+            raise BadInput(f"{KEY}={model}: needs config.json and vocab.json ({error})") from error
+        if kind != "fastspeech2_conformer_with_hifigan":
+            raise BadInput(f"{KEY}={model}: its config.json says {kind}, not fastspeech2_conformer_with_hifigan")
+        try:
+            return cls(FastSpeech2ConformerWithHifiGan.from_pretrained(folder), vocab)
+        except (OSError, RuntimeError) as error:
+            raise BadInput(f"{KEY}={model}: its weights cannot be read ({str(error).splitlines()[0]})") from error
+
+    def reader(self, voice: str = "") -> HibariModel:
+        """American English, whatever the voice; render refuses a wrong one."""
+        return self._reader
+
+    def render(self, phonemes: str, rng: np.random.Generator, voice: str) -> tuple[np.ndarray, np.ndarray]:
+        """See PhonemeVoice; a sign that is no token of the model lasts no frame."""
+        if voice:
+            raise BadInput(f"fastspeech2 has one voice, and none is called {voice!r}")
+        tokens, signs = to_arpabet(phonemes)
+        ids = torch.tensor([[self._vocab[token] for token in (*tokens, END)]])
+        with torch.no_grad():
+            output = self._model(input_ids=ids)
+        speed = self._model.config.model_config.speaking_speed
+        frames = torch.round(output.duration_outputs[0].float() * speed).long().numpy()
+        durations = np.zeros(len(EDGE + phonemes + EDGE), np.int64)
+        durations[[*(sign + 1 for sign in signs), -1]] = frames
+        return output.waveform[0].float().numpy(), durations
+
+
+def to_arpabet(phonemes: str) -> tuple[list[str], list[int]]:
+    """Tokens of g2p_en's alphabet (`HH`, `AH0`, `,`) and, for each, the index of the sign that it stands for."""
+    tokens: list[str] = []
+    signs: list[int] = []
+    stress = "0"
+    for place, sign in enumerate(phonemes):
+        before = phonemes[place - 1] if place else ""
+        if sign in STRESS:
+            stress = "1" if sign == STRESS[0] else "2"
+        elif sign == "\u0279" and before in RHOTIC:
+            tokens[-1] = RHOTIC[before] + tokens[-1][-1]
+        elif sign in VOWELS:
+            tokens.append(VOWELS[sign] + stress)
+            signs.append(place)
+            stress = "0"
+        elif token := CONSONANTS.get(sign) or PAUSES.get(sign):
+            tokens.append(token)
+            signs.append(place)
+    return tokens, signs

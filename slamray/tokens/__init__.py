@@ -1,0 +1,1 @@
+"""Units to documents, documents to packed rows, rows to steps."""

@@ -1,0 +1,1 @@
+"""DPO on unit ids: TRL's trainer over a DeepSpeed engine."""

@@ -1,0 +1,337 @@
+"""Preference training: TRL's DPOTrainer over a DeepSpeed engine, on unit ids.
+
+The caller has initialised torch.distributed and set RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR (Ray Train does).
+Shapes: P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tokenizers
+import torch
+import torch.distributed as dist
+import transformers
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from slamray.config.compute import Compute
+from slamray.config.evaluation import SamplingSettings
+from slamray.config.training import DpoSettings
+from slamray.errors import BadInput
+from slamray.evaluate.autobleu import auto_bleu
+from slamray.model.generate import Prompt, continue_units
+from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
+from slamray.stage.store import write_json
+from slamray.stage.work import CHECKPOINTS, Report
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
+from slamray.train.checkpoint import add_over_ranks, agree, newest_complete
+from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
+from slamray.train.dpo.trainer import START_SCORES, TRL_TESTED, Conductor, UnitDPOTrainer
+
+MODEL = "model"  # in a checkpoint, and in what is left at the end
+PROMPTS, NEW_TOKENS = 16, 100  # of an evaluation on the way: some seconds on a CPU; chosen, not tuned
+
+
+def train_dpo(
+    config: DpoSettings,
+    compute: Compute,
+    model_folder: Path,
+    pairs: Sequence[Mapping[str, Any]],
+    heldout: Sequence[Mapping[str, Any]],
+    out: Path,
+    report: Report,
+) -> dict[str, Any]:
+    """Train the model of `model_folder` on preference pairs and save it in transformers' format under out/model.
+
+    Pairs are rows with `pair_id` and the unit lists `prompt`, `chosen`, `rejected`. The reference is the model as it
+    was; its log-likelihoods are computed once, before training and off the clock. `config.evaluations` times, the first
+    before training, a report holds `heldout_accuracy` and `auto_bleu` (see `evaluate`). out/checkpoints holds what a
+    second call continues from, on any number of ranks; a file out/.save-now asks for one at once. out/history.json
+    holds every report, out/heldout.parquet the held-out pairs' log-likelihoods before and after.
+    Every rank returns the same facts. Slamming section 4.4 and Table 5.
+    """
+    began = time.perf_counter()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    accumulation(config.pairs_per_step, compute.dpo_micro_batch, world)  # before any work
+    device = _claim_device(compute)
+    checkpoint = agree(newest_complete(out / CHECKPOINTS) if rank == 0 else None)
+    model = _load(checkpoint / MODEL if checkpoint else model_folder, compute, device)
+    vocab_size = model.config.vocab_size
+    tokens, dropped = to_pair_tokens(pairs, vocab_size, config.context)
+    heldout_tokens, heldout_dropped = to_pair_tokens(heldout, vocab_size, config.context)
+    if not tokens:
+        raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
+    scoring_batch = 4 * compute.dpo_micro_batch  # without gradients there is room; chosen, not tuned
+    if checkpoint is None:
+        start_P2 = score_pairs(model, tokens + heldout_tokens, scoring_batch, compute.dtype)
+    else:
+        start_P2 = np.load(checkpoint / START_SCORES)
+    before_P2 = start_P2[len(tokens) :]
+    referenced = time.perf_counter()
+
+    conductor = Conductor(config, compute, tokens, count_parameters(model), checkpoint, out, report)
+    trainer = _trainer(config, compute, model, tokens, start_P2, conductor, checkpoint, out)
+    if config.evaluations and heldout_tokens:
+        if checkpoint is None:
+            report({"progress": 0.0, **evaluate(model, heldout_tokens, scoring_batch, compute.dtype)})
+        conductor.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens, scoring_batch)
+    try:
+        trainer.train()
+    finally:  # whatever ends it, what is in flight is a checkpoint
+        conductor.saver.wait()
+    samples = add_over_ranks(trainer.batches.seen)
+    trained = time.perf_counter()
+
+    _save_model(trainer, out / MODEL)
+    del trainer, model
+    unset_hf_deepspeed_config()  # ZeRO 3 would otherwise shard the next model that is loaded
+    after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, scoring_batch, compute.dtype)
+    if rank == 0:
+        _write_heldout(out / "heldout.parquet", heldout_tokens, before_P2, after_P2)
+        write_json(out / "history.json", conductor.history)
+    dist.barrier()
+    assert conductor.first_step_at is not None
+    return {
+        **conductor.history[-1],
+        "samples": samples,
+        "training_pairs": len(tokens), "dropped": dict(dropped), "resumed_from": checkpoint.name if checkpoint else "",
+        "heldout": {"dropped": dict(heldout_dropped), **compare_heldout(before_P2, after_P2)},
+        "reference_seconds": referenced - began,
+        "setup_seconds": conductor.first_step_at - referenced,
+        "finish_seconds": time.perf_counter() - trained,
+    }  # fmt: skip
+
+
+def _claim_device(compute: Compute) -> torch.device:
+    """Tell accelerate and DeepSpeed about the process group that exists.
+
+    accelerate knows no DeepSpeed on several CPU processes: asked for it, it believes that it is alone. So its state is
+    made as for plain CPU (or GPU) processes and then marked; DPOConfig is told to use it as it is.
+    """
+    threads = torch.get_num_threads()
+    AcceleratorState._reset_state(reset_partial_state=True)  # as TrainingArguments does: a process may train twice
+    state = PartialState(cpu=compute.device == "cpu")
+    PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
+    torch.set_num_threads(threads)  # PartialState sets its own where OMP_NUM_THREADS is not set
+    assert state.num_processes == dist.get_world_size()
+    return state.device
+
+
+def _load(folder: Path, compute: Compute, device: torch.device) -> transformers.PreTrainedModel:
+    # On CPUs plain matrix products beat torch's fused kernel, as pairs are short: 5 M parameters, 16 sequences of 136
+    # tokens, bf16, forward and backward, one core: 15 pairs/s against 11.
+    model = load_unit_lm(folder, "eager" if compute.device == "cpu" else compute.attention)
+    torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
+    return model
+
+
+def _trainer(
+    config: DpoSettings,
+    compute: Compute,
+    model: transformers.PreTrainedModel,
+    tokens: Sequence[PairTokens],
+    start_P2: npt.NDArray[np.float64],
+    conductor: Conductor,
+    checkpoint: Path | None,
+    out: Path,
+) -> UnitDPOTrainer:
+    trl_version = version("trl")
+    if not trl_version.startswith(TRL_TESTED):
+        raise BadInput(f"trl {trl_version} is installed, the adapter fits {TRL_TESTED}x; install requirements.lock")
+    rows = {
+        "prompt_ids": [pair.prompt_ids for pair in tokens],
+        "chosen_ids": [pair.chosen_ids for pair in tokens],
+        "rejected_ids": [pair.rejected_ids for pair in tokens],
+        "ref_chosen_logps": start_P2[: len(tokens), 0].astype(np.float32),
+        "ref_rejected_logps": start_P2[: len(tokens), 1].astype(np.float32),
+    }
+    lengths = [pair.longest for pair in tokens]
+    trainer = UnitDPOTrainer(
+        batches=StepBatches(lengths, config, compute.dpo_micro_batch, conductor.spent.steps, conductor.steps_left),
+        dtype=compute.dtype,
+        conductor=conductor,
+        start_P2=start_P2,
+        resume_from=checkpoint,
+        model=model,
+        args=_arguments(config, compute, conductor.steps_left, out),
+        train_dataset=datasets.Dataset.from_dict(rows),
+        data_collator=DataCollatorForPreference(pad_token_id=PAD),
+        processing_class=_special_tokens(),
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path) -> DPOConfig:
+    """TRL's arguments; what is not named here (sigmoid loss, AdamW) is TRL's default and the paper's choice."""
+    accumulated = accumulation(config.pairs_per_step, compute.dpo_micro_batch, dist.get_world_size())
+    optim = config.optim
+    return DPOConfig(
+        output_dir=str(out),
+        beta=config.beta,
+        loss_type=["sigmoid"],
+        precompute_ref_log_probs=True,
+        max_length=None,  # nothing is truncated: longer pairs are left out before
+        per_device_train_batch_size=compute.dpo_micro_batch,
+        gradient_accumulation_steps=accumulated,
+        max_steps=steps,
+        learning_rate=optim.learning_rate,
+        lr_scheduler_type="constant",  # the conductor sets the rate of each step by progress
+        adam_beta1=optim.beta1,
+        adam_beta2=optim.beta2,
+        adam_epsilon=optim.epsilon,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.clip_norm,
+        bf16=False,  # autocast in the adapter
+        activation_checkpointing=False,
+        logging_strategy="steps",  # each step to the conductor, which sums and reports
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # the conductor decides
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=config.seed,
+        accelerator_config={"use_configured_state": True},
+        deepspeed={
+            "train_micro_batch_size_per_gpu": compute.dpo_micro_batch,
+            "gradient_accumulation_steps": accumulated,
+            "train_batch_size": config.pairs_per_step,
+            "gradient_clipping": optim.clip_norm,
+            "zero_optimization": {
+                "stage": compute.zero_stage,
+                "stage3_gather_16bit_weights_on_model_save": True,  # whatever the dtype, 16 bit in the name only
+            },
+            "zero_allow_untested_optimizer": True,  # transformers' AdamW
+            "steps_per_print": 10**9,
+        },
+    )
+
+
+def evaluate(
+    model: transformers.PreTrainedModel, heldout: Sequence[PairTokens], batch: int, dtype: str
+) -> dict[str, float]:
+    """What DPO is judged by on its way, the same on every rank.
+
+    `heldout_accuracy`: share of held-out pairs whose chosen side has the greater mean log-likelihood; with pairs from
+    stories that is topic-cloze. `auto_bleu`: repetition in the units of sampled continuations of their prompts, 0..1.
+    """
+    scores_P2 = score_pairs(model, heldout, batch, dtype)
+    targets_P2 = np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in heldout])
+    chosen_P, rejected_P = (scores_P2 / targets_P2).T
+    prompts = [Prompt(pair.pair_id, np.array(pair.prompt_ids[1:]) - FIRST_UNIT) for pair in heldout[:PROMPTS]]
+    rank, world = dist.get_rank(), dist.get_world_size()
+    settings = SamplingSettings(prompts=PROMPTS, batch=PROMPTS, max_new_tokens=NEW_TOKENS)
+    said = [one.units.tolist() for one in continue_units(model, prompts[rank::world], settings)]
+    repeated = torch.tensor(
+        [sum(auto_bleu(units) for units in said), len(said)],
+        dtype=torch.float64,
+        device=next(model.parameters()).device,
+    )
+    dist.all_reduce(repeated)
+    return {
+        "heldout_accuracy": float(np.mean(chosen_P > rejected_P)),
+        "auto_bleu": float(repeated[0] / repeated[1]),
+    }
+
+
+def _evaluate(
+    trainer: UnitDPOTrainer,
+    out: Path,
+    compute: Compute,
+    device: torch.device,
+    heldout: Sequence[PairTokens],
+    batch: int,
+) -> dict[str, float]:
+    """`evaluate` the model in training; by way of a file, as ZeRO 3 shards the weights in memory."""
+    folder = out / ".evaluated"
+    _save_model(trainer, folder)
+    sharding = trainer.args.hf_deepspeed_config
+    unset_hf_deepspeed_config()
+    try:
+        return evaluate(_load(folder, compute, device), heldout, batch, compute.dtype)
+    finally:
+        set_hf_deepspeed_config(sharding)
+        dist.barrier()
+        if trainer.args.process_index == 0:
+            shutil.rmtree(folder)
+
+
+def _special_tokens() -> transformers.PreTrainedTokenizerFast:
+    """What TRL wants to know of a tokeniser: the ids of padding, start and end. It never sees a text."""
+    words = tokenizers.models.WordLevel({"<PAD>": PAD, "<S>": BOS}, unk_token="<PAD>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words), pad_token="<PAD>", bos_token="<S>", eos_token="<S>"
+    )
+
+
+def _save_model(trainer: UnitDPOTrainer, folder: Path) -> None:
+    """Plain transformers format, appearing at once; every rank takes part, as ZeRO 3 gathers the weights."""
+    weights = trainer.gather_weights()
+    if trainer.args.process_index == 0:
+        temp = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temp, ignore_errors=True)
+        save_unit_lm(trainer.unit_lm, temp, weights)
+        shutil.rmtree(folder, ignore_errors=True)
+        temp.rename(folder)
+    dist.barrier()
+
+
+def _write_heldout(
+    path: Path, pairs: Sequence[PairTokens], before_P2: npt.NDArray[np.float64], after_P2: npt.NDArray[np.float64]
+) -> None:
+    """One row a pair: summed log-likelihoods before and after, and the tokens that they sum over."""
+    pq.write_table(
+        pa.table(
+            {
+                "pair_id": [pair.pair_id for pair in pairs],
+                "chosen_tokens": [len(pair.chosen_ids) for pair in pairs],
+                "rejected_tokens": [len(pair.rejected_ids) for pair in pairs],
+                "chosen_before": before_P2[:, 0],
+                "rejected_before": before_P2[:, 1],
+                "chosen_after": after_P2[:, 0],
+                "rejected_after": after_P2[:, 1],
+            }
+        ),
+        path,
+    )
+
+
+def compare_heldout(before_P2: npt.NDArray[np.float64], after_P2: npt.NDArray[np.float64]) -> dict[str, float]:
+    """What training did to held-out pairs, log-likelihoods (P, 2) of chosen and rejected, summed over tokens.
+
+    `margin` is the mean of (chosen - rejected) after less before: the implicit reward margin over beta, above 0 when
+    chosen was moved over rejected; `margin_half_width` is half its 95 % interval (normal). `moved` is the share of
+    pairs with a positive one (TRL's rewards/accuracies), `accuracy_*` the share with chosen above rejected.
+    """
+    if not len(before_P2):
+        return {"pairs": 0}
+    gain_P2 = after_P2 - before_P2
+    margin_P = gain_P2[:, 0] - gain_P2[:, 1]
+    deviation = float(margin_P.std(ddof=1)) if len(margin_P) > 1 else math.inf
+    return {
+        "pairs": len(margin_P),
+        "margin": float(margin_P.mean()),
+        "margin_half_width": 1.96 * deviation / math.sqrt(len(margin_P)),
+        "moved": float((margin_P > 0).mean()),
+        "chosen_gain": float(gain_P2[:, 0].mean()),
+        "rejected_gain": float(gain_P2[:, 1].mean()),
+        "accuracy_before": float((before_P2[:, 0] > before_P2[:, 1]).mean()),
+        "accuracy_after": float((after_P2[:, 0] > after_P2[:, 1]).mean()),
+    }

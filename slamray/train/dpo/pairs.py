@@ -1,0 +1,172 @@
+"""Preference pairs as tokens: their layout, the order they are seen in, and their log-likelihoods under a model.
+
+Shapes: P pairs, S sequences of a batch (chosen first, then rejected), T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from slamray.config.training import DpoSettings
+from slamray.errors import BadInput
+from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, to_tokens
+
+
+@dataclass(frozen=True)
+class PairTokens:
+    """A pair as token ids: `<S> prompt` | `chosen <S>` and `rejected <S>`; only the second parts are scored."""
+
+    pair_id: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both sequences, specials included."""
+        return 2 * len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer of the two sequences."""
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+def to_pair_tokens(
+    pairs: Sequence[Mapping[str, Any]], vocab_size: int, context: int
+) -> tuple[list[PairTokens], Counter[str]]:
+    """Pairs (`pair_id`, and `prompt`, `chosen`, `rejected` as unit lists) as tokens, in order of their ids.
+
+    Nothing is ever truncated: a pair with a sequence longer than `context`, or without units in one part, is left
+    out and counted by reason. BadInput when a unit is outside the model's vocabulary or an id stands twice.
+    """
+    kept: dict[str, PairTokens] = {}
+    dropped: Counter[str] = Counter()
+    for pair in sorted(pairs, key=lambda row: row["pair_id"]):
+        prompt, chosen, rejected = (np.asarray(pair[part], dtype=np.int64) for part in ("prompt", "chosen", "rejected"))
+        if not (prompt.size and chosen.size and rejected.size):
+            dropped["no units in a part"] += 1
+            continue
+        units = np.concatenate([prompt, chosen, rejected])
+        outside = units[(units < 0) | (units + FIRST_UNIT >= vocab_size)]
+        if outside.size:
+            raise BadInput(
+                f"pair {pair['pair_id']}: unit {outside[0]} is outside the model's {vocab_size - FIRST_UNIT} units; "
+                "encode the pairs with the quantiser that the model was trained on"
+            )
+        if pair["pair_id"] in kept:
+            raise BadInput(f"pair {pair['pair_id']} stands twice; pair ids must be unique")
+        tokens = PairTokens(
+            pair["pair_id"], [BOS, *_ids(prompt)], [*_ids(chosen), BOS], [*_ids(rejected), BOS]
+        )  # fmt: skip
+        if tokens.longest > context:
+            dropped[f"longer than {context} tokens"] += 1
+        else:
+            kept[tokens.pair_id] = tokens
+    return list(kept.values()), dropped
+
+
+def _ids(units: npt.NDArray[np.int64]) -> list[int]:
+    return [int(token) for token in to_tokens(units)]
+
+
+class StepBatches(torch.utils.data.Sampler[list[int]]):
+    """The micro-batches of one rank, step after step: a batch sampler that needs no state to resume.
+
+    The pairs of a step are sorted by length and cut in micro-batches, which are dealt to the ranks in turn: little
+    padding, ranks of equal load, and the same micro-batches for any number of ranks.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], config: DpoSettings, micro_batch: int, first_step: int, steps: int
+    ) -> None:
+        self._lengths_P = np.asarray(lengths)
+        self._config, self._micro_batch = config, micro_batch
+        self._steps = range(first_step, first_step + steps)
+        self._rank, self._world = rank_and_world()
+        self.seen = 0  # hash of the pairs that this rank was given (units.sample_hash)
+        self._per_step = accumulation(config.pairs_per_step, micro_batch, self._world)
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._per_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self._steps:
+            pairs = batch_rows(self._config.seed, step, len(self._lengths_P), self._config.pairs_per_step)
+            by_length = pairs[np.argsort(self._lengths_P[pairs], kind="stable")]
+            for rows, _ in rank_micro_batches(by_length, self._rank, self._world, self._micro_batch):
+                self.seen = add_hashes(self.seen, sample_hash(step, rows))
+                yield rows.tolist()  # all count: `accumulation` refuses a batch that cannot be dealt evenly
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process and the number of them; (0, 1) without a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def accumulation(pairs_per_step: int, micro_batch: int, world: int) -> int:
+    """Micro-batches that each rank adds up in a step; BadInput with the numbers when the batch does not divide."""
+    count, rest = divmod(pairs_per_step, micro_batch * world)
+    if rest or not count:
+        raise BadInput(
+            f"dpo.pairs_per_step={pairs_per_step} is no multiple of compute.dpo_micro_batch={micro_batch} x "
+            f"compute.workers={world}; change dpo_micro_batch or workers"
+        )
+    return count
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
+    """Matrix products in bfloat16 where dtype says so; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+@torch.no_grad()
+def score_pairs(model: torch.nn.Module, pairs: Sequence[PairTokens], batch: int, dtype: str) -> npt.NDArray[np.float64]:
+    """Log-likelihoods (P, 2) of chosen and rejected given the prompt, summed over tokens, final `<S>` included.
+
+    Batches are formed by length over all pairs and dealt to the ranks of the process group in turn, so the values do
+    not depend on their number; every rank gets all of them. `batch` counts pairs.
+    """
+    device = next(model.parameters()).device
+    rank, world = rank_and_world()
+    order = sorted(range(len(pairs)), key=lambda index: (pairs[index].longest, index))
+    scores_P2 = torch.zeros(len(pairs), 2, dtype=torch.float64, device=device)
+    training = model.training
+    model.eval()
+    for start in range(rank * batch, len(order), world * batch):
+        indices = order[start : start + batch]
+        scores_P2[indices] = _score_batch(model, [pairs[index] for index in indices], device, dtype).double()
+    model.train(training)
+    if world > 1:
+        dist.all_reduce(scores_P2)
+    return scores_P2.cpu().numpy()
+
+
+def _score_batch(model: torch.nn.Module, pairs: Sequence[PairTokens], device: torch.device, dtype: str) -> torch.Tensor:
+    """Scores (P, 2) of one padded batch."""
+    rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
+    width = max(len(prompt) + len(rest) for prompt, rest in rows)
+    ids_ST = torch.full((len(rows), width), PAD)
+    attended_ST, scored_ST = torch.zeros_like(ids_ST), torch.zeros_like(ids_ST, dtype=torch.bool)
+    for row, (prompt, rest) in enumerate(rows):
+        length = len(prompt) + len(rest)
+        ids_ST[row, :length] = torch.tensor(prompt + rest)
+        attended_ST[row, :length] = 1
+        scored_ST[row, len(prompt) : length] = True
+    ids_ST, attended_ST, scored_ST = ids_ST.to(device), attended_ST.to(device), scored_ST.to(device)
+    with autocast(device, dtype):
+        logits_STV = model(input_ids=ids_ST, attention_mask=attended_ST, use_cache=False).logits
+    log_probs_STV = logits_STV[:, :-1].float().log_softmax(-1)
+    log_probs_ST = log_probs_STV.gather(-1, ids_ST[:, 1:, None]).squeeze(-1)
+    scores_S = (log_probs_ST * scored_ST[:, 1:]).sum(-1)
+    return scores_S.view(2, len(pairs)).T
