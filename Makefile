@@ -25,8 +25,8 @@ sweep: setup  ## how much of the budget should be DPO: six shares x three seeds,
 
 test: setup  ## all tests, the fast ones first
 	$(BIN)/python -m pytest -q -m "not slow" tests
-	$(BIN)/python -m pytest -q -m slow tests/test_run.py  # by itself: it starts a cluster as a person would
-	$(BIN)/python -m pytest -q -m slow tests --ignore tests/test_run.py
+	$(BIN)/python -m pytest -q -m slow tests/commands/test_run.py  # by itself: it starts a cluster as a person would
+	$(BIN)/python -m pytest -q -m slow tests --ignore tests/commands/test_run.py
 
 N ?= 50
 chaos: setup  ## kill N runs at random moments, and compare with the untouched one (a minute or two each)

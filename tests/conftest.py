@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 from slamray.config.compute import Compute
 from slamray.runtime.engine import Engine
@@ -24,7 +24,7 @@ def engine() -> Iterator[Engine]:
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A gloo group of one, as Ray Train makes it; one for all tests, for DeepSpeed remembers the first it meets."""
     import torch.distributed as dist
-    from processes import join_group
+    from support.processes import join_group
 
     patch = pytest.MonkeyPatch()
     join_group(patch.setenv, 0, 1, tmp_path_factory.mktemp("group") / "store")

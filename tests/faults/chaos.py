@@ -355,7 +355,7 @@ def _last_line(path: Path) -> str:
 
 def make_words(folder: Path) -> list[str]:
     """The demo recipe's words for tiny models that are made in a folder."""
-    import tiny
+    from support import tiny
 
     folder.mkdir(parents=True, exist_ok=True)
     words = tiny.words(

@@ -2,7 +2,7 @@
 
 Loaded from its published files by own code, not by the `kokoro` package: that needs misaki[en], hence spaCy, a model it
 downloads at run time, and espeak-ng (GPL-3). The text front is hibari's port of the same misaki. Our network and the
-package's give the same samples: see tests/test_voice_kokoro.py.
+package's give the same samples: see tests/speech/test_voice_kokoro.py.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from slamray.train.checkpoint import (
 from slamray.train.dpo.pairs import PairTokens, StepBatches, autocast
 from slamray.train.optim import learning_rate
 
-TRL_TESTED = "1.16."  # the adapter overrides TRL's internals; tests/test_dpo.py holds their golden values
+TRL_TESTED = "1.16."  # the adapter overrides TRL's internals; tests/train/test_dpo.py holds their golden values
 ENDLESS = 10**9  # steps of a run that is not bounded by steps: more than anybody can pay for
 START_SCORES = "start_scores.npy"  # log-likelihoods of training and held-out pairs under the reference
 

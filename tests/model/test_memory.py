@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measure_memory import measure
-from processes import run_ranks
+from support.measure_memory import measure
+from support.processes import run_ranks
 from transformers import GPTNeoXConfig, OPTConfig, PreTrainedConfig, Qwen2Config
 
 from slamray.config.compute import Compute

@@ -23,7 +23,7 @@ from slamray.stage.materialise import materialise
 from slamray.stage.stage import PRUNED, Stage, prune
 from slamray.tracking import NullTracker
 
-TUNING = Path(__file__).parent.parent / "tuning"
+TUNING = Path(__file__).parents[2] / "tuning"
 
 
 def a_sweep(tuning: str = "dpo_budget", **space: Any) -> Sweep:

@@ -7,13 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import asking
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from asking import finish
+from support import asking
+from support.asking import finish
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from slamray.config.compute import Compute

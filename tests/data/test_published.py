@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import published_sets as made
 import pytest
 import torch
-from asking import finish, here
 from scipy import stats
+from support import published_sets as made
+from support.asking import finish, here
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -445,7 +445,7 @@ def test_the_job_scores_checkpoints_from_anywhere_by_all_sets(
     command = [sys.executable, "jobs/evaluate.py", f"checkpoints={{one: {models['one']}, two: {models['two']}}}",
                f"sets={{{folders}}}", "speech.encoder.dtype=float32", "tracking.enabled=false",
                f"root={tmp_path}"]  # fmt: skip
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "sblimp: 200 items, a subset: published are 6,300 (dev) or 63,000 (test)" in done.stdout
     (folder,) = tmp_path.glob("evaluation/*")
@@ -454,5 +454,5 @@ def test_the_job_scores_checkpoints_from_anywhere_by_all_sets(
     figures = store.read_json(folder / evaluation.SUMMARY)
     shown = next(row for row in figures["one"]["metrics"] if row["metric"] == "sblimp" and row["part"] == "all")
     assert f"{100 * shown['accuracy']:.1f} [{100 * shown['low']:.1f}, {100 * shown['high']:.1f}]" in done.stdout
-    again = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert "0 of 2 stages made" in again.stdout

@@ -19,7 +19,7 @@ from slamray.runtime.engine import Engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-TUNING = Path(__file__).parent.parent / "tuning"
+TUNING = Path(__file__).parents[2] / "tuning"
 ITEMS = ["evaluate.items.topic_cloze=4", "evaluate.items.sentence_order=4", "evaluate.items.words_in_sentence=0"]
 Told = tuple[int, str, str]  # exit status, stdout, stderr
 

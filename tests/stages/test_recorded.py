@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from asking import finish
+from support.asking import finish
 
 from slamray.config.compute import Compute
 from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings

@@ -138,7 +138,7 @@ def test_the_job_starts_no_ray(words: list[str], prompts: Path, tmp_path: Path) 
         "assert 'ray' not in sys.modules"
     )
     command = [sys.executable, "-c", code, *words, f"input={prompts}/a.wav", f"out={tmp_path}"]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "a.wav").is_file()

@@ -206,7 +206,7 @@ def test_only_the_runtime_imports_ray() -> None:
 
 
 def test_no_file_outside_the_runtime_names_ray() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     files = [*(root / "slamray").rglob("*.py"), *(root / "jobs").glob("*.py"), *(root / "tuning").glob("*.py")]
     bad = [
         str(path)

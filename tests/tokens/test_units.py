@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slamray.units import pack
 
 from slamray.errors import BadInput
 from slamray.tokens.documents import to_document
+from slamray.tokens.packing import pack
 from slamray.tokens.rows import IGNORE, RowStore, write_rows
 from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
 from slamray.tokens.vocabulary import BOS, PAD, to_tokens, vocab_size

@@ -1,0 +1,1 @@
+"""What tests share: tiny models, processes that form a group, published layouts in miniature."""
