@@ -144,7 +144,7 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
     c = recipe.compute
     lines = [
         f"recipe {recipe.name}, root {root}, {c.workers} x {c.device} worker(s) of {c.cpus_per_worker} core(s), "
-        f"{c.dtype}, ZeRO {c.zero_stage}; {c.tts_actors} speaking and {c.encoder_actors} encoding actor(s)",
+        f"{c.precision}, ZeRO {c.zero_stage}; {c.tts_actors} speaking and {c.encoder_actors} encoding actor(s)",
         f"{'stage':<19}{'fingerprint':<18}{'state':<7}inputs / cost",
     ]
     for stage in order(targets):

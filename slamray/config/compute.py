@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -23,8 +26,10 @@ class Compute(Settings):
     workers: int = Field(1, ge=1, description="training workers, one GPU each where device is cuda")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where training and scoring run")
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores, and torch threads, of a training worker")
-    dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="of matrix products in training; weights stay float32"
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="of matrix products in training; weights stay float32. auto: bfloat16 on GPUs and on CPUs with "
+        "instructions for it, else float32",
     )
     micro_batch: int = Field(8, ge=1, description="packed rows that one worker holds at once in pre-training")
     dpo_micro_batch: int = Field(4, ge=1, description="pairs that one worker holds at once in DPO")
@@ -68,3 +73,24 @@ class Compute(Settings):
         8192, ge=1, description="padded tokens in a forward pass of scoring: memory of the logits; chosen, not tuned"
     )
     parallel_stages: int = Field(1, ge=1, description="stages that may run side by side")
+
+    @property
+    def precision(self) -> Literal["bfloat16", "float32"]:
+        """`dtype`, with auto resolved for the CPU of this process."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if self.device == "cuda" or cpu_has_bfloat16() else "float32"
+
+
+@lru_cache(maxsize=1)
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16.
+
+    One that does not emulates it: 0.9 GFLOPS against 67 in float32 for a product of 1024 x 1024 on one core of an EPYC
+    without AVX512-BF16.
+    """
+    try:
+        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+    except OSError:  # no Linux
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -70,7 +70,7 @@ def planned_memory(config: PreTrainedConfig, optim: OptimSettings, compute: Comp
     """
     attention = register_blockwise() if compute.device == "cpu" else "sdpa"
     pieces = not (compute.device == "cuda" and compute.attention.startswith("flash"))
-    traced = _trace(config.to_json_string(), attention, pieces, compute.dtype, compute.micro_batch, context)
+    traced = _trace(config.to_json_string(), attention, pieces, compute.precision, compute.micro_batch, context)
     parameters = sum(torch.Size(shape).numel() for shape in traced.shapes)
     sharded = compute.workers if compute.zero_stage >= 1 else 1
     zero = compute.zero_stage >= 1

@@ -343,7 +343,7 @@ def make_engine(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip_norm if compute.zero_stage > 0 else 0.0,
         "zero_optimization": {"stage": compute.zero_stage, **buckets},
-        "torch_autocast": {"enabled": compute.dtype == "bfloat16", "dtype": "bfloat16"},
+        "torch_autocast": {"enabled": compute.precision == "bfloat16", "dtype": "bfloat16"},
         "communication_data_type": "fp32",
         "steps_per_print": None,
     }

@@ -79,7 +79,7 @@ def train_dpo(
         raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
     scoring_batch = 4 * compute.dpo_micro_batch  # without gradients there is room; chosen, not tuned
     if checkpoint is None:
-        start_P2 = score_pairs(model, tokens + heldout_tokens, scoring_batch, compute.dtype)
+        start_P2 = score_pairs(model, tokens + heldout_tokens, scoring_batch, compute.precision)
     else:
         start_P2 = np.load(checkpoint / START_SCORES)
     before_P2 = start_P2[len(tokens) :]
@@ -89,7 +89,7 @@ def train_dpo(
     trainer = _trainer(config, compute, model, tokens, start_P2, conductor, checkpoint, out)
     if config.evaluations and heldout_tokens:
         if checkpoint is None:
-            report({"progress": 0.0, **evaluate(model, heldout_tokens, scoring_batch, compute.dtype)})
+            report({"progress": 0.0, **evaluate(model, heldout_tokens, scoring_batch, compute.precision)})
         conductor.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens, scoring_batch)
     try:
         trainer.train()
@@ -101,7 +101,7 @@ def train_dpo(
     _save_model(trainer, out / MODEL)
     del trainer, model
     unset_hf_deepspeed_config()  # ZeRO 3 would otherwise shard the next model that is loaded
-    after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, scoring_batch, compute.dtype)
+    after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, scoring_batch, compute.precision)
     if rank == 0:
         _write_heldout(out / "heldout.parquet", heldout_tokens, before_P2, after_P2)
         write_json(out / "history.json", conductor.history)
@@ -164,7 +164,7 @@ def _trainer(
     lengths = [pair.longest for pair in tokens]
     trainer = UnitDPOTrainer(
         batches=StepBatches(lengths, config, compute.dpo_micro_batch, conductor.spent.steps, conductor.steps_left),
-        dtype=compute.dtype,
+        dtype=compute.precision,
         conductor=conductor,
         start_P2=start_P2,
         resume_from=checkpoint,
@@ -265,7 +265,7 @@ def _evaluate(
     sharding = trainer.args.hf_deepspeed_config
     unset_hf_deepspeed_config()
     try:
-        return evaluate(_load(folder, compute, device), heldout, batch, compute.dtype)
+        return evaluate(_load(folder, compute, device), heldout, batch, compute.precision)
     finally:
         set_hf_deepspeed_config(sharding)
         dist.barrier()
