@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from slamray.stage import store
+from slamray import store
 
 CLOSE_SECONDS = 30.0  # a run waits at most this long at its end for a slow server; chosen, not tuned
 _NOT_IN_KEYS = re.compile(r"[^\w./-]")  # MLflow refuses most other characters

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from slamray import store
 from slamray.evaluate.pairs import sequence_tokens, token_log_likelihoods
 from slamray.model.unit_lm import load_unit_lm
-from slamray.stage import store
 
 
 def main(root: Path) -> None:

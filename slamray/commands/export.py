@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import GenerationConfig, PreTrainedModel
 
+from slamray import store
 from slamray.commands.words import Checkpoint, as_command, find_model, split_words
 from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
@@ -23,7 +24,6 @@ from slamray.config.load import load_recipe
 from slamray.errors import BadInput
 from slamray.model.families import FAMILIES
 from slamray.model.unit_lm import SLAMKIT_PREFIX, SLAMKIT_TYPE, count_parameters, load_unit_lm
-from slamray.stage import store
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
 
 WEIGHTS = "model.safetensors"

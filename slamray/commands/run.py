@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,10 +24,10 @@ from slamray.runtime.engine import Engine
 from slamray.stage.materialise import materialise
 from slamray.stage.mirror import Mirror
 from slamray.stage.stage import Stage, flaws, order
-from slamray.tracking import NullTracker, Tracker, flatten, open_tracker, unsent
+from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
 
 LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
-Build = Callable[[Recipe, Engine], list[Stage]]
+Build = Callable[[Recipe], list[Stage]]
 Afterwards = Callable[[Path, list[Stage]], None]  # root and targets, when all is made
 
 
@@ -35,10 +36,10 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
     try:
         recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
         if "--plan" in words:
-            print(plan(recipe, build(recipe, Engine(recipe.compute))))
+            print(plan(recipe, build(recipe)))
             return 0
         if "--verify" in words:
-            return verify(recipe, build(recipe, Engine(recipe.compute)))
+            return verify(Path(recipe.root), build(recipe))
         return run(recipe, build, words, afterwards)
     except BadInput as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
@@ -57,9 +58,9 @@ class Made:
 
 def run(recipe: Recipe, build: Build, words: Sequence[str], afterwards: Afterwards | None) -> int:
     """Make every stage of the recipe, and print what it found."""
+    targets = build(recipe)
     engine = Engine(recipe.compute)
     try:
-        targets = build(recipe, engine)
         made = make(recipe, targets, engine, words)
     finally:
         engine.close()
@@ -79,6 +80,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     todo = [stage for stage in wanted if not stage.is_done(root)]
     fingerprint = targets[-1].fingerprint
     if todo:
+        sys.stderr.write(resolved(recipe))
         engine.connect()  # before any work: the cluster may be too small
     if todo or unsent(root, fingerprint).exists():
         settings = recipe.tracking
@@ -102,7 +104,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     try:
         with mirror or nullcontext():
             manifests = materialise(
-                targets, root, provenance(words, recipe), observe, recipe.compute.parallel_stages, engine.stream
+                targets, root, engine, provenance(words, recipe), observe, recipe.compute.parallel_stages
             )
         for page in root.glob(f"report/{fingerprint}/*.html"):
             tracker.artifact(page)
@@ -129,9 +131,8 @@ def _save_when_terminated(engine: Engine, mirror: Mirror | None) -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
-def verify(recipe: Recipe, targets: Sequence[Stage]) -> int:
+def verify(root: Path, targets: Sequence[Stage]) -> int:
     """Compare every finished stage's files with its manifest and print what differs; 1 when something does."""
-    root = Path(recipe.root)
     done = [stage for stage in order(targets) if stage.is_done(root)]
     found = [flaw for stage in done for flaw in flaws(stage, root)]
     print("\n".join([*found, f"{len(done)} finished stages, {len(found)} files that are not as they were written"]))
@@ -156,6 +157,21 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
+def resolved(recipe: Recipe) -> str:
+    """The recipe as it was resolved, as words: every value that is not the default of its field."""
+    given, defaults = (dict(_leaves(one.model_dump(mode="json"))) for one in (recipe, Recipe()))
+    words = [f"  {key}={json.dumps(value)}" for key, value in given.items() if value != defaults.get(key)]
+    return "\n".join([f"recipe {recipe.name}; other than the defaults of slamray/config:", *words]) + "\n"
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def summary(
     recipe: Recipe, wanted: Sequence[Stage], manifests: dict[str, dict[str, Any]], done_before: int, seconds: float
 ) -> str:
@@ -168,24 +184,13 @@ def summary(
     lines += ["", *table] if table else []
     last = wanted[-1]
     if last.name == "report":
-        lines.append(f"report: {last.folder(Path(recipe.root)) / 'report.html'}")
+        lines.append(f"report: {last.folder(Path(recipe.root)).fetch('report.html')}")
     return "\n".join(lines)
 
 
 def parameters(recipe: Recipe) -> dict[str, Any]:
     """The recipe as flat dotted keys, for comparison pages."""
-    tree = recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror"})
-    flat: dict[str, Any] = dict(flatten(tree))
-
-    def words(node: dict[str, Any], prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                words(value, f"{prefix}{key}.")
-            elif f"{prefix}{key}" not in flat:
-                flat[f"{prefix}{key}"] = value
-
-    words(tree, "")
-    return flat
+    return dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror"})))
 
 
 def provenance(words: Sequence[str], recipe: Recipe) -> dict[str, Any]:

@@ -15,18 +15,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from slamray.commands.run import make, plan, provenance
+from slamray.commands.run import make, plan, provenance, verify
 from slamray.commands.words import as_command
-from slamray.config.base import identity
 from slamray.config.load import Member, Study, load_study
 from slamray.errors import BadInput
 from slamray.recipe.evaluation import ITEM_METRICS
 from slamray.recipe.slam import build as build_recipe
 from slamray.report.study_figure import Curve, draw
 from slamray.runtime.engine import Engine
-from slamray.stage import store, tables
+from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
-from slamray.stage.stage import Facts, Folders, Stage, order
+from slamray.stage.stage import Inputs, Stage, order
+from slamray.stage.work import Machine
 
 RUNS = "runs.parquet"  # a row for each variant, seed and metric
 SUMMARY = "summary.parquet"  # a row for each variant and metric, over the seeds
@@ -68,16 +68,18 @@ class Run:
 
 def main(words: Sequence[str]) -> int:
     """The whole command: 0 when all is made, 1 when a variant failed, 2 when the user's input is at fault."""
-    return as_command(lambda: _main([word for word in words if word != "--plan"], "--plan" in words))
+    return as_command(lambda: _main(words))
 
 
-def _main(words: Sequence[str], plan_only: bool) -> int:
-    study, members = load_study(words)
-    engine = Engine(members[0].recipe.compute)  # one for all: words set execution, variants do not
-    runs = build(members, study.metrics, engine, study.checkpoint)
-    if plan_only:
+def _main(words: Sequence[str]) -> int:
+    study, members = load_study([word for word in words if word not in ("--plan", "--verify")])
+    runs = build(members, study.metrics, study.checkpoint)
+    if "--plan" in words:
         print(show_plan(study, runs))
         return 0
+    if "--verify" in words:
+        return verify(Path(members[0].recipe.root), [target for run in runs for target in run.targets])
+    engine = Engine(members[0].recipe.compute)  # one for all: words set execution, variants do not
     try:
         failed = make_runs(runs, engine, words)
     finally:
@@ -89,13 +91,13 @@ def _main(words: Sequence[str], plan_only: bool) -> int:
     if not made:
         raise BadInput("no variant of the study could be made; the reasons are above")
     target = study_stage(study, made, root)
-    facts = materialise([target], root, provenance(words, members[0].recipe))[target.name]["facts"]
+    facts = materialise([target], root, engine, provenance(words, members[0].recipe))[target.name]["facts"]
     print("\n".join(facts["table"]))
-    print(f"study: {target.folder(root) / PICTURE}, {RUNS}, {SUMMARY}")
+    print(f"study: {target.folder(root).fetch(PICTURE)}, {RUNS}, {SUMMARY}")
     return 1 if failed else 0
 
 
-def build(members: Sequence[Member], metrics: Sequence[str], engine: Engine, checkpoint: str = "") -> list[Run]:
+def build(members: Sequence[Member], metrics: Sequence[str], checkpoint: str = "") -> list[Run]:
     """The stages of every member; BadInput, with the variant's name, for what can be known before any work.
 
     checkpoint: which is measured; empty: the last one.
@@ -104,7 +106,7 @@ def build(members: Sequence[Member], metrics: Sequence[str], engine: Engine, che
     for member in members:
         measured = checkpoint or ("pretrained" if member.recipe.dpo.budget is None else "aligned")
         try:
-            found = {stage.name: stage for stage in order(build_recipe(member.recipe, engine))}
+            found = {stage.name: stage for stage in order(build_recipe(member.recipe))}
             targets = [found.get(f"scores_{measured}"), found.get("evaluation")]
         except BadInput as error:
             raise BadInput(f"variant {member.variant}: {error}") from error
@@ -155,19 +157,30 @@ def show_plan(study: Study, runs: Sequence[Run]) -> str:
 
 def study_stage(study: Study, runs: Sequence[Run], root: Path) -> Stage:
     """The stage that draws these runs; its inputs are what measured them."""
-    config = identity(study) | {"runs": [[run.member.variant, run.member.seed] for run in runs]}
+    settings = {"study": study, "members": [[run.member.variant, run.member.seed] for run in runs]}
     inputs = {target.fingerprint: target for run in runs for target in run.targets}
-    return Stage("study", config, partial(_run, study=study, runs=runs, root=root), tuple(inputs.values()), version=2)
+    return Stage("study", partial(_draw, runs, root), settings, tuple(inputs.values()), version=2)
 
 
-def _run(folders: Folders, out: Path, study: Study, runs: Sequence[Run], root: Path) -> Facts:
-    """Write both tables and the picture; the facts hold the lines for the terminal."""
+@dataclass(frozen=True)
+class StudyFacts:
+    """table: lines for the terminal. summary: a row for each variant and metric."""
+
+    table: Sequence[str]
+    summary: Sequence[Mapping[str, Any]]
+
+
+def _draw(
+    runs: Sequence[Run], root: Path, inputs: Inputs, out: Folder, machine: Machine, study: Study, members: Any
+) -> StudyFacts:
+    """Write both tables and the picture."""
     rows = [row for run in runs for row in measured_rows(run, study.metrics, root)]
     summary = summarise(rows)
-    tables.write_table(out / RUNS, pa.Table.from_pylist(rows, pa.schema(RUN_COLUMNS)))
-    tables.write_table(out / SUMMARY, pa.Table.from_pylist(summary, pa.schema(SUMMARY_COLUMNS)))
-    draw(f"{study.title} ({study.of})", list(study.metrics), rows, summary, _curves(runs, root), out / PICTURE)
-    return {"table": show(study.metrics, summary), "summary": summary}
+    out.write_table(RUNS, pa.Table.from_pylist(rows, pa.schema(RUN_COLUMNS)))
+    out.write_table(SUMMARY, pa.Table.from_pylist(summary, pa.schema(SUMMARY_COLUMNS)))
+    title = f"{study.title} ({study.of})"
+    draw(title, list(study.metrics), rows, summary, _curves(runs, root), out.fetch(PICTURE))
+    return StudyFacts(show(study.metrics, summary), summary)
 
 
 def measured_rows(run: Run, metrics: Sequence[str], root: Path) -> list[dict[str, Any]]:
@@ -195,8 +208,8 @@ def measured_rows(run: Run, metrics: Sequence[str], root: Path) -> list[dict[str
     return [{**shared, "metric": metric, **figures[metric]} for metric in metrics]
 
 
-def _facts(run: Run, name: str, root: Path) -> Facts:
-    facts: Facts = run.stage(name).manifest(root)["facts"]
+def _facts(run: Run, name: str, root: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = run.stage(name).manifest(root)["facts"]
     return facts
 
 
@@ -204,7 +217,7 @@ def _curves(runs: Sequence[Run], root: Path) -> list[Curve]:
     """Validation loss over tokens while each run was pre-trained."""
     curves = []
     for run in runs:
-        history = store.read_json(run.stage("pretrained").folder(root) / "history.json")
+        history = run.stage("pretrained").folder(root).read_json("history.json")
         points = [(row["tokens"], row["validation_loss"]) for row in history if "validation_loss" in row]
         curves.append(Curve(run.member.variant, [x for x, _ in points], [y for _, y in points]))
     return curves

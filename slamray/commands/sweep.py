@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from slamray import store
 from slamray.commands.run import make, parameters, provenance
 from slamray.commands.study import (
     RUN_COLUMNS,
@@ -36,18 +36,19 @@ from slamray.commands.study import (
 from slamray.commands.sweep_answer import Answer, Judged, choose
 from slamray.commands.sweep_space import Point, Space, load_tuning, make_space
 from slamray.commands.words import as_command
-from slamray.config.base import identity
 from slamray.config.load import Member, Sweep, load_sweep
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.recipe import planning
 from slamray.recipe.evaluation import ITEM_METRICS
 from slamray.report import runs as compare_runs
 from slamray.runtime.engine import Engine
-from slamray.stage import store, tables
+from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
-from slamray.stage.stage import Facts, Folders, Stage, order, prune
-from slamray.stages import tasks, training
+from slamray.stage.stage import Inputs, Stage, order, prune
+from slamray.stage.work import Machine
+from slamray.stages import planning
+from slamray.stages.checkpoints import MODEL
+from slamray.stages.tasks import SCORES
 from slamray.tracking import Tracker, open_tracker
 
 FIGURE = "sweep.png"
@@ -72,9 +73,9 @@ def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
     sweep, members = load_sweep(words, points)
     recipe = members[0].recipe
     engine = Engine(recipe.compute)
-    trials = {run.label: run for run in build(members, tuple(dict.fromkeys(sweep.metrics + sweep.objective)), engine)}
+    trials = {run.label: run for run in build(members, tuple(dict.fromkeys(sweep.metrics + sweep.objective)))}
     check(sweep, list(trials.values()))
-    work = Work(sweep, found[0], trials, engine, words)
+    work = SweepOnItsWay(sweep, found[0], trials, engine, words)
     if plan_only:
         print(work.plan())
         return 0
@@ -103,7 +104,7 @@ def check(sweep: Sweep, trials: Sequence[Run]) -> None:
 
 
 @dataclass
-class Work:
+class SweepOnItsWay:
     """A sweep on its way."""
 
     sweep: Sweep
@@ -149,14 +150,14 @@ class Work:
         if not made:
             raise BadInput("no trial of the sweep could be made; the reasons are above")
         target = self._answer_stage(made)
-        facts = materialise([target], self.root, provenance(self.words, self.recipe))[target.name]["facts"]
+        facts = materialise([target], self.root, self.engine, provenance(self.words, self.recipe))[target.name]["facts"]
         self._prune(facts["best_first"])
         for name in (FIGURE, RUNS, SUMMARY, ANSWER):
-            tracker.artifact(target.folder(self.root) / name)
+            tracker.artifact(target.folder(self.root).fetch(name))
         tracker.note(f"{facts['sentence']}\n\n{facts['cost']}")
         tracker.finish_stage(compare_runs.ANSWER, target.manifest(self.root))
         print("\n".join([*facts["table"], facts["sentence"], facts["cost"]]))
-        print(f"sweep: {target.folder(self.root) / FIGURE}, {RUNS}, {SUMMARY}, {ANSWER}")
+        print(f"sweep: {target.folder(self.root).fetch(FIGURE)}, {RUNS}, {SUMMARY}, {ANSWER}")
         for label, reason in self.failed.items():
             sys.stderr.write(f"error: {label} failed: {reason}\n")
         return self.failed
@@ -250,7 +251,7 @@ class Work:
 
         def end(label: str) -> float:
             trunk = self.trials[label].find("trunk")
-            return float(str(trunk.config["until"]).partition(":")[2].rstrip("s")) if trunk else 0.0
+            return float(str(trunk.settings["until"]).partition(":")[2].rstrip("s")) if trunk else 0.0
 
         return sorted(self.trials, key=end)
 
@@ -284,7 +285,7 @@ class Work:
 
     def _bytes(self, trials: int) -> int:
         """Of all models while the sweep runs: each trial's two and its trunk's state, and checkpoints in training."""
-        n_units = self.trials[next(iter(self.trials))].stage("untrained").config["n_units"]
+        n_units = self.trials[next(iter(self.trials))].stage("untrained").settings["n_units"]
         model = 4 * max(planning.parameters(run.member.recipe.model, n_units) for run in self.trials.values())
         return model * (2 * trials + 3 * trials + 6 * max(1, self.sweep.at_once))
 
@@ -292,10 +293,9 @@ class Work:
         store.require_space(self.root, self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
 
     def _answer_stage(self, runs: Sequence[Run]) -> Stage:
-        config = identity(self.sweep) | {"runs": [[run.member.variant, run.member.seed] for run in runs]}
+        settings = {"sweep": self.sweep, "members": [[run.member.variant, run.member.seed] for run in runs]}
         inputs = {target.fingerprint: target for run in runs for target in run.targets}
-        work = partial(_answer, sweep=self.sweep, space=self.space, runs=runs, root=self.root)
-        return Stage("sweep", config, work, tuple(inputs.values()))
+        return Stage("sweep", partial(_answer, self.space, runs, self.root), settings, tuple(inputs.values()))
 
     def _prune(self, best_first: Sequence[str]) -> None:
         """Only the best points keep their models; scores and metrics stay, and so do trunks, for other sweeps."""
@@ -311,17 +311,17 @@ class Work:
                     and stage.fingerprint not in kept
                     and stage.is_done(self.root)
                 ):
-                    prune(stage, self.root, training.MODEL)
+                    prune(stage, self.root, MODEL)
 
 
 def _trial(
     members: Mapping[str, Member], sweep: Sweep, words: Sequence[str], label: str, tell: Callable[[float, float], None]
-) -> Facts:
+) -> dict[str, Any]:
     """A trial on the cluster: make what its recipe lacks; what it came to."""
     member = members[label]
     recipe = member.recipe
     engine = Engine(recipe.compute)
-    (run,) = build([member], (), engine)
+    (run,) = build([member], ())
     repeated_at_start: list[float] = []
 
     def heard(stage: str, metrics: Mapping[str, Any]) -> None:
@@ -334,16 +334,14 @@ def _trial(
 
     engine.observe = heard
     root = Path(recipe.root)
-    materialise(
-        run.targets, root, provenance(words, recipe), parallel=recipe.compute.parallel_stages, send=engine.stream,
-        wait=True,
-    )  # fmt: skip
+    told = provenance(words, recipe)
+    materialise(run.targets, root, engine, told, parallel=recipe.compute.parallel_stages, wait=True)
     return {"value": objective(judge(run, sweep.objective, root))}
 
 
 def judge(run: Run, metrics: Sequence[str], root: Path) -> Judged:
     """By metric, what each item's pair came to (1, 0, or 0.5), in the order of their ids."""
-    table = pq.read_table(run.targets[0].folder(root) / tasks.SCORES, columns=["pair_id", "metric", "correct"])
+    table = run.targets[0].folder(root).read_table(SCORES, columns=["pair_id", "metric", "correct"])
     rows = sorted(table.to_pylist(), key=lambda row: row["pair_id"])
     return {metric: np.array([row["correct"] for row in rows if row["metric"] == metric]) for metric in metrics}
 
@@ -353,13 +351,36 @@ def objective(judged: Judged) -> float:
     return float(np.mean([correct.mean() for correct in judged.values()]))
 
 
-def _answer(folders: Folders, out: Path, sweep: Sweep, space: Space, runs: Sequence[Run], root: Path) -> Facts:
-    """Write tables, picture and sentence; the facts hold the lines for the terminal."""
+@dataclass(frozen=True)
+class SweepFacts:
+    """What a sweep came to. table: lines for the terminal. best_first: points by their objective."""
+
+    table: Sequence[str]
+    summary: Sequence[Mapping[str, Any]]
+    sentence: str
+    cost: str
+    best_first: Sequence[str]
+    device_seconds: float
+    independent_device_seconds: float
+    sure: float
+
+
+def _answer(
+    space: Space,
+    runs: Sequence[Run],
+    root: Path,
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    sweep: Sweep,
+    members: Any,
+) -> SweepFacts:
+    """Write tables, picture and sentence."""
     metrics = list(sweep.metrics)
     rows = [row for run in runs for row in measured_rows(run, metrics, root)]
     summary = summarise(rows)
-    tables.write_table(out / RUNS, pa.Table.from_pylist(rows, pa.schema(RUN_COLUMNS)))
-    tables.write_table(out / SUMMARY, pa.Table.from_pylist(summary, pa.schema(SUMMARY_COLUMNS)))
+    out.write_table(RUNS, pa.Table.from_pylist(rows, pa.schema(RUN_COLUMNS)))
+    out.write_table(SUMMARY, pa.Table.from_pylist(summary, pa.schema(SUMMARY_COLUMNS)))
     judged: dict[str, list[Judged]] = {}
     for run in runs:
         judged.setdefault(run.member.variant, []).append(judge(run, sweep.objective, root))
@@ -371,14 +392,19 @@ def _answer(folders: Folders, out: Path, sweep: Sweep, space: Space, runs: Seque
     axis = f"{first.name}{f' ({first.unit.strip()})' if first.unit.strip() else ''}"
     from slamray.report.sweep_figure import draw  # matplotlib takes a second
 
-    draw(sweep.title, sentence, metrics, points, axis, rows, summary, found.point, out / FIGURE)
-    store.write_atomic(out / ANSWER, f"{sentence}\n{cost.sentence()}\n".encode())
+    draw(sweep.title, sentence, metrics, points, axis, rows, summary, found.point, out.fetch(FIGURE))
+    out.write(ANSWER, f"{sentence}\n{cost.sentence()}\n".encode())
     values = {point: float(np.mean([objective(one) for one in own])) for point, own in judged.items()}
-    return {
-        "table": show(metrics, summary), "summary": summary, "sentence": sentence, "cost": cost.sentence(),
-        "best_first": sorted(values, key=lambda point: values[point], reverse=True),
-        "device_seconds": cost.shared, "independent_device_seconds": cost.independent, "sure": found.sure,
-    }  # fmt: skip
+    return SweepFacts(
+        show(metrics, summary),
+        summary,
+        sentence,
+        cost.sentence(),
+        sorted(values, key=lambda point: values[point], reverse=True),
+        cost.shared,
+        cost.independent,
+        found.sure,
+    )
 
 
 @dataclass(frozen=True)

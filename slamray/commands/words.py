@@ -61,18 +61,17 @@ def find_model(folder: str, checkpoint: Checkpoint, recipe: Callable[[], Recipe]
             raise BadInput(f"checkpoint={folder}: no config.json there, nor in its folder model; check the path")
         return found[0]
     from slamray.recipe.slam import build  # builds the recipe's stages to know their folders; starts nothing
-    from slamray.runtime.engine import Engine
     from slamray.stage.stage import order
-    from slamray.stages.training import MODEL
+    from slamray.stages.checkpoints import MODEL
 
     resolved = recipe()
     root = Path(resolved.root)
-    for stage in order(build(resolved, Engine(resolved.compute))):
+    for stage in order(build(resolved)):
         if stage.name == checkpoint:
             if not stage.is_done(root):
                 raise BadInput(
                     f"{stage.folder(root)}: this recipe's {checkpoint} is not made yet; run jobs/slam.py with the same "
                     "words first, or give checkpoint=FOLDER"
                 )
-            return stage.folder(root) / MODEL
+            return stage.folder(root).fetch(MODEL)
     raise BadInput(f"stage={checkpoint}: recipe {resolved.name} has no such checkpoint; choose another")

@@ -1,14 +1,28 @@
-"""What every group of settings has in common, and who it is: its identity in a stage's fingerprint."""
+"""What every group of settings has in common, and how it enters a stage's identity.
+
+A field is identity unless it is marked where it is declared:
+
+    execution(...)           says where and how fast, or when to refuse: never part of an identity
+    Annotated[..., Content]  names something outside the run, which enters by its content
+    Annotated[..., Chosen]   a group that counts only where another field chooses it
+    Annotated[..., Within]   part of what a Content field names, such as a model's revision
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 ASSETS = "assets:"  # prefix of a path inside slamray/assets/, so that recipes name no place on one machine
-SHAPE = "shape:"  # prefix of a shape in families.py, in place of a text LM: to be trained from nothing
+SHAPE = "shape:"  # prefix of a shape in model/families.py, in place of a text LM: to be trained from nothing
+_EXECUTION: Any = {"execution": True}
+Mark = TypeVar("Mark")
+Part = TypeVar("Part", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -17,9 +31,83 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def identity(config: BaseModel) -> dict[str, Any]:
-    """A config as plain JSON values, for a stage's fingerprint."""
-    return config.model_dump(mode="json")
+def execution(default: Any, **field: Any) -> Any:
+    """A field that changes no result: pydantic's Field with the mark."""
+    return Field(default, json_schema_extra=_EXECUTION, **field)
+
+
+@dataclass(frozen=True)
+class Content:
+    """The field names something outside the run; `of(settings, key)` is what it enters an identity by.
+
+    key: the dotted key of the field, for messages.
+    """
+
+    of: Callable[[Any, str], Any]
+    key: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The field is a group of settings that counts only where the field `by`, beside it, has its name."""
+
+    by: str
+
+
+@dataclass(frozen=True)
+class Within:
+    """The field says more about what a Content field names, and enters by that one's content."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """Something outside the run: who it is, and where it is at present, which is no part of its identity."""
+
+    content: Any
+    place: Any
+
+
+def part_of(settings: Settings, kind: type[Part]) -> Part:
+    """The fields of `kind` alone, of settings that have these and more."""
+    return kind(**{name: getattr(settings, name) for name in kind.model_fields})
+
+
+def is_execution(field: FieldInfo) -> bool:
+    """Whether a field is marked as execution."""
+    return field.json_schema_extra == _EXECUTION
+
+
+def identity(value: Any) -> Any:
+    """Settings, or a value made of them, as plain JSON values: everything but what is marked.
+
+    Raises BadInput where something outside the run that a field names is not there.
+    """
+    if isinstance(value, Settings):
+        fields = type(value).model_fields
+        return {name: _enters(value, name, field) for name, field in fields.items() if _counts(value, name, field)}
+    if isinstance(value, Located):
+        return value.content
+    if isinstance(value, Mapping):
+        return {str(key): identity(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [identity(one) for one in value]
+    assert value is None or isinstance(value, str | int | float | bool), f"{value!r} is no value of an identity"
+    return value
+
+
+def _counts(settings: Settings, name: str, field: FieldInfo) -> bool:
+    chosen = _mark(field, Chosen)
+    unchosen = chosen is not None and getattr(settings, chosen.by) != name
+    return not (is_execution(field) or unchosen or _mark(field, Within))
+
+
+def _enters(settings: Settings, name: str, field: FieldInfo) -> Any:
+    content = _mark(field, Content)
+    return content.of(settings, content.key) if content else identity(getattr(settings, name))
+
+
+def _mark(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+    return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
 
 
 def asset_path(path: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slamray.config.base import ASSETS, Settings
+from slamray.config.base import ASSETS, Settings, execution
+from slamray.config.outside import listing_field
+
+TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".txt")
 
 
 class CorpusSettings(Settings):
     """Text to be spoken."""
 
-    paths: tuple[str, ...] = Field(
+    paths: Annotated[tuple[str, ...], listing_field("corpus.paths", TEXT_SUFFIXES)] = Field(
         (ASSETS + "stories.jsonl.gz",), min_length=1, description="files, folders, patterns or hf:// paths"
     )
     text_column: str = Field("text", description="column or key that holds the text")
@@ -24,7 +27,7 @@ class CorpusSettings(Settings):
     validation_share: float = Field(
         0.02, ge=0, lt=1, description="share of documents for validation perplexity; recipe 1.6: 1 %"
     )
-    max_bad_share: float = Field(
+    max_bad_share: float = execution(
         0.01, ge=0, le=1, description="more quarantined rows than this fail the stage; chosen, not tuned"
     )
 
@@ -45,7 +48,7 @@ class RecordedSettings(Settings):
     validation_share: float = Field(
         0.01, ge=0, lt=1, description="by hash of the name; recipe 1.6: random 1 % of Libri-Light"
     )
-    max_bad_share: float = Field(
+    max_bad_share: float = execution(
         0.01, ge=0, le=1, description="more unreadable files than this fail the stage; chosen, not tuned"
     )
 
@@ -56,7 +59,7 @@ class PreferencesSettings(Settings):
     source: Literal["stories", "swag", "spoken_swag"] = Field(
         "stories", description="a story's true continuation against another's, SWAG's endings, or these as published"
     )
-    path: str = Field(
+    path: Annotated[str, listing_field("preferences.path")] = Field(
         "", description="swag: Parquet, JSONL or hf:// path with SWAG's columns; spoken_swag: Parquet with its audio"
     )
     seed: int = Field(0, ge=0, description="seeds distractor and voice, together with the pair's id")

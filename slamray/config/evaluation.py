@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from slamray.config.base import ASSETS, Settings
+from slamray.config.outside import Revision, folder_field, model_field
 
 
 class ItemsSettings(Settings):
@@ -63,26 +64,39 @@ class GenPplSettings(Settings):
     prompts: int = Field(0, ge=0, description="how many continuations; the paper uses 1000; 0: GenPPL is not measured")
     metric: str = Field("topic_cloze", description="items whose right ones are prompts; paper: Spoken StoryCloze")
     seed: int = Field(0, ge=0, description="draws the prompts from the sorted items")
-    asr: str = Field("openai/whisper-large-v3-turbo", description="a Whisper: local folder or hub id; the paper's")
-    asr_revision: str | None = Field(
+    asr: Annotated[str, model_field("evaluate.genppl.asr", "asr_revision")] = Field(
+        "openai/whisper-large-v3-turbo", description="a Whisper: local folder or hub id; the paper's"
+    )
+    asr_revision: Revision = Field(
         "41f01f3fe87f28c78e2fbf8b568835947dd65ed9", description="commit of the hub id; required there"
     )
-    judge: str = Field("meta-llama/Llama-3.2-1B", description="a causal LM: local folder or hub id; the paper's")
-    judge_revision: str | None = Field(
+    judge: Annotated[str, model_field("evaluate.genppl.judge", "judge_revision")] = Field(
+        "meta-llama/Llama-3.2-1B", description="a causal LM: local folder or hub id; the paper's"
+    )
+    judge_revision: Revision = Field(
         "4e20de362430cd3b72f300e6b0f18e50e7166e08", description="commit of the hub id; required there"
     )
     audio_samples: int = Field(4, ge=0, description="continuations whose audio is kept to be listened to")
 
 
-class EvaluateSettings(Settings):
-    items: ItemsSettings = ItemsSettings()
-    sampling: SamplingSettings = SamplingSettings()
+class ScoringSettings(Settings):
+    """How a checkpoint is measured."""
+
     normalise: Literal["mean", "sum"] = Field(
         "mean", description="log-likelihood over targets incl. the final special; paper: mean"
     )
     interval: float = Field(0.95, gt=0, lt=1, description="confidence of the intervals")
-    vocoder: str = Field(ASSETS + "vocoder", description="folder of the unit-to-waveform decoder of the report's audio")
+    sampling: SamplingSettings = SamplingSettings()
+    vocoder: Annotated[str, folder_field("evaluate.vocoder")] = Field(
+        ASSETS + "vocoder", description="folder of the unit-to-waveform decoder of the report's audio"
+    )
     audio_samples: int = Field(4, ge=0, description="continuations of each checkpoint to listen to in the report")
+
+
+class EvaluateSettings(ScoringSettings):
+    """What a checkpoint is measured by."""
+
+    items: ItemsSettings = ItemsSettings()
     sets: dict[str, str] = Field(
         {}, description="published test sets, {kind or kind-anything: folder}; kinds and layouts: evaluate/published.py"
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from slamray.config.base import Settings
+from slamray.config.outside import Revision, model_field
 
 
 class PackSettings(Settings):
@@ -25,11 +26,11 @@ class PackSettings(Settings):
 class ModelSettings(Settings):
     """The text LM and how it becomes a unit LM (recipe 1.3)."""
 
-    base: str = Field(
+    base: Annotated[str, model_field("model.base")] = Field(
         "Qwen/Qwen2.5-0.5B",
         description="text LM to start from: hub id or folder (Table 4), or without TWIST shape:NAME of families.py",
     )
-    revision: str | None = Field(
+    revision: Revision = Field(
         None, description="commit of the hub id; required there, so that a name never changes meaning"
     )
     twist: bool = Field(True, description="keep the text LM's body; false keeps its shape and draws all weights anew")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slamray.config.base import ASSETS, Settings
+from slamray.config.base import ASSETS, Chosen, Settings, execution
+from slamray.config.outside import Revision, file_field, model_field
 
 DEFAULT_VOICE = "default"  # whichever voice the back end speaks with when none is asked for
 
@@ -14,19 +15,21 @@ DEFAULT_VOICE = "default"  # whichever voice the back end speaks with when none 
 class KokoroSettings(Settings):
     """Kokoro-82M, the voices of SpokenSwag (section 4.4)."""
 
-    model: str = Field("hexgrad/Kokoro-82M", description="local folder or hub id: config.json, *.pth, voices/*.pt")
-    revision: str | None = Field(None, description="commit of the hub id; required there")
+    model: Annotated[str, model_field("speech.tts.kokoro.model")] = Field(
+        "hexgrad/Kokoro-82M", description="local folder or hub id: config.json, *.pth, voices/*.pt"
+    )
+    revision: Revision = Field(None, description="commit of the hub id; required there")
     voice: str = Field("af_heart", description="who speaks where no voice is asked for (section 4.4 has four)")
 
 
 class FastSpeech2Settings(Settings):
     """FastSpeech 2 with HiFi-GAN, the voice of sTinyStories (recipe 1.6)."""
 
-    model: str = Field(
+    model: Annotated[str, model_field("speech.tts.fastspeech2.model")] = Field(
         "espnet/fastspeech2_conformer_with_hifigan",
         description="local folder or hub id of a FastSpeech2ConformerWithHifiGan with its vocab.json (LJ Speech)",
     )
-    revision: str | None = Field(None, description="commit of the hub id; required there")
+    revision: Revision = Field(None, description="commit of the hub id; required there")
 
 
 class TtsSettings(Settings):
@@ -36,19 +39,23 @@ class TtsSettings(Settings):
         "hibari", description="hibari: one voice, 24 kHz, offline, Apache-2.0; the others need their weights"
     )
     seed: int = Field(0, ge=0, description="seeds the noise in each utterance, together with its id")
-    kokoro: KokoroSettings = KokoroSettings()
-    fastspeech2: FastSpeech2Settings = FastSpeech2Settings()
+    kokoro: Annotated[KokoroSettings, Chosen("backend")] = KokoroSettings()
+    fastspeech2: Annotated[FastSpeech2Settings, Chosen("backend")] = FastSpeech2Settings()
 
 
 class EncoderSettings(Settings):
     """HuBERT and its k-means: what turns sound into units (recipe 1.2)."""
 
-    model: str = Field(ASSETS + "hubert-nano", description="local folder or hub id of a transformers HubertModel")
-    revision: str | None = Field(
+    model: Annotated[str, model_field("speech.encoder.model")] = Field(
+        ASSETS + "hubert-nano", description="local folder or hub id of a transformers HubertModel"
+    )
+    revision: Revision = Field(
         None, description="commit of the hub id; required there, so that a name never changes meaning"
     )
     layer: int = Field(5, ge=1, description="hidden_states[layer] is quantised")
-    centroids: str = Field(ASSETS + "hubert-nano/centroids.safetensors", description="k-means matrix `centroids_KD`")
+    centroids: Annotated[str, file_field("speech.encoder.centroids")] = Field(
+        ASSETS + "hubert-nano/centroids.safetensors", description="k-means matrix `centroids_KD`"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16 changes 0.5 % of hubert-nano's units"
     )
@@ -57,19 +64,31 @@ class EncoderSettings(Settings):
     )
 
 
-class SpeechSettings(Settings):
-    """Text or recordings to units."""
+class ListeningSettings(Settings):
+    """Recordings to units."""
+
+    encoder: EncoderSettings = EncoderSettings()
+    shard_documents: int = Field(
+        8, ge=1, description="documents in a shard, the unit of work that a kill can lose; chosen, not tuned"
+    )
+    sample_documents: int = execution(
+        3, ge=0, description="documents whose audio is kept to be listened to; it changes no unit"
+    )
+    max_bad_share: float = execution(
+        0.01, ge=0, le=1, description="more quarantined rows than this fail the stage; chosen, not tuned"
+    )
+
+
+class SpeakingSettings(ListeningSettings):
+    """Text to units."""
 
     tts: TtsSettings = TtsSettings()
-    encoder: EncoderSettings = EncoderSettings()
+
+
+class SpeechSettings(SpeakingSettings):
+    """How text and recordings become units, and how much of the corpus is spoken to train on."""
+
     train_documents: int | None = Field(
         0, ge=0, description="speak that many training documents, by order of id; 0: all; null: none, recordings alone"
     )
     validation_documents: int = Field(0, ge=0, description="the same for validation; 0: all")
-    shard_documents: int = Field(
-        8, ge=1, description="documents in a shard, the unit of work that a kill can lose; chosen, not tuned"
-    )
-    sample_documents: int = Field(3, ge=0, description="documents whose audio is kept to be listened to")
-    max_bad_share: float = Field(
-        0.01, ge=0, le=1, description="more quarantined rows than this fail the stage; chosen, not tuned"
-    )

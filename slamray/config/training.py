@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from slamray.config.base import Settings
+from slamray.config.base import Chosen, Settings
 from slamray.config.budget import parse_budget
 
 
@@ -40,8 +40,8 @@ class OptimSettings(Settings):
     name: Literal["adamw", "ademamix", "adalomo"] = Field(
         "adamw", description="Table 4; the others are of figure 4, in pre-training and under ZeRO 0"
     )
-    ademamix: AdEMAMixSettings = AdEMAMixSettings()
-    adalomo: AdaLomoSettings = AdaLomoSettings()
+    ademamix: Annotated[AdEMAMixSettings, Chosen("name")] = AdEMAMixSettings()
+    adalomo: Annotated[AdaLomoSettings, Chosen("name")] = AdaLomoSettings()
     learning_rate: float = Field(1e-3, gt=0, description="peak (Table 4)")
     schedule: Literal["cosine", "inverse_sqrt", "constant", "wsd"] = Field(
         "cosine", description="after a linear warm-up (Table 4)"
@@ -103,8 +103,8 @@ class PretrainSettings(Settings):
     )
 
 
-class TextLmSettings(Settings):
-    """A small Qwen2 and its BPE tokeniser, trained on text by the pre-training loop; TWIST's start on a laptop."""
+class TextLmShape(Settings):
+    """A small Qwen2 and its BPE tokeniser."""
 
     vocab_size: int = Field(
         2048, ge=300, le=65535, description="BPE tokens, 256 bytes and 2 specials included; chosen, not tuned"
@@ -115,6 +115,11 @@ class TextLmSettings(Settings):
     kv_heads: int = Field(2, ge=1, description="key and value heads")
     ffn: int = Field(704, ge=32, description="SwiGLU width")
     context: int = Field(512, ge=16, description="tokens of a packed row")
+
+
+class TextLmSettings(TextLmShape):
+    """A text LM trained on text by the pre-training loop; TWIST's start on a laptop."""
+
     pretrain: PretrainSettings = PretrainSettings(
         budget="time:12m", tokens_per_step=8192, optim=OptimSettings(learning_rate=3e-3)
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from slamray.config.assets import AssetsSettings
-from slamray.config.base import Settings
+from slamray.config.base import Settings, execution
 from slamray.config.compute import Compute, TrackingSettings
 from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
 from slamray.config.evaluation import EvaluateSettings
@@ -31,13 +31,13 @@ class Recipe(Settings):
     dpo: DpoSettings = DpoSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     assets: AssetsSettings = AssetsSettings()
-    compute: Compute = Compute()
-    root: Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))] = Field(
+    compute: Compute = execution(Compute())
+    root: Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))] = execution(
         "runs",
         validate_default=True,
         description="folder of all stages; execution, made absolute for workers elsewhere",
     )
-    mirror: str | None = Field(
+    mirror: str | None = execution(
         None, description="s3://bucket/folder (or gs://, file:///) that keeps a copy of root while the run goes on"
     )
-    tracking: TrackingSettings = TrackingSettings()
+    tracking: TrackingSettings = execution(TrackingSettings())

@@ -6,14 +6,15 @@ topic_cloze and sentence_order (here), words (pseudowords.py), grammar (grammar.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from slamray.data.ids import content_id
+from slamray.data.text import Document
 
 MIN_WORDS = 3  # sentences shorter than this ("Oh no!") say too little to have a place; chosen, not tuned
 COMMON_SHARE = 0.15  # a word in more of the stories than this does not tell which story it is; chosen, not tuned
@@ -36,7 +37,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ItemPair:
     """A right and a wrong sequence of utterances after a common prompt, which may be empty.
 
     `part` names the rule inside the metric, for a finer table. The texts are for the reader. Pairs of one `item` say
@@ -60,7 +61,7 @@ class ItemSet:
     """Distinct utterances, sorted by id, and the pairs that use them."""
 
     utterances: tuple[Utterance, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ItemPair, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `ItemSet.from_json` is the inverse."""
@@ -70,16 +71,11 @@ class ItemSet:
     def from_json(cls, tree: Mapping[str, Any]) -> ItemSet:
         """Rebuild from `to_json` after a trip through JSON, which turns tuples into lists."""
         utterances = tuple(Utterance(**{k: _freeze(v) for k, v in row.items()}) for row in tree["utterances"])
-        return cls(utterances, tuple(Pair(**{k: _freeze(v) for k, v in row.items()}) for row in tree["pairs"]))
+        return cls(utterances, tuple(ItemPair(**{k: _freeze(v) for k, v in row.items()}) for row in tree["pairs"]))
 
 
 def _freeze(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def content_id(*parts: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the parts as JSON."""
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
 def spoken(*sentences: str) -> Utterance:
@@ -95,16 +91,16 @@ def spoken_phonemes(phonemes: str, noise_id: str) -> Utterance:
 def make_pair(
     metric: str, part: str, prompt: Sequence[Utterance], chosen: Sequence[Utterance], rejected: Sequence[Utterance],
     texts: tuple[str, str, str] | None = None,
-) -> Pair:  # fmt: skip
+) -> ItemPair:  # fmt: skip
     """A pair with its id; texts (prompt, chosen, rejected) default to what the utterances say."""
     groups = [tuple(u.utterance_id for u in group) for group in (prompt, chosen, rejected)]
     if texts is None:
         say = [" ".join(s for u in group for s in u.sentences or ()) for group in (prompt, chosen, rejected)]
         texts = (say[0], say[1], say[2])
-    return Pair(content_id(metric, *groups), metric, part, groups[0], groups[1], groups[2], *texts)
+    return ItemPair(content_id(metric, *groups), metric, part, groups[0], groups[1], groups[2], *texts)
 
 
-def collect(made: Sequence[tuple[Pair, Sequence[Utterance]]]) -> ItemSet:
+def collect(made: Sequence[tuple[ItemPair, Sequence[Utterance]]]) -> ItemSet:
     """One item set from pairs with the utterances they use; an utterance used twice is kept once."""
     utterances = {u.utterance_id: u for _, used in made for u in used}
     return ItemSet(_by_id(utterances), tuple(pair for pair, _ in made))
@@ -126,9 +122,9 @@ def count_words(texts: Sequence[str]) -> Counter[str]:
 
 
 def find_passages(
-    documents: Sequence[Mapping[str, Any]], n: int, seed: int, prompt_sentences: int, max_words: int
+    documents: Sequence[Document], n: int, seed: int, prompt_sentences: int, max_words: int
 ) -> list[tuple[str, ...]]:
-    """At most n passages of prompt_sentences + 1 consecutive sentences, one of each story, from {doc_id, sentences}.
+    """At most n passages of prompt_sentences + 1 consecutive sentences, one of each story, from documents.
 
     Of a story it is the last whose sentences are all short and distinct and whose ending takes up a content word of
     the sentences before it, so that a listener can know that it belongs there. Which stories: by hash of (seed,
@@ -137,9 +133,9 @@ def find_passages(
     common, size = _common_words(documents), prompt_sentences + 1
     passages: dict[str, tuple[str, ...]] = {}  # by ending, so that no two passages end in the same words
     # A hash keeps the choice the same in whatever order the documents come.
-    for document in sorted(documents, key=lambda document: content_id(seed, document["doc_id"])):
-        for end in range(len(document["sentences"]), size - 1, -1):
-            passage = tuple(document["sentences"][end - size : end])
+    for document in sorted(documents, key=lambda document: content_id(seed, document.doc_id)):
+        for end in range(len(document.sentences), size - 1, -1):
+            passage = tuple(document.sentences[end - size : end])
             short = all(MIN_WORDS <= len(sentence.split()) <= max_words for sentence in passage)
             if not short or len(set(passage)) < size or passage[-1] in passages:
                 continue
@@ -152,7 +148,7 @@ def find_passages(
 
 
 def make_topic_cloze(
-    documents: Sequence[Mapping[str, Any]], n: int, seed: int, prompt_sentences: int, max_words: int
+    documents: Sequence[Document], n: int, seed: int, prompt_sentences: int, max_words: int
 ) -> ItemSet:
     """At most n pairs: a passage with its true ending (its last sentence) against another story's ending.
 
@@ -169,23 +165,21 @@ def make_topic_cloze(
     return collect(made)
 
 
-def make_sentence_order(
-    documents: Sequence[Mapping[str, Any]], n: int, seed: int, sentences: int, max_words: int
-) -> ItemSet:
+def make_sentence_order(documents: Sequence[Document], n: int, seed: int, sentences: int, max_words: int) -> ItemSet:
     """At most n pairs: a story's first sentences in order against the same in another order, one pair for each story.
 
     The opening, because a story's start has an order that a listener can know (who is introduced, what "he" refers
     to). Its sentences are distinct and of at most max_words words. The wrong order is drawn by (seed, doc_id) among
     those in which no sentence keeps its place (nine of four sentences).
     """
-    made: list[tuple[Pair, list[Utterance]]] = []
-    for document in sorted(documents, key=lambda document: content_id(seed, document["doc_id"])):
-        opening = document["sentences"][:sentences]
+    made: list[tuple[ItemPair, list[Utterance]]] = []
+    for document in sorted(documents, key=lambda document: content_id(seed, document.doc_id)):
+        opening = document.sentences[:sentences]
         if len(set(opening)) < sentences or any(len(sentence.split()) > max_words for sentence in opening):
             continue
         if len(made) == n:
             break
-        draw = random.Random(f"order/{seed}/{document['doc_id']}")
+        draw = random.Random(f"order/{seed}/{document.doc_id}")
         right = [spoken(sentence) for sentence in opening]
         wrong = list(right)
         while any(a == b for a, b in zip(right, wrong, strict=True)):
@@ -194,8 +188,8 @@ def make_sentence_order(
     return collect(made)
 
 
-def _common_words(documents: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    seen = Counter(word for d in documents for word in set(_WORD.findall(" ".join(d["sentences"]).lower())))
+def _common_words(documents: Sequence[Document]) -> frozenset[str]:
+    seen = Counter(word for d in documents for word in set(_WORD.findall(" ".join(d.sentences).lower())))
     return frozenset(word for word, count in seen.items() if count > max(1, COMMON_SHARE * len(documents)))
 
 

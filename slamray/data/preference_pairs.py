@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slamray.config.corpora import PreferencesSettings
-from slamray.data.text import normalise
+from slamray.data.text import Document, normalise
 from slamray.evaluate.autobleu import auto_bleu, word_tokens
 
 ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -28,7 +28,7 @@ DISTRACTOR_TRIES = 50
 
 
 @dataclass(frozen=True)
-class Pair:
+class PreferencePair:
     """One preference pair; `source_id` and `distractor_id` say where chosen and rejected come from."""
 
     pair_id: str
@@ -45,7 +45,7 @@ class Pair:
 class PairSet:
     """Pairs in order of their ids, the rows that could not be used, and how many good rows were left out and why."""
 
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[PreferencePair] = field(default_factory=list)
     quarantined: list[tuple[int, str]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -91,8 +91,8 @@ def from_spoken_swag(rows: Iterable[tuple[str, Mapping[str, Any]]], config: Pref
     return _filtered(candidates, found, config)
 
 
-def from_stories(docs: Iterable[Mapping[str, Any]], config: PreferencesSettings) -> PairSet:
-    """Pairs from stories (`doc_id`, `sentences`): the true continuation against one from elsewhere.
+def from_stories(documents: Iterable[Document], config: PreferencesSettings) -> PairSet:
+    """Pairs from stories: the true continuation against one from elsewhere.
 
     A story is cut into windows of prompt_sentences + continuation_sentences that do not overlap. The rejected
     continuation stands at the same relative position of another story (anywhere in it without same_place), drawn at
@@ -101,16 +101,13 @@ def from_stories(docs: Iterable[Mapping[str, Any]], config: PreferencesSettings)
     found = PairSet()
     stories: dict[str, Sequence[str]] = {}
     window = config.prompt_sentences + config.continuation_sentences
-    for index, doc in enumerate(docs):
-        problem = _story_problem(doc)
-        if problem:
-            found.quarantined.append((index, problem))
-        elif doc["doc_id"] in stories:
+    for document in documents:
+        if document.doc_id in stories:
             found.dropped["duplicate story"] += 1
-        elif len(doc["sentences"]) < window:
+        elif len(document.sentences) < window:
             found.dropped["story has too few sentences"] += 1
         else:
-            stories[doc["doc_id"]] = doc["sentences"]
+            stories[document.doc_id] = document.sentences
     ids = sorted(stories)  # the draw below must not depend on the order of arrival
     candidates = []
     for doc_id in ids:
@@ -122,9 +119,9 @@ def from_stories(docs: Iterable[Mapping[str, Any]], config: PreferencesSettings)
     return _filtered(candidates, found, config)
 
 
-def _filtered(candidates: list[Pair], found: PairSet, config: PreferencesSettings) -> PairSet:
+def _filtered(candidates: list[PreferencePair], found: PairSet, config: PreferencesSettings) -> PairSet:
     """Drop repetitive and duplicate pairs (auto-BLEU-2 of the text, strictly below the limit, as slamkit does)."""
-    kept: dict[str, Pair] = {}
+    kept: dict[str, PreferencePair] = {}
     for pair in candidates:
         if pair.pair_id in kept:
             found.dropped["duplicate pair"] += 1
@@ -150,7 +147,7 @@ def _swag_problem(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _swag_pair(row: Mapping[str, Any], index: int, config: PreferencesSettings) -> Pair | str:
+def _swag_pair(row: Mapping[str, Any], index: int, config: PreferencesSettings) -> PreferencePair | str:
     prompt, start = normalise(row["sent1"]), normalise(row["sent2"])
     endings = [normalise(row[column]) for column in ENDINGS]
     true = endings[row["label"]]
@@ -166,20 +163,9 @@ def _swag_pair(row: Mapping[str, Any], index: int, config: PreferencesSettings) 
     )
 
 
-def _story_problem(doc: Mapping[str, Any]) -> str:
-    if not isinstance(doc.get("doc_id"), str):
-        return "no doc_id"
-    sentences = doc.get("sentences")
-    if not isinstance(sentences, Sequence) or isinstance(sentences, str) or not len(sentences):
-        return "no sentences"
-    if not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences):
-        return "a sentence without text"
-    return ""
-
-
 def _story_pairs(
     doc_id: str, ids: list[str], stories: Mapping[str, Sequence[str]], config: PreferencesSettings
-) -> Iterator[Pair | str]:
+) -> Iterator[PreferencePair | str]:
     """The pairs of one story, or for each window without a distractor the reason."""
     sentences, window = stories[doc_id], config.prompt_sentences + config.continuation_sentences
     starts = range(0, len(sentences) - window + 1, window)
@@ -214,9 +200,9 @@ def _similar_length(first: str, second: str, ratio: float) -> bool:
 
 def _pair(
     pair_id: str, prompt: str, chosen: str, rejected: str, voice: str, source_id: str, distractor_id: str
-) -> Pair:
+) -> PreferencePair:
     score = auto_bleu(word_tokens(f"{prompt} {chosen}"))
-    return Pair(pair_id, prompt, chosen, rejected, voice, score, source_id, distractor_id)
+    return PreferencePair(pair_id, prompt, chosen, rejected, voice, score, source_id, distractor_id)
 
 
 def _pair_id(prompt: str, chosen: str) -> str:

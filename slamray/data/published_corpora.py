@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 import fsspec
 import soundfile
 
-from slamray.data.recordings import File, Listing, Recording, parquet_rows, published_split, recording_id
+from slamray.config.outside import File
+from slamray.data.ids import text_id
+from slamray.data.recordings import Listing, Recording, parquet_rows, published_split
 from slamray.errors import BadInput
 
 TEST = "test part"
@@ -41,7 +43,7 @@ def librispeech(files: Sequence[File]) -> Listing:
             if not split:
                 raise BadInput(f"recorded.librispeech: no folder of {file.name} is called train-*, dev-* or test-*")
             text = texts.get(f"{file.folder}/{file.stem}", "")
-            _add(listing, Recording(recording_id(file.name), file.path, text=text, split=split))
+            _add(listing, Recording(text_id(file.name), file.path, text=text, split=split))
     return listing
 
 
@@ -59,15 +61,15 @@ def librilight(files: Sequence[File]) -> Listing:
             continue
         about = names.get(f"{stem}.json")
         if about is None and _VAD_PIECE.search(stem):
-            listing.recordings.append(Recording(recording_id(file.name), file.path))
+            listing.recordings.append(Recording(text_id(file.name), file.path))
             continue
         try:
             pieces = cut_by_vad(_voice_activity(about), VAD_SECONDS)
         except ValueError as error:
-            listing.recordings.append(Recording(recording_id(file.name), file.path, reason=f"{file.name}: {error}"))
+            listing.recordings.append(Recording(text_id(file.name), file.path, reason=f"{file.name}: {error}"))
             continue
         listing.recordings += [
-            Recording(recording_id(f"{stem}_{i:04d}"), file.path, cuts=cuts) for i, cuts in enumerate(pieces)
+            Recording(text_id(f"{stem}_{i:04d}"), file.path, cuts=cuts) for i, cuts in enumerate(pieces)
         ]
         if not pieces:
             listing.dropped["no voice in the recording"] += 1
@@ -122,7 +124,7 @@ def swc(files: Sequence[File]) -> Listing:
         try:
             _add_article(listing, file, parts)
         except (ElementTree.ParseError, ValueError, OSError, soundfile.LibsndfileError) as error:
-            listing.recordings.append(Recording(recording_id(file.name), file.path, reason=f"{file.name}: {error}"))
+            listing.recordings.append(Recording(text_id(file.name), file.path, reason=f"{file.name}: {error}"))
     return listing
 
 
@@ -146,7 +148,7 @@ def _add_article(listing: Listing, file: File, parts: Sequence[File]) -> None:
         text = " ".join(word for word, _, _ in words)
         name = f"{file.name}:{number}"
         listing.recordings.append(
-            Recording(recording_id(name), parts[place].path, cuts=[cut], text=text, words=spans)
+            Recording(text_id(name), parts[place].path, cuts=[cut], text=text, words=spans)
         )  # fmt: skip
 
 
@@ -201,7 +203,7 @@ def _tedlium_split(folder: str) -> str:
 def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> None:
     if sound is None:
         reason = f"{file.name}: no {file.stem}.sph in the folder sph beside it"
-        listing.recordings.append(Recording(recording_id(file.name), file.path, split=split, reason=reason))
+        listing.recordings.append(Recording(text_id(file.name), file.path, split=split, reason=reason))
         return
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         name = f"{file.name}:{number}"
@@ -215,13 +217,13 @@ def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> N
                 raise ValueError
         except (IndexError, ValueError):
             reason = f"{name}: not a segment of the form talk channel speaker start end <labels> words"
-            listing.recordings.append(Recording(recording_id(name), sound.path, split=split, reason=reason))
+            listing.recordings.append(Recording(text_id(name), sound.path, split=split, reason=reason))
             continue
         if text.strip() == "ignore_time_segment_in_scoring" or fields[2] == "inter_segment_gap":
             listing.dropped["segment not to be scored"] += 1
             continue
         words = " ".join(_STM_JUNK.sub(" ", text).split()).replace(" '", "'")
-        listing.recordings.append(Recording(recording_id(name), sound.path, cuts=[cut], text=words, split=split))
+        listing.recordings.append(Recording(text_id(name), sound.path, cuts=[cut], text=words, split=split))
 
 
 def peoples_speech(files: Sequence[File]) -> Listing:
@@ -256,9 +258,9 @@ def voxpopuli(files: Sequence[File]) -> Listing:
         text, split = rows.get(file.stem, ("", ""))
         if not split and "transcribed_data" in file.folder.split("/"):
             reason = f"{file.name}: in no asr_*.tsv beside its year"
-            listing.recordings.append(Recording(recording_id(file.name), file.path, reason=reason))
+            listing.recordings.append(Recording(text_id(file.name), file.path, reason=reason))
         else:
-            _add(listing, Recording(recording_id(file.name), file.path, text=text, split=split))
+            _add(listing, Recording(text_id(file.name), file.path, text=text, split=split))
     return listing
 
 
@@ -283,7 +285,7 @@ def _add(listing: Listing, recording: Recording) -> None:
         listing.recordings.append(recording)
 
 
-DOORS: dict[str, Callable[[Sequence[File]], Listing]] = {
+CORPORA: dict[str, Callable[[Sequence[File]], Listing]] = {
     "librispeech": librispeech, "librilight": librilight, "swc": swc, "tedlium": tedlium,
     "peoples_speech": peoples_speech, "voxpopuli": voxpopuli, "stinystories": stinystories,
 }  # fmt: skip

@@ -22,10 +22,11 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from slamray.data.items import Pair, content_id
+from slamray import store
+from slamray.data.ids import content_id
+from slamray.data.items import ItemPair
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
-from slamray.stage import store
 
 GOLD = "gold.csv"
 IN_VOCABULARY, OUT_OF_VOCABULARY = "in_vocabulary", "out_of_vocabulary"
@@ -58,7 +59,7 @@ class PublishedSet:
 
     name: str
     recordings: tuple[Recording, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ItemPair, ...]
     identity: Mapping[str, Any]
     """By content: digest of the names and sizes below the folder and of the labels; not where the folder lies."""
     facts: Mapping[str, Any]
@@ -214,7 +215,9 @@ def _read_hub(folder: Path, path: Path, part: str, prefix: str, voice: str) -> I
                         column)  # fmt: skip
 
 
-def _pair_up(name: str, folder: Path, sides: Sequence[_Side], recordings: Mapping[str, Recording]) -> Iterator[Pair]:
+def _pair_up(
+    name: str, folder: Path, sides: Sequence[_Side], recordings: Mapping[str, Recording]
+) -> Iterator[ItemPair]:
     """Exactly one right and one wrong recording for each item and voice."""
     found: dict[tuple[str, str], dict[bool, _Side]] = {}
     for side in sides:
@@ -233,7 +236,7 @@ def _pair_up(name: str, folder: Path, sides: Sequence[_Side], recordings: Mappin
         right, wrong = (pair[label] for label in (True, False))
         chosen, rejected = (recordings[side.name].utterance_id for side in (right, wrong))
         pair_id = "/".join(part for part in (name, item, voice) if part)
-        yield Pair(pair_id, name, right.part, (), (chosen,), (rejected,), "", right.text, wrong.text, item)
+        yield ItemPair(pair_id, name, right.part, (), (chosen,), (rejected,), "", right.text, wrong.text, item)
 
 
 def _identity(folder: Path, sides: Sequence[_Side]) -> dict[str, Any]:
@@ -243,7 +246,7 @@ def _identity(folder: Path, sides: Sequence[_Side]) -> dict[str, Any]:
     return {"files": len(sizes), "listing": hashlib.sha256(lines.encode()).hexdigest(), **labels}
 
 
-def _count(kind: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _count(kind: str, pairs: Sequence[ItemPair]) -> dict[str, Any]:
     """Items here beside the published ones. A subset is legal, and said to be one."""
     parts = Counter(part for part, _ in {(pair.part, pair.item) for pair in pairs})
     published = PUBLISHED[kind]

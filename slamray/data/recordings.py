@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slamray.config.outside import File
+from slamray.data.ids import text_id
 from slamray.errors import BadInput
 
 _SPLITS = {"train": "train", "dev": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a corpus: its name from the given folder's own name on, and a path that fsspec opens."""
-
-    name: str
-    path: str
-    bytes: int
-
-    @property
-    def folder(self) -> str:
-        return self.name.rpartition("/")[0]
-
-    @property
-    def stem(self) -> str:
-        return self.name.rpartition("/")[2].rpartition(".")[0]
-
-    def read_text(self) -> str:
-        """The whole file as UTF-8 text. ValueError when it is not."""
-        with fsspec.open(self.path, "rb") as file:
-            return file.read().decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -70,57 +48,6 @@ class Listing:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def find_files(paths: Sequence[str], key: str) -> list[File]:
-    """Every file the paths name (files, folders, patterns; local or at any path fsspec opens), sorted by name.
-
-    BadInput, which names the recipe's `key`, when a path names none or two files have one name.
-    """
-    found: dict[str, File] = {}
-    for given in paths:
-        try:
-            files = _files_of(given)
-        except (OSError, ValueError, ImportError) as error:
-            raise BadInput(f"{key}: cannot read {given} ({error}); check the path") from error
-        if not files:
-            raise BadInput(f"{key}: {given} names no file; check the path")
-        for file in files:
-            if found.setdefault(file.name, file).path != file.path:
-                raise BadInput(f"{key}: {file.name} is found twice; give folders of different names")
-    return [found[name] for name in sorted(found)]
-
-
-def _files_of(given: str) -> list[File]:
-    fs, inner = fsspec.url_to_fs(given)
-    inner = inner.rstrip("/")
-    if "*" in inner:
-        sizes = {path: info for path, info in fs.glob(inner, detail=True).items() if info["type"] == "file"}
-        root = re.split(r"[^/]*\*", inner, maxsplit=1)[0].rstrip("/")
-    else:
-        sizes = fs.find(inner, detail=True)
-        root = inner if fs.isdir(inner) else inner.rpartition("/")[0]
-    start = root.rpartition("/")[0]
-    return [
-        File(path[len(start) :].lstrip("/"), fs.unstrip_protocol(path) if "://" in given else path, int(info["size"]))
-        for path, info in sizes.items()
-        if not any(part.startswith(".") for part in path[len(start) :].split("/"))
-    ]
-
-
-def identity_of(files: Sequence[File]) -> dict[str, Any]:
-    """A corpus by its listing: how many files, their bytes, and one checksum of all names and sizes."""
-    lines = "\n".join(f"{file.name} {file.bytes}" for file in files)
-    return {
-        "files": len(files),
-        "bytes": sum(file.bytes for file in files),
-        "listing_sha256": hashlib.sha256(lines.encode()).hexdigest(),
-    }
-
-
-def recording_id(name: str) -> str:
-    """First 16 hex digits of the SHA-256 of the name: ids spread evenly over splits and shards."""
-    return hashlib.sha256(name.encode()).hexdigest()[:16]
-
-
 def published_split(name: str) -> str:
     """train, validation or test, by the last part of a name that has such a word in it (`dev-clean`); else empty."""
     for part in reversed(name.lower().split("/")):
@@ -150,7 +77,7 @@ def parquet_rows(file: File, text_column: str, words_column: str = "") -> list[R
     split = published_split(file.name)
     return [
         Recording(
-            recording_id(f"{file.name}:{row}"), file.path, row,
+            text_id(f"{file.name}:{row}"), file.path, row,
             text_column=text_column, words_column=words_column, split=split,
         )
         for row in range(rows)

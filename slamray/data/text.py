@@ -6,7 +6,6 @@ so a Hugging Face data set is `hf://datasets/roneneldan/TinyStories/**/*.parquet
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -18,6 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slamray.data.ids import split_of, text_id
 from slamray.errors import BadInput
 
 SPLITS = ("train", "validation", "evaluation")
@@ -109,39 +109,6 @@ def cut_sentences(text: str) -> tuple[str, ...]:
     return tuple(sentence for sentence in sentences if any(c.isalnum() for c in sentence))
 
 
-def split_of(doc_id: str, validation_share: float, evaluation_share: float) -> str:
-    """The split of a document, by its id alone: adding documents never moves one from one split to another.
-
-    The last eight digits decide: a corpus may have been cut by its first digits (that of the assets was), and a share
-    of what was cut away would be no share.
-    """
-    position = int(doc_id[-8:], 16) / 2**32
-    if position < evaluation_share:
-        return "evaluation"
-    return "validation" if position < evaluation_share + validation_share else "train"
-
-
-def document_id(text: str) -> str:
-    """First 16 hex digits of the SHA-256 of the normalised text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def list_sources(paths: tuple[str, ...]) -> list[tuple[str, int]]:
-    """(path, size in bytes) of every file the paths name: files, folders or patterns. BadInput when one finds none."""
-    found: list[tuple[str, int]] = []
-    for path in paths:
-        try:
-            fs, inner = fsspec.url_to_fs(path)
-            names = fs.glob(inner) if "*" in inner else (fs.find(inner) if fs.isdir(inner) else [inner])
-            files = [name for name in sorted(names) if name.endswith(SUFFIXES) and fs.isfile(name)]
-            found += [(fs.unstrip_protocol(name) if "://" in path else name, fs.size(name)) for name in files]
-        except (OSError, ValueError, ImportError) as error:
-            raise BadInput(f"corpus.paths: cannot read {path} ({error})") from error
-        if not files:
-            raise BadInput(f"corpus.paths: {path} names no file of kind {' '.join(SUFFIXES)}; check the path")
-    return found
-
-
 def read_documents(path: str, text_column: str) -> Iterator[RawDocument]:
     """Every row of a file, good or bad, in the file's order."""
     name = path.rsplit("/", 1)[-1]
@@ -209,7 +176,7 @@ def to_document(
         return "no words in the text"
     if not min_words <= words <= max_words:
         return f"{words} words, outside corpus.min_words={min_words} .. corpus.max_words={max_words}"
-    doc_id = document_id(text)
+    doc_id = text_id(text)
     return Document(
         doc_id, sentences, raw.place.rsplit(":", 1)[0], split_of(doc_id, validation_share, evaluation_share)
     )

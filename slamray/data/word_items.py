@@ -16,9 +16,10 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from slamray.data.items import ItemSet, Pair, Utterance, collect, content_id, make_pair, spoken_phonemes
+from slamray.data.ids import content_id
+from slamray.data.items import ItemPair, ItemSet, Utterance, collect, make_pair, spoken_phonemes
+from slamray.data.text import Document
 
 Phonemise = Callable[[str], Sequence[str]]
 
@@ -118,17 +119,17 @@ def make_words(invented: Sequence[Invented]) -> ItemSet:
 
 
 def make_words_in_sentences(
-    invented: Sequence[Invented], documents: Sequence[Mapping[str, Any]], phonemise: Phonemise, n: int, max_words: int,
+    invented: Sequence[Invented], documents: Sequence[Document], phonemise: Phonemise, n: int, max_words: int,
     per_word: int = 1,
 ) -> ItemSet:  # fmt: skip
-    """At most n pairs: a sentence of {doc_id, sentences} with the word against the same with its pseudo-word.
+    """At most n pairs: a sentence of documents with the word against the same with its pseudo-word.
 
     A word by itself sounds like nothing in running speech; here all but its segments is as in the story. The sentences
     are the first, by hash of their text, of at most max_words words that hold the word once, pronounced as by itself:
     at most per_word for a word, which is one item, however many.
     """
     by_word: dict[str, list[str]] = {}
-    for sentence in sorted({s for d in documents for s in d["sentences"]}, key=content_id):
+    for sentence in sorted({s for d in documents for s in d.sentences}, key=content_id):
         words = [word.strip(_MARKS).lower() for word in sentence.split()]
         if len(words) <= max_words:
             for word in set(words):
@@ -141,8 +142,8 @@ def make_words_in_sentences(
 
 def _in_sentences(
     item: Invented, sentences: Sequence[str], phonemise: Phonemise, at_most: int
-) -> list[tuple[Pair, tuple[Utterance, ...]]]:
-    made: list[tuple[Pair, tuple[Utterance, ...]]] = []
+) -> list[tuple[ItemPair, tuple[Utterance, ...]]]:
+    made: list[tuple[ItemPair, tuple[Utterance, ...]]] = []
     for sentence in sentences:
         if len(made) == at_most:
             break

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperForConditionalGeneration, WhisperProcessor
 
-from slamray.data.items import Pair
+from slamray.data.items import ItemPair
 from slamray.errors import BadInput
 from slamray.evaluate.autobleu import auto_bleu, word_tokens
 from slamray.model.generate import Prompt, cut_prompt
@@ -123,7 +123,7 @@ def mean_auto_bleu(texts: Sequence[str], n: int = 2) -> float | None:
 
 
 def correct_prompts(
-    pairs: Sequence[Pair], spoken: Mapping[str, tuple[np.ndarray, np.ndarray]], seconds: float, rate_hz: float
+    pairs: Sequence[ItemPair], spoken: Mapping[str, tuple[np.ndarray, np.ndarray]], seconds: float, rate_hz: float
 ) -> list[Prompt]:
     """The first `seconds` of every correct item, each once; spoken: (units, durations in frames) by utterance id.
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slamray.data.items import Pair
+from slamray.data.items import ItemPair
 from slamray.tokens.documents import join_units, to_document
 from slamray.tokens.rows import RowStore
 from slamray.tokens.vocabulary import PAD, to_tokens
@@ -29,7 +29,7 @@ def sequence_tokens(parts: Sequence[np.ndarray]) -> np.ndarray:
     return to_document(to_tokens(join_units(parts)))
 
 
-def pair_tokens(pairs: Sequence[Pair], units: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def pair_tokens(pairs: Sequence[ItemPair], units: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Chosen and rejected sequence of each pair in turn: 2 * len(pairs) token arrays. units: by utterance id."""
     sides = [pair.prompt + side for pair in pairs for side in (pair.chosen, pair.rejected)]
     return [sequence_tokens([units[utterance] for utterance in side]) for side in sides]
@@ -72,7 +72,7 @@ def token_log_likelihoods(
 
 
 def score_pairs(
-    model: nn.Module, pairs: Sequence[Pair], units: Mapping[str, np.ndarray],
+    model: nn.Module, pairs: Sequence[ItemPair], units: Mapping[str, np.ndarray],
     normalise: Normalise = "mean", batch_tokens: int = BATCH_TOKENS,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row for each pair: pair_id, metric, part, item, ll_chosen, ll_rejected, correct (1, 0, or 0.5 for a tie)."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from slamray.speech.voices.base import Span
+from slamray.speech.spans import Span
 
 
 def frame_phones(phones: Sequence[Span], n_frames: int, frame_seconds: float) -> list[str]:

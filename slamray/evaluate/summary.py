@@ -16,20 +16,8 @@ RESAMPLES = 10_000  # of a bootstrap; the ends of a 95 % interval are then each 
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Accuracy of one metric (ties count one half) with its Wilson interval."""
-
-    metric: str
-    n: int
-    ties: int
-    accuracy: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class ItemSummary:
-    """Accuracy of one metric, or of one of its parts, over items, with its bootstrap interval.
+    """Accuracy of one metric, or of one of its parts, over items, with its interval (see `summarise_items`).
 
     An item is one or more pairs (a sentence in several voices) and counts once, with the mean of its pairs. `average`
     says how the figure is made: the mean over items, or the mean of the parts' means.
@@ -59,22 +47,17 @@ class Difference:
     high: float
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], by: str = "metric", confidence: float = 0.95) -> list[Summary]:
-    """A summary of each metric (or of each value of another column) in the order of first appearance.
+def summarise_metrics(rows: Sequence[Mapping[str, Any]], confidence: float = 0.95) -> list[ItemSummary]:
+    """The figure of each metric over its items, in the order of first appearance. rows: see `summarise_items`."""
+    metrics = dict.fromkeys(row["metric"] for row in rows)
+    return [summarise_items([r for r in rows if r["metric"] == metric], "items", confidence)[0] for metric in metrics]
 
-    rows: metric, pair_id, item, correct. The interval is Wilson's; where items have several pairs (a word in several
-    sentences), which are then not independent, it is that of a bootstrap over items. n counts items, ties pairs.
-    """
-    summaries = []
-    for metric in dict.fromkeys(row[by] for row in rows):
-        own = [row for row in rows if row[by] == metric]
-        values = _by_item(own)
-        accuracy = float(values.mean())
-        draws = int.from_bytes(hashlib.sha256(metric.encode()).digest()[:8], "big")
-        several = len(values) < len(own)
-        low, high = bootstrap([values], confidence, draws) if several else wilson(accuracy, len(values), confidence)
-        summaries.append(Summary(metric, len(values), sum(r["correct"] == 0.5 for r in own), accuracy, low, high))
-    return summaries
+
+def summarise_parts(rows: Sequence[Mapping[str, Any]], confidence: float = 0.95) -> list[ItemSummary]:
+    """The figure of each part of each metric that has several, in the order of first appearance of the metrics."""
+    metrics = dict.fromkeys(row["metric"] for row in rows)
+    found = [summarise_items([r for r in rows if r["metric"] == metric], "items", confidence) for metric in metrics]
+    return [part for own in found for part in own[1:]]
 
 
 def _by_item(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -90,8 +73,10 @@ def summarise_items(
 ) -> list[ItemSummary]:
     """The figure of one metric's scored pairs, then that of each of its parts if there are several.
 
-    rows: metric, part, item, pair_id, correct; an empty item is the pair itself. The draws depend on seed, metric and
-    part alone, not on the order of rows. ties counts pairs.
+    rows: metric, part, item, pair_id, correct; an empty item is the pair itself. ties counts pairs.
+    The interval is Wilson's where every item is one pair. Where items have several pairs (a word in several sentences),
+    which are not independent, or the figure is a mean of parts, it is that of a bootstrap over items, whose draws
+    depend on seed, metric and part alone, not on the order of rows.
     """
     (metric,) = {row["metric"] for row in rows}
     by_part = {part: [row for row in rows if row["part"] == part] for part in sorted({row["part"] for row in rows})}
@@ -100,9 +85,12 @@ def summarise_items(
     strata = list(values.values()) if average == "parts" else [whole]
 
     def summary(part: str, strata: Sequence[np.ndarray], correct: Sequence[float], n: int) -> ItemSummary:
-        draws = int.from_bytes(hashlib.sha256(f"{seed}/{metric}/{part}".encode()).digest()[:8], "big")
-        low, high = bootstrap(strata, confidence, draws)
         accuracy = float(np.mean([stratum.mean() for stratum in strata]))
+        if len(strata) == 1 and n == len(correct):
+            low, high = wilson(accuracy, n, confidence)
+        else:
+            draws = int.from_bytes(hashlib.sha256(f"{seed}/{metric}/{part}".encode()).digest()[:8], "big")
+            low, high = bootstrap(strata, confidence, draws)
         return ItemSummary(metric, part, average, n, len(correct), list(correct).count(0.5), accuracy, low, high)
 
     found = [summary("all", strata, [row["correct"] for row in rows], len(whole))]
@@ -169,6 +157,6 @@ def compare(
     return found
 
 
-def as_rows(results: Sequence[Summary] | Sequence[ItemSummary] | Sequence[Difference]) -> list[dict[str, Any]]:
+def as_rows(results: Sequence[ItemSummary] | Sequence[Difference]) -> list[dict[str, Any]]:
     """Summaries or differences as plain dicts, for a table or the report."""
     return [asdict(result) for result in results]

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from slamray.config.training import TextLmSettings
+from slamray.config.training import TextLmShape
 from slamray.errors import BadInput
 from slamray.tokens.documents import to_document
 from slamray.tokens.vocabulary import BOS, PAD, Ints, Tokens
@@ -52,7 +52,7 @@ def encode_documents(texts: Iterable[str], tokeniser_folder: Path) -> tuple[Toke
     return np.concatenate(documents), np.array([len(document) for document in documents], dtype=np.int64)
 
 
-def build_text_lm(config: TextLmSettings, seed: int) -> Qwen2ForCausalLM:
+def build_text_lm(config: TextLmShape, seed: int) -> Qwen2ForCausalLM:
     """A fresh Qwen2 of the given shape, float32, tied head, RoPE base 10 000."""
     if config.hidden % config.heads or config.heads % config.kv_heads:
         raise BadInput(

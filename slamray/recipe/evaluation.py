@@ -13,22 +13,21 @@ from typing import Any
 
 import yaml
 
+from slamray import store
+from slamray.config.base import Located
+from slamray.config.outside import model_content
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.recipe.sets import evaluation_stage, published_stage
 from slamray.recipe.slam import build as build_run
-from slamray.runtime.engine import Engine
-from slamray.stage import store
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.stage import Stage, order
-from slamray.stages import evaluation, tasks, training
-from slamray.stages.outside import check_encoder, content_of
+from slamray.stages import evaluation, published
+from slamray.stages.checkpoints import CHECKPOINTS, MODEL, checkpoints_of
+from slamray.stages.tasks import CONTINUE, PERPLEXITY, SCORES
 from slamray.tokens.vocabulary import vocab_size
 
 ITEM_METRICS = ("topic_cloze", "sentence_order", "words", "words_in_sentence", "grammar")  # of stage `items`
-OWN_INPUTS = {tasks.PERPLEXITY: ("packed",), tasks.CONTINUE: ("units", "corpus")} | dict.fromkeys(
-    ITEM_METRICS, ("items",)
-)
-MADE = ("untrained", "pretrained", "aligned")
+OWN_INPUTS = {PERPLEXITY: ("packed",), CONTINUE: ("units", "corpus")} | dict.fromkeys(ITEM_METRICS, ("items",))
 
 
 def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -39,32 +38,35 @@ def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return asked, [f"evaluate.{word}" if word.startswith("sets=") else word for word in rest]
 
 
-def build(recipe: Recipe, engine: Engine, asked: Mapping[str, str]) -> list[Stage]:
+def build(recipe: Recipe, asked: Mapping[str, str]) -> list[Stage]:
     """The evaluation stage and, through its inputs, what it needs; BadInput for what can be known before any work."""
     encoder = check_encoder(recipe.speech.encoder)
-    sets = [published_stage(recipe)] if recipe.evaluate.sets else []
+    sets = published.stages(recipe)
     metrics = _metrics(asked.get("metrics", ""), recipe)
-    needed = {name for metric in metrics for name in OWN_INPUTS.get(metric, ())}
-    known: dict[str, Any]
-    if "checkpoints" in asked:
-        models = _folders(asked["checkpoints"])
-        known = {name: _identity(name, folder, encoder.n_units) for name, folder in models.items()}
-        run = {stage.name: stage for stage in order(build_run(recipe, engine))} if needed else {}
-        checkpoints = []
-    else:
-        run = {stage.name: stage for stage in order(build_run(recipe, engine))}
-        root = Path(recipe.root)
-        checkpoints = [run[name] for name in MADE if name in run and run[name].is_done(root)]
-        if not checkpoints:
-            raise BadInput(
-                f"checkpoints: {root} holds none of {' '.join(MADE)} for this recipe; run jobs/slam.py with the same "
-                "words first, or give checkpoints=[folder, ...]"
-            )
-        models = {stage.name: stage.folder(root) / training.MODEL for stage in checkpoints}
-        known = dict.fromkeys(models)
-    wanted = sets if set(recipe.evaluate.sets) & set(metrics) else []
-    inputs = [*checkpoints, *wanted, *(run[name] for name in sorted(needed))]
-    return [evaluation_stage(recipe, models, known, metrics, inputs, encoder.rate_hz)]
+    needed = sorted({name for metric in metrics for name in OWN_INPUTS.get(metric, ())})
+    given = _folders(asked["checkpoints"]) if "checkpoints" in asked else {}
+    run = {stage.name: stage for stage in order(build_run(recipe))} if needed or not given else {}
+    checkpoints: dict[str, Located | None] = {
+        name: Located(_identity(name, folder, encoder.n_units), folder) for name, folder in given.items()
+    }
+    stages = [] if given else _made(recipe, run)
+    checkpoints |= {stage.name: None for stage in stages}
+    wanted = sets if set(recipe.evaluate.sets) & set(metrics) else ()
+    inputs = [*stages, *wanted, *(run[name] for name in needed)]
+    return [evaluation.stage(recipe, checkpoints, metrics, inputs)]
+
+
+def _made(recipe: Recipe, run: Mapping[str, Stage]) -> list[Stage]:
+    """The checkpoints that the recipe's run has made; BadInput where there is none."""
+    root = Path(recipe.root)
+    found = [stage for stage in checkpoints_of(list(run.values())) if stage.is_done(root)]
+    if not found:
+        names = " ".join(checkpoint.stage for checkpoint in CHECKPOINTS)
+        raise BadInput(
+            f"checkpoints: {root} holds none of {names} for this recipe; run jobs/slam.py with the same "
+            "words first, or give checkpoints=[folder, ...]"
+        )
+    return found
 
 
 def show(root: Path, targets: Sequence[Stage]) -> None:
@@ -80,7 +82,7 @@ def show(root: Path, targets: Sequence[Stage]) -> None:
     for metric, lost in facts["pairs_without_sound"].items():
         if lost:
             print(f"{metric}: {lost} pairs left out, for a recording of theirs could not be read; see quarantine/")
-    print(f"each pair: {folder / tasks.SCORES}; figures: {folder / evaluation.SUMMARY}")
+    print(f"each pair: {folder.fetch(SCORES)}; figures: {folder.fetch(evaluation.SUMMARY)}")
 
 
 def _metrics(word: str, recipe: Recipe) -> list[str]:
@@ -99,7 +101,7 @@ def _folders(word: str) -> dict[str, Path]:
     """Checkpoint folders by name; those of a list are called after the last part of their path that is no `model`."""
     asked = _value("checkpoints", word)
     if isinstance(asked, list) and all(isinstance(folder, str) for folder in asked):
-        parts = [[part for part in Path(folder).resolve().parts if part != training.MODEL][-2:] for folder in asked]
+        parts = [[part for part in Path(folder).resolve().parts if part != MODEL][-2:] for folder in asked]
         short = [words[-1] for words in parts]
         clear = len(set(short)) == len(short) and not any(re.fullmatch("[0-9a-f]{16}", name) for name in short)
         named = list(zip(short if clear else ["-".join(words) for words in parts], asked, strict=True))
@@ -125,7 +127,7 @@ def _identity(name: str, folder: Path, n_units: int) -> dict[str, str]:
             f"checkpoints: {name}: {folder} has {rows} rows, but speech.encoder gives {n_units} units, which need "
             f"{vocab_size(n_units)}; give the encoder that it was trained with"
         )
-    return content_of(str(folder), None, "checkpoints")
+    return model_content(str(folder), None, "checkpoints")
 
 
 def _value(key: str, word: str) -> Any:

@@ -1,8 +1,8 @@
-"""Stream shards through pools of actors with Ray Data (the one `map_batches` site), or call one function."""
+"""Send rows through pools of actors with Ray Data (the one `map_batches` site), or call one function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,34 +10,43 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from slamray.errors import BadInput
-from slamray.stage.work import Metrics, Pool, Row
+from slamray.stage.records import arrow_type, from_table, to_table
+from slamray.stage.work import Pool
 
-REFUSED = "refused"  # key of a row that stands for a BadInput
-STREAM = "stream"  # key of the number of a row's stream
+REFUSED = "refused"  # column of a BadInput's message: a row that holds one stands for it
+SENDER = "sender"  # column of who sent a row: a number below that of the senders
+ROW = "row"  # column of the record
 
 
 class _Actor:
     """Adapts a kernel to Ray Data; one row is one block, so that Ray never cuts or joins the rows of a shard."""
 
-    def __init__(self, kernel: Callable[..., Callable[[Row], Row]], args: Mapping[str, Any]) -> None:
-        self._kernel = kernel(**args)
+    def __init__(self, pool: Pool) -> None:
+        self._kernel, self._takes, self._gives = pool.load()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._one(row) for row in table.to_pylist()])
+        return pa.concat_tables([self._one(table.slice(place, 1)) for place in range(len(table))])
 
-    def _one(self, row: Row) -> Row:
+    def _one(self, envelope: pa.Table) -> pa.Table:
         """BadInput travels as a row, through later pools untouched: Ray keeps only the text of an exception's cause."""
-        if REFUSED in row:
-            return row
-        number = row.pop(STREAM)
+        sender, refused = envelope[SENDER][0].as_py(), envelope[REFUSED][0].as_py()
+        if refused:
+            return _envelope(sender, None, self._gives, refused)
+        record = pa.Table.from_struct_array(envelope[ROW].combine_chunks())
+        row: Any = from_table(record, self._takes)[0]
         try:
-            return self._kernel(row) | {STREAM: number}
+            return _envelope(sender, self._kernel(row), self._gives)
         except BadInput as error:
-            return {REFUSED: str(error)}
+            return _envelope(sender, None, self._gives, str(error))
 
 
-def stream(streams: Sequence[Sequence[Row]], pools: Sequence[Pool]) -> Iterator[int]:
-    """Send every row of every stream through the pools in turn; yield the number of its stream as each is done.
+def _envelope(sender: int, row: Any, kind: type, refused: str = "") -> pa.Table:
+    records = to_table([row], kind).to_struct_array() if row is not None else pa.nulls(1, arrow_type(kind))
+    return pa.table({SENDER: [sender], REFUSED: [refused], ROW: records})
+
+
+def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[int]:
+    """Send every record of every sender through the pools in turn; yield the sender of each as it is done.
 
     Rows are taken in order, and end in no fixed one. A worker that dies is replaced and its rows are done again, so
     kernels must be safe to repeat: write files atomically, return values that depend on the row alone. An exception in
@@ -46,12 +55,12 @@ def stream(streams: Sequence[Sequence[Row]], pools: Sequence[Pool]) -> Iterator[
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = [row | {STREAM: number} for number, own in enumerate(streams) for row in own]
-    dataset: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    rows = [_envelope(number, row, type(row)) for number, own in enumerate(senders) for row in own]
+    dataset: Dataset = ray.data.from_arrow(rows)
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,
-            fn_constructor_args=(pool.kernel, dict(pool.args)),
+            fn_constructor_args=(pool,),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(pool.actors, len(rows))),
@@ -59,17 +68,16 @@ def stream(streams: Sequence[Sequence[Row]], pools: Sequence[Pool]) -> Iterator[
             num_gpus=pool.gpus,
         )
     for row in dataset.iter_rows():
-        if REFUSED in row:
+        if row[REFUSED]:
             raise BadInput(row[REFUSED])
-        yield row[STREAM]
+        yield row[SENDER]
 
 
-def call(name: str, function: Callable[[], Metrics]) -> Metrics:
+def call(name: str, function: Callable[[], Any]) -> Any:
     """Run one function as a Ray task on one core; in a trial of a sweep too, whose own place has none."""
     task = ray.remote(num_cpus=1)(_call).options(name=name, scheduling_strategy="DEFAULT")
-    result: Metrics = ray.get(task.remote(function))
-    return result
+    return ray.get(task.remote(function))
 
 
-def _call(function: Callable[[], Metrics]) -> Metrics:
+def _call(function: Callable[[], Any]) -> Any:
     return function()

@@ -1,15 +1,21 @@
-"""What may be asked of the machine: stream rows through actors, run a training loop."""
+"""The machine that stages ask: sends their rows through actors and runs their training loops, on Ray.
+
+Stages that are made side by side each have a seat. Where their rows go through equal pools, they go through one set of
+actors, which is started once.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slamray.config.compute import Compute
 from slamray.progress import Progress
-from slamray.stage.work import NOTICE, Loop, Metrics, Stream
+from slamray.stage.work import NOTICE, Loop, Metrics, Pool
 
 Observe = Callable[[str, Metrics], None]
 
@@ -26,25 +32,32 @@ class Engine:
         self._connected = False
         self._training: set[Path] = set()  # folders of the stages that train now
 
-    def stream(self, streams: Sequence[Stream]) -> Iterator[int]:
-        """Send the rows of all the streams, whose pools are equal, through one set of actors.
+    def seats(self, count: int) -> list[EngineSeat]:
+        """A machine for each of several stages that are made side by side."""
+        table = _Table(self, count)
+        return [EngineSeat(self, table) for _ in range(count)]
 
-        Yields the number of a stream for each of its rows that is done.
-        """
-        from slamray.runtime import data, session
+    def train(self, name: str, loop: Loop, out: Path) -> Metrics:
+        """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
+        from slamray.runtime import session, train
 
         self.connect()
-        shown = [Progress(stream.name, stream.total, stream.unit) for stream in streams]
-        done = [stream.total - len(stream.rows) for stream in streams]
+        progress = Progress(name, 1.0, "")
+
+        def heard(metrics: Metrics) -> None:
+            self.observe(name, metrics)
+            if "progress" in metrics:
+                progress.show(min(1.0, metrics["progress"]), f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
+
+        self._training.add(out)
         try:
-            for number in data.stream([stream.rows for stream in streams], streams[0].pools):
-                done[number] += 1
-                shown[number].show(done[number])
-                yield number
+            return train.train(loop, self.compute, out, heard)
         except Exception as error:
             raise session.user_error(error) or error from error
+        finally:
+            self._training.discard(out)
 
-    def call(self, name: str, function: Callable[[], Metrics]) -> Metrics:
+    def call(self, name: str, function: Callable[[], Any]) -> Any:
         """Run one function on one core of the cluster, apart from the driver."""
         from slamray.runtime import data, session
 
@@ -53,26 +66,6 @@ class Engine:
             return data.call(name, function)
         except Exception as error:
             raise session.user_error(error) or error from error
-
-    def train(self, name: str, loop: Loop, out: Path, compute: Compute | None = None) -> Metrics:
-        """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
-        from slamray.runtime import session, train
-
-        self.connect()
-        progress = Progress(name, 1.0, "")
-
-        def heard(metrics: dict[str, Any]) -> None:
-            self.observe(name, metrics)
-            if "progress" in metrics:
-                progress.show(min(1.0, metrics["progress"]), f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
-
-        self._training.add(out)
-        try:
-            return train.train(loop, compute or self.compute, out, heard)
-        except Exception as error:
-            raise session.user_error(error) or error from error
-        finally:
-            self._training.discard(out)
 
     def save_now(self) -> bool:
         """Have what trains now write a checkpoint; whether it did within `compute.notice_seconds`."""
@@ -99,3 +92,96 @@ class Engine:
             from slamray.runtime import session
 
             session.disconnect()
+
+
+@dataclass(eq=False)
+class _Rows:
+    """What one stage sends, and whether it is done."""
+
+    name: str
+    rows: Sequence[Any]
+    pools: Sequence[Pool]
+    total: int
+    unit: str
+    done: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+
+
+class _Table:
+    """Joins the rows of the stages that sit at it.
+
+    When everyone who has not left has asked, the rows with the same pools as the first one's go out together.
+    """
+
+    def __init__(self, engine: Engine, seats: int) -> None:
+        self._engine, self._seats = engine, seats
+        self._asked: list[_Rows] = []
+        self._sending = False
+        self._lock = threading.Lock()
+
+    def ask(self, rows: _Rows) -> None:
+        """Wait until these rows are done; raises what went wrong with them."""
+        with self._lock:
+            self._asked.append(rows)
+            self._send_if_complete()
+        rows.done.wait()
+        if rows.error:
+            raise rows.error
+
+    def leave(self) -> None:
+        with self._lock:
+            self._seats -= 1
+            self._send_if_complete()
+
+    def _send_if_complete(self) -> None:
+        if self._sending or not self._asked or len(self._asked) < self._seats:
+            return
+        joined = [one for one in self._asked if one.pools == self._asked[0].pools]
+        self._asked = [one for one in self._asked if one not in joined]
+        self._sending = True
+        threading.Thread(target=self._send, args=(joined,), daemon=True).start()
+
+    def _send(self, joined: list[_Rows]) -> None:
+        try:
+            self._stream(joined)
+        except BaseException as error:  # whatever it is, it is raised in the stages whose rows are missing
+            for one in joined:
+                one.error = None if one.done.is_set() else error
+        for one in joined:
+            one.done.set()
+        with self._lock:
+            self._sending = False
+            self._send_if_complete()
+
+    def _stream(self, joined: Sequence[_Rows]) -> None:
+        from slamray.runtime import data, session
+
+        self._engine.connect()
+        shown = [Progress(one.name, one.total, one.unit) for one in joined]
+        missing = [len(one.rows) for one in joined]
+        try:
+            for sender in data.stream([one.rows for one in joined], joined[0].pools):
+                missing[sender] -= 1
+                shown[sender].show(joined[sender].total - missing[sender])
+                if not missing[sender]:
+                    joined[sender].done.set()
+        except Exception as error:
+            raise session.user_error(error) or error from error
+
+
+class EngineSeat:
+    """One stage's machine."""
+
+    def __init__(self, engine: Engine, table: _Table) -> None:
+        self._engine, self._table = engine, table
+        self.compute = engine.compute
+        self.train, self.call = engine.train, engine.call
+
+    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+        """Send records through pools in turn; see `stage.work.Machine`."""
+        if rows:
+            self._table.ask(_Rows(name, rows, pools, total, unit))
+
+    def leave(self) -> None:
+        """The stage has ended."""
+        self._table.leave()

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from slamray.stage import store
+from slamray import store
 
 FLOCK = "slamray.lock"
 

@@ -19,11 +19,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal import constants
 
+from slamray import store
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.runtime.prebuild import load_extension
 from slamray.runtime.session import user_error
-from slamray.stage import store
 from slamray.stage.work import CHECKPOINTS, METRICS, NOTICE, Loop, Metrics
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,7 @@
-"""Audio files to arrays: read, mix, resample, and cut into windows."""
+"""Audio: the rate that encoders hear, files to arrays, arrays to 16-bit samples and FLAC, resampling, windows.
+
+torch is imported where something is resampled: whoever only reads files or writes samples does without it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 
 from slamray.errors import BadInput
+
+RATE_HZ = 16_000  # what every HuBERT hears
+FULL_SCALE = 32768  # of a 16-bit sample, which is 1.0
 
 CUT_SECONDS = 0.5  # a cut may end that much after its file: rounded and aligned ends do; chosen, not tuned
 SILENCE = 1e-4  # peak of full scale 1 (-80 dB) under which a recording counts as silent; chosen, not tuned
@@ -25,7 +29,7 @@ _TRUNCATED = re.compile(r"^data : (?!4294967295)\d+ \(should be", re.MULTILINE)
 
 def load_audio(
     source: str | Path | bytes | BinaryIO,
-    rate_hz: int = 16_000,
+    rate_hz: int = RATE_HZ,
     cuts: Sequence[tuple[float, float]] = (),
     name: str = "",
 ) -> np.ndarray:
@@ -78,6 +82,9 @@ def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Float32 samples at another rate: windowed sinc, torchaudio's defaults; ceil(n x to / from) of them."""
     if from_hz == to_hz:
         return audio
+    import torch
+    import torchaudio
+
     return torchaudio.functional.resample(torch.from_numpy(audio), from_hz, to_hz).numpy()
 
 
@@ -90,3 +97,21 @@ def cut_windows(n_samples: int, max_samples: int, overlap_samples: int) -> list[
     step = max_samples - overlap_samples
     count = max(1, -(-(n_samples - overlap_samples) // step))
     return [(i * step, min(i * step + max_samples, n_samples)) for i in range(count)]
+
+
+def to_pcm(audio: np.ndarray) -> bytes:
+    """Float samples in -1 .. 1 as 16-bit samples; what is outside is clipped."""
+    return (np.clip(audio, -1, 1 - 1 / FULL_SCALE) * FULL_SCALE).astype(np.int16).tobytes()
+
+
+def from_pcm(pcm: bytes | np.ndarray) -> np.ndarray:
+    """16-bit samples (bytes or int16) as float32 in -1 .. 1; the inverse of `to_pcm`."""
+    samples = np.frombuffer(pcm, np.int16) if isinstance(pcm, bytes) else pcm
+    return samples.astype(np.float32) / FULL_SCALE
+
+
+def to_flac(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
+    """Float samples as a FLAC file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, rate_hz, format="FLAC")
+    return buffer.getvalue()

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from slamray.config.base import asset_path
-from slamray.config.corpora import CorpusSettings
+from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
+from slamray.config.outside import find_files
 from slamray.config.speech import TtsSettings
-from slamray.data.text import list_sources, read_documents, to_document
+from slamray.data.text import read_documents, to_document
 from slamray.errors import BadInput
 from slamray.speech.audio import resample
 from slamray.speech.voices.base import Synthesiser
@@ -75,8 +75,8 @@ def training_sentences(config: CorpusSettings) -> list[str]:
 
 
 def _documents(config: CorpusSettings) -> Iterator[tuple[str, ...]]:
-    for path, _ in list_sources(tuple(asset_path(path) for path in config.paths)):
-        for raw in read_documents(path, config.text_column):
+    for file in find_files(config.paths, "corpus.paths", TEXT_SUFFIXES):
+        for raw in read_documents(file.path, config.text_column):
             found = to_document(
                 raw, config.min_words, config.max_words, config.validation_share, config.evaluation_share
             )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from slamray.stage import store
-from slamray.stage.stage import MANIFEST, PRUNED, Asking, Facts, Manifest, Send, Stage, _files, by_name, order
-from slamray.stage.work import Stream
+from slamray import store
+from slamray.stage.folder import Folder
+from slamray.stage.stage import MANIFEST, PRUNED, Manifest, Stage, by_name, order
+from slamray.stage.work import Machines, Seat
 
 Observer = Callable[[str, Stage, Manifest], None]
 
@@ -21,18 +21,18 @@ Observer = Callable[[str, Stage, Manifest], None]
 def materialise(
     targets: Sequence[Stage],
     root: Path,
+    machines: Machines,
     provenance: Mapping[str, Any],
     observe: Observer = lambda event, stage, record: None,
     parallel: int = 1,
-    send: Send = lambda streams: iter(()),
     wait: bool = False,
 ) -> dict[str, Manifest]:
     """Make every target and what it needs; return the manifests by stage name (see `by_name`).
 
     Finished stages are not touched. Up to `parallel` groups run side by side: stages whose inputs are done, one alone
-    or all that share actors. When one fails, those already running finish, no further one starts, and the first error
-    is raised. `send` does the streams that stages ask for. A stage that another process makes is waited for, or else
-    refused. A finished stage that was pruned is made again where one that is missing needs it.
+    or all of the same group. When one fails, those already running finish, no further one starts, and the first error
+    is raised. A stage that another process makes is waited for, or else refused. A finished stage that was pruned is
+    made again where one that is missing needs it.
     """
     stages = order(targets)
     _unprune(stages, root)
@@ -40,133 +40,98 @@ def materialise(
     for stage in stages:
         if stage not in waiting:
             observe("done", stage, stage.manifest(root))
-    outcomes: SimpleQueue[_Outcome] = SimpleQueue()
-    busy = 0
-    with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:
-        while waiting or busy:
+    ended: SimpleQueue[_Outcome] = SimpleQueue()
+    running: list[_Group] = []
+    with ThreadPoolExecutor(max_workers=max(1, len(waiting))) as threads:
+        while waiting or running:
             ready = [s for s in waiting if all(upstream.is_done(root) for upstream in s.inputs)]
-            while ready and busy < parallel:
-                group = [s for s in ready if s is ready[0] or (s.actors and s.actors == ready[0].actors)]
-                ready = [s for s in ready if s not in group]
-                for stage in group:
-                    waiting.remove(stage)
+            while ready and len(running) < parallel:
+                members = [s for s in ready if s is ready[0] or (s.group and s.group == ready[0].group)]
+                ready = [s for s in ready if s not in members]
+                waiting = [s for s in waiting if s not in members]
+                group = _Group(len(members), time.time())
+                running.append(group)
+                for stage, seat in zip(members, machines.seats(len(members)), strict=True):
                     observe("start", stage, {})
-                pool.submit(_make, group, root, provenance, send, wait, outcomes)
-                busy += 1
-            outcome = outcomes.get()
-            busy -= outcome.last
+                    threads.submit(_make, stage, root, seat, group, provenance, wait, ended)
+            outcome = ended.get()
+            outcome.group.left -= 1
+            running = [one for one in running if one.left]
             if isinstance(outcome.made, BaseException):
                 raise outcome.made
             observe("end", outcome.stage, outcome.made)
     return {name: stage.manifest(root) for name, stage in by_name(stages).items()}
 
 
+@dataclass
+class _Group:
+    """Stages that are made side by side."""
+
+    left: int  # of them that have not ended
+    since: float  # when the last of them ended, or all began: the next one's seconds count from then
+
+
 @dataclass(frozen=True)
 class _Outcome:
     stage: Stage
+    group: _Group
     made: Manifest | BaseException
-    last: bool  # of its group
 
 
 def _make(
-    group: Sequence[Stage], root: Path, provenance: Mapping[str, Any], send: Send, wait: bool,
-    outcomes: SimpleQueue[_Outcome],
-) -> None:  # fmt: skip
-    """Make stages, the streams they ask for joined wherever their actors are equal; put an outcome for each."""
-    works = [_Work(stage, root, provenance, wait) for stage in group]
-    left = len(works)
-    clock = time.time()
-
-    def put(work: _Work, made: Manifest | BaseException) -> None:
-        nonlocal left
-        left -= 1
-        outcomes.put(_Outcome(work.stage, made, last=left == 0))
-
-    def advance(work: _Work) -> Stream | None:
-        """Up to the stage's next stream; at its end, its outcome. Its seconds are those since the one before ended."""
-        nonlocal clock
-        try:
-            asked, manifest = work.advance(clock)
-        except BaseException as error:  # whatever it is, materialise raises it where it is waited for
-            put(work, error)
-            return None
-        if manifest is not None:
-            clock = time.time()
-            put(work, manifest)
-        return asked
-
-    asking = [(work, stream) for work in works if (stream := advance(work))]
-    while asking:
-        joined = [(work, stream) for work, stream in asking if stream.pools == asking[0][1].pools]
-        later = [(work, stream) for work, stream in asking if stream.pools != asking[0][1].pools]
-        missing = [len(stream.rows) for _, stream in joined]
-        try:
-            for number in send([stream for _, stream in joined]):
-                missing[number] -= 1
-                if missing[number] == 0:
-                    work, _ = joined[number]
-                    if further := advance(work):
-                        later.append((work, further))
-        except BaseException as error:
-            for (work, _), rows in zip(joined, missing, strict=True):
-                if rows:
-                    work.close()
-                    put(work, error)
-        asking = later
+    stage: Stage,
+    root: Path,
+    seat: Seat,
+    group: _Group,
+    provenance: Mapping[str, Any],
+    wait: bool,
+    ended: SimpleQueue[_Outcome],
+) -> None:
+    """Make a stage; put what came of it."""
+    try:
+        made: Manifest | BaseException = _manifest(stage, root, seat, group, provenance, wait)
+    except BaseException as error:  # whatever it is, materialise raises it where it is waited for
+        made = error
+    seat.leave()
+    ended.put(_Outcome(stage, group, made))
 
 
-class _Work:
-    """One stage on its way: its lock, its run, and at the end its manifest."""
+def _manifest(
+    stage: Stage, root: Path, seat: Seat, group: _Group, provenance: Mapping[str, Any], wait: bool
+) -> Manifest:
+    """One stage from its lock to its manifest."""
+    out = stage.folder(root)
+    with store.locked(out.fetch(".lock"), wait):
+        if stage.is_done(root):  # another process has finished it while this one waited
+            return stage.manifest(root)
+        inputs = {name: upstream.folder(root) for name, upstream in by_name(stage.inputs).items()}
+        facts = stage.work(inputs, out, seat, **stage.settings)
+        began, group.since = group.since, time.time()
+        return _record(stage, out, facts, began, provenance)
 
-    def __init__(self, stage: Stage, root: Path, provenance: Mapping[str, Any], wait: bool) -> None:
-        self.stage, self._root, self._provenance, self._wait = stage, root, provenance, wait
-        self._out = stage.folder(root)
-        self._held = ExitStack()
-        self._asking: Asking | None = None
 
-    def advance(self, began: float) -> tuple[Stream | None, Manifest | None]:
-        """The next stream it asks for, or the manifest. began: from when its seconds count."""
-        try:
-            if self._asking is None:
-                self._held.enter_context(store.locked(self._out / ".lock", self._wait))
-                if self.stage.is_done(self._root):  # another driver finished it while this one was waiting
-                    return None, self._finish(self.stage.manifest(self._root))
-                inputs = by_name(self.stage.inputs)
-                made = self.stage.run({name: s.folder(self._root) for name, s in inputs.items()}, self._out)
-                if isinstance(made, dict):
-                    return None, self._finish(self._record(made, began))
-                self._asking = made
-            return next(self._asking), None
-        except StopIteration as end:
-            return None, self._finish(self._record(end.value, began))
-        except BaseException:
-            self.close()
-            raise
+def _record(stage: Stage, out: Folder, facts: Any, began: float, provenance: Mapping[str, Any]) -> Manifest:
+    manifest = {
+        "name": stage.name,
+        "version": stage.version,
+        "fingerprint": stage.fingerprint,
+        "identity": stage.identity,
+        "inputs": {name: upstream.fingerprint for name, upstream in by_name(stage.inputs).items()},
+        "facts": asdict(facts) if is_dataclass(facts) and not isinstance(facts, type) else dict(facts),
+        "files": _files(out.path, store.list_files(out.path)),
+        "provenance": dict(provenance),
+        "began_unix_seconds": round(began, 3),
+        "wall_seconds": round(time.time() - began, 3),
+    }
+    out.write_json(MANIFEST, manifest)
+    return manifest
 
-    def close(self) -> None:
-        """Let go of the lock."""
-        self._held.close()
 
-    def _finish(self, manifest: Manifest) -> Manifest:
-        self.close()
-        return manifest
-
-    def _record(self, facts: Facts, began: float) -> Manifest:
-        stage = self.stage
-        manifest = {
-            "name": stage.name,
-            "version": stage.version,
-            "fingerprint": stage.fingerprint,
-            "config": stage.config,
-            "inputs": {name: upstream.fingerprint for name, upstream in by_name(stage.inputs).items()},
-            "facts": facts,
-            "files": _files(self._out),
-            "provenance": dict(self._provenance),
-            "began_unix_seconds": round(began, 3),
-            "wall_seconds": round(time.time() - began, 3),
-        }
-        store.write_json(self._out / MANIFEST, manifest)
-        return manifest
+def _files(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)}
+        for path in paths
+    }
 
 
 def _unprune(stages: Sequence[Stage], root: Path) -> None:
@@ -175,4 +140,4 @@ def _unprune(stages: Sequence[Stage], root: Path) -> None:
         if not stage.is_done(root):
             for upstream in stage.inputs:
                 if upstream.is_done(root) and upstream.manifest(root).get(PRUNED):
-                    (upstream.folder(root) / MANIFEST).unlink()
+                    upstream.folder(root).remove(MANIFEST)

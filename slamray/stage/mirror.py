@@ -20,8 +20,8 @@ from typing import Any
 
 from pyarrow import fs
 
+from slamray import store
 from slamray.errors import BadInput
-from slamray.stage import store
 from slamray.stage.stage import MANIFEST, Stage, flaws
 from slamray.stage.work import CHECKPOINTS
 
@@ -156,7 +156,7 @@ class Mirror:
                 self._tell()
                 for stage in self._wanted:
                     if stage.fingerprint in self._running or stage.is_done(self._root):
-                        self._send(stage.folder(self._root))
+                        self._send(stage.folder(self._root).path)
                 self._trouble = ""
             except OSError as error:
                 if not self._trouble:
@@ -184,7 +184,7 @@ class Mirror:
     def _fetch(self, there: dict[str, int]) -> None:
         """Bring here what is there: stages whole, checked by their manifests; of unfinished ones what there is."""
         for stage in self._wanted:
-            done, folder = stage.is_done(self._root), _name(stage.folder(self._root), self._root)
+            done, folder = stage.is_done(self._root), _name(stage.folder(self._root).path, self._root)
             for name in sorted((n for n in there if n.startswith(f"{folder}/")), key=_markers_last):
                 here = self._root / name
                 if not done and not here.exists():
@@ -192,7 +192,7 @@ class Mirror:
                 if here.exists() and here.stat().st_size == there[name]:
                     self._sent[name] = (there[name], here.stat().st_mtime_ns)
             if not done and stage.is_done(self._root) and (found := flaws(stage, self._root)):
-                (stage.folder(self._root) / MANIFEST).unlink()  # not done here, then
+                stage.folder(self._root).remove(MANIFEST)  # not done here, then
                 raise BadInput(f"{self._store.address}/{folder}: {found[0]}; delete it there to have it made again")
 
     def _keep_sending(self) -> None:

@@ -1,11 +1,11 @@
 """What a stage is: a folder and a record. A stage is done exactly when its manifest.json exists.
 
     path        = {root}/{name}/{fingerprint}
-    fingerprint = hash(name, version, config, fingerprints of the inputs)
+    fingerprint = hash(name, version, identity, fingerprints of the inputs)
 
-The manifest is written last and atomically, so a second run does nothing, a killed run continues, and whatever two
-recipes have in common is made once. Nothing here knows torch, Ray or the recipe.
-
+The identity is made of the very settings that the stage's work is called with, so nothing that the work sees can be
+forgotten in it (config/base.py says which fields count). The manifest is written last and atomically, so a second run
+does nothing, a killed run continues, and whatever two recipes have in common is made once.
 """
 
 from __future__ import annotations
@@ -14,65 +14,85 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from slamray.errors import BadInput
-from slamray.stage import store
-from slamray.stage.work import Stream
+from slamray import store
+from slamray.config.base import identity
+from slamray.stage.folder import Folder
 
 MANIFEST = "manifest.json"
 PRUNED = "pruned"  # in a manifest: files that were removed when they had served
-Facts = dict[str, Any]
-Folders = dict[str, Path]
+
+Inputs = Mapping[str, Folder]  # folders of the inputs by stage name (see by_name)
 Manifest = dict[str, Any]
-Asking = Generator[Stream, None, Facts]  # a run that yields the streams it needs done, one after another
-Send = Callable[[Sequence[Stream]], Iterator[int]]  # streams of equal pools; the number of a stream per row done
+Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """A named step from input folders to one output folder.
 
-    `config` is identity: plain JSON values, everything that changes the result and nothing that does not.
-    `run(folders, out) -> facts` gets the input folders by stage name (see `by_name`). It may be a generator, which
-    yields each Stream that it needs done and returns its facts: ready stages whose `actors` are the same word ask at
-    the same time, and streams through equal pools go through one set of actors, started once. `cost` is for people:
-    `--plan`.
+    `work(inputs, out, machine, **settings) -> facts`; settings are Settings, plain values, or Located ones, and all of
+    them are the stage's identity. Facts are a small record (a dataclass of plain values). Ready stages of one `group`
+    are made side by side, so that their rows can share actors. `cost` is for people: `--plan`.
     """
 
     name: str
-    config: Mapping[str, Any]
-    run: Callable[[Folders, Path], Facts | Asking] = field(compare=False)
+    work: Callable[..., Any]
+    settings: Mapping[str, Any]
     inputs: tuple[Stage, ...] = ()
     version: int = 1
-    actors: str = field(default="", compare=False)
-    cost: Callable[[], str] = field(default=lambda: "", compare=False)
+    group: str = ""
+    cost: Callable[[], str] = field(default=lambda: "")
 
-    @property
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the result and nothing that does not. BadInput when something named is not there."""
+        found: dict[str, Any] = identity(self.settings)
+        return found
+
+    @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when, and only when, the result may change."""
-        identity = {
+        known = {
             "name": self.name,
             "version": self.version,
-            "config": self.config,
+            "identity": self.identity,
             "inputs": [stage.fingerprint for stage in self.inputs],
         }
-        text = json.dumps(identity, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(known, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def folder(self, root: Path) -> Path:
-        return root / self.name / self.fingerprint
+    def folder(self, root: Path) -> Folder:
+        return Folder(root / self.name / self.fingerprint)
 
     def is_done(self, root: Path) -> bool:
-        return (self.folder(root) / MANIFEST).exists()
+        return self.folder(root).exists(MANIFEST)
 
     def manifest(self, root: Path) -> Manifest:
         """The record of a finished stage."""
-        manifest: Manifest = store.read_json(self.folder(root) / MANIFEST)
-        return manifest
+        return read_manifest(self.folder(root))
+
+
+def read_manifest(folder: Folder) -> Manifest:
+    """The record of the finished stage that made this folder."""
+    manifest: Manifest = folder.read_json(MANIFEST)
+    return manifest
+
+
+def read_facts(folder: Folder, kind: type[Kind]) -> Kind:
+    """The facts of the finished stage that made this folder, as the record that its work returned."""
+    return facts_as(kind, read_manifest(folder)["facts"])
+
+
+def facts_as(kind: type[Kind], facts: Mapping[str, Any]) -> Kind:
+    """Facts from a manifest as the record that they were; nested records stay plain."""
+    assert is_dataclass(kind)
+    return kind(**{one.name: facts[one.name] for one in fields(kind) if one.name in facts})
 
 
 def order(targets: Sequence[Stage]) -> list[Stage]:
@@ -101,14 +121,14 @@ def prune(stage: Stage, root: Path, part: str) -> int:
 
     The stage stays done. Who needs the files again has it made again: `materialise` sees to that.
     """
-    manifest = stage.manifest(root)
+    manifest, folder = stage.manifest(root), stage.folder(root)
     gone = {name: facts for name, facts in manifest["files"].items() if Path(name).is_relative_to(part)}
     if not gone:
         return 0
     manifest["files"] = {name: facts for name, facts in manifest["files"].items() if name not in gone}
     manifest[PRUNED] = {**manifest.get(PRUNED, {}), **gone}
-    store.write_json(stage.folder(root) / MANIFEST, manifest)  # first: files without a record are no flaw
-    shutil.rmtree(stage.folder(root) / part, ignore_errors=True)
+    folder.write_json(MANIFEST, manifest)  # first: files without a record are no flaw
+    shutil.rmtree(folder.fetch(part), ignore_errors=True)
     return sum(facts["bytes"] for facts in gone.values())
 
 
@@ -117,7 +137,7 @@ def flaws(stage: Stage, root: Path) -> list[str]:
     folder = stage.folder(root)
     found = []
     for name, facts in stage.manifest(root)["files"].items():
-        path = folder / name
+        path = folder.fetch(name)
         if not path.is_file():
             found.append(f"{path}: missing")
         elif path.stat().st_size != facts["bytes"]:
@@ -125,21 +145,3 @@ def flaws(stage: Stage, root: Path) -> list[str]:
         elif store.sha256_of(path) != facts["sha256"]:
             found.append(f"{path}: does not match its checksum")
     return found
-
-
-def _files(out: Path) -> dict[str, dict[str, Any]]:
-    return {
-        str(path.relative_to(out)): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)}
-        for path in store.list_files(out)
-    }
-
-
-def check_bad_share(bad: int, total: int, allowed_share: float, key: str, first_reason: str) -> None:
-    """BadInput when more than the allowed share of a stage's rows had to be quarantined."""
-    if total == 0:
-        raise BadInput(f"{key}: no rows at all; {first_reason or 'the input is empty'}")
-    if bad > allowed_share * total:
-        raise BadInput(
-            f"{key}: {bad} of {total} rows are bad, more than the share {allowed_share:g} that may be; "
-            f"first: {first_reason}"
-        )

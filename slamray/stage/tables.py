@@ -1,41 +1,43 @@
-"""Parquet tables of the stages: atomic, and the same bytes for the same rows."""
+"""Tables that several stages leave: shards of units, and the rows that were set aside."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from slamray.stage import store
+from slamray.errors import BadInput
+from slamray.stage.folder import Folder
 
 QUARANTINE = "quarantine"
-SHARDS = "units"  # in a speech stage's folder: units of its utterances, a file a shard
+UNITS = "units"  # in a folder of speech: units of its utterances, a file a shard
 SAMPLES = "audio_samples"  # beside it: the audio of the first few, to be listened to
+_BAD_ROW = pa.schema([("id", pa.string()), ("reason", pa.string())])
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write one Parquet file atomically."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    store.write_atomic(path, buffer.getvalue())
-
-
-def write_quarantine(out: Path, bad: Sequence[dict[str, str]], name: str = "rows") -> None:
+def write_quarantine(out: Folder, bad: Sequence[dict[str, str]], name: str = "rows") -> None:
     """Set bad rows aside with their id (or place) and the reason; nothing is written when there are none."""
     if bad:
-        schema = pa.schema([("id", pa.string()), ("reason", pa.string())])
-        write_table(out / QUARANTINE / f"{name}.parquet", pa.Table.from_pylist(list(bad), schema))
+        out.write_table(f"{QUARANTINE}/{name}.parquet", pa.Table.from_pylist(list(bad), _BAD_ROW))
 
 
-def read_shards(folder: Path) -> pa.Table:
-    """All shards of a folder as one table, in the order of their names."""
-    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
-
-
-def read_quarantine(out: Path) -> list[dict[str, str]]:
+def read_quarantine(out: Folder) -> list[dict[str, str]]:
     """Every row set aside by a stage."""
-    folder = out / QUARANTINE
-    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [row for name in out.names(f"{QUARANTINE}/*.parquet") for row in out.read_table(name).to_pylist()]
+
+
+def read_shards(folder: Folder, columns: list[str] | None = None) -> pa.Table:
+    """All shards of units as one table, in the order of their names."""
+    return pa.concat_tables([folder.read_table(name, columns) for name in folder.names(f"{UNITS}/*.parquet")])
+
+
+def check_bad_share(bad: Sequence[dict[str, str]], total: int, allowed_share: float, key: str) -> None:
+    """BadInput when more than the allowed share of a stage's rows had to be quarantined."""
+    first_reason = f"{bad[0]['id']}: {bad[0]['reason']}" if bad else ""
+    if total == 0:
+        raise BadInput(f"{key}: no rows at all; {first_reason or 'the input is empty'}")
+    if len(bad) > allowed_share * total:
+        raise BadInput(
+            f"{key}: {len(bad)} of {total} rows are bad, more than the share {allowed_share:g} that may be; "
+            f"first: {first_reason}"
+        )

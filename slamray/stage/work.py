@@ -1,12 +1,15 @@
-"""What travels between stages and Ray: rows, pools of kernels, training loops. Needs no Ray to be described."""
+"""What a stage may ask of the machine, and what travels between the two. Needs no Ray to be described."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, get_type_hints
 
-Row = dict[str, Any]
+from slamray.config.compute import Compute
+
 Metrics = dict[str, Any]
 Report = Callable[[Metrics], None]  # what every rank of a loop calls with the same metrics
 Loop = Callable[[Report], Metrics]
@@ -20,26 +23,52 @@ NOTICE = ".save-now"  # there too: asks for a checkpoint at once; the loop remov
 class Pool:
     """Actors that do one step: `kernel(**args)` loads its model once, then maps a row to a row.
 
-    Rows hold what Arrow can hold: numbers, strings, bytes, and lists of them. Pools are sized apart from each other;
-    Ray Data holds back a fast pool while a slow one is behind.
+    kernel: `package.module:Class`, so that only the actor imports it, or the class itself. Its `__call__` says by its
+    annotations which record it takes and which it gives (see records.py). Pools are sized apart from each other; Ray
+    Data holds back a fast pool while a slow one is behind.
     """
 
-    kernel: Callable[..., Callable[[Row], Row]]
+    kernel: str | Callable[..., Any]
     args: Mapping[str, Any]
     actors: int
     cpus: float = 1
     gpus: float = 0
 
+    def load(self) -> tuple[Callable[[Any], Any], type, type]:
+        """The kernel with its model, the record it takes and the one it gives."""
+        kernel: Any = pkgutil.resolve_name(self.kernel) if isinstance(self.kernel, str) else self.kernel
+        hints = get_type_hints(kernel.__call__)
+        gives = hints.pop("return")
+        (takes,) = hints.values()
+        return kernel(**self.args), takes, gives
 
-@dataclass(frozen=True)
-class Stream:
-    """Rows to send through pools in turn, in no fixed order; their kernels leave what they make in files.
 
-    name, total, unit: for the progress line; total counts what is left of an earlier run too.
-    """
+class Machine(Protocol):
+    """Where a stage's work is done: a cluster, or this process in a test."""
 
-    name: str
-    rows: Sequence[Row]
-    pools: Sequence[Pool]
-    total: int
-    unit: str
+    compute: Compute
+
+    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+        """Send records through pools in turn, in no fixed order; kernels leave what they make in files.
+
+        name, total, unit: for the progress line; total counts what an earlier run has done too.
+        """
+
+    def train(self, name: str, loop: Loop, out: Path) -> Metrics:
+        """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
+
+    def call(self, name: str, function: Callable[[], Any]) -> Any:
+        """Run one function on one core, apart from this process."""
+
+
+class Machines(Protocol):
+    """Gives a machine to each of several stages that are made side by side."""
+
+    def seats(self, count: int) -> Sequence[Seat]: ...
+
+
+class Seat(Machine, Protocol):
+    """One stage's machine. Rows of stages that sit side by side go through one set of actors where pools are equal."""
+
+    def leave(self) -> None:
+        """The stage has ended: nobody waits for its rows any more."""

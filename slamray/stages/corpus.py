@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from slamray.config.base import asset_path
-from slamray.config.corpora import CorpusSettings
-from slamray.data import text as corpus
-from slamray.stage import tables
-from slamray.stage.stage import Facts, Folders, check_bad_share
+from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
+from slamray.config.outside import find_files
+from slamray.config.tree import Recipe
+from slamray.data.text import Document, read_documents, to_document
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.tables import check_bad_share, write_quarantine
+from slamray.stage.work import Machine
 
 DOCUMENTS = "documents.parquet"
 SCHEMA = pa.schema(
@@ -21,22 +22,33 @@ SCHEMA = pa.schema(
 )
 
 
-def sources(config: CorpusSettings) -> list[dict[str, Any]]:
-    """The listing that enters the fingerprint: names and sizes, never the places where they lie."""
-    found = corpus.list_sources(tuple(asset_path(path) for path in config.paths))
-    return [{"name": path.rsplit("/", 1)[-1], "bytes": size} for path, size in found]
+@dataclass(frozen=True)
+class CorpusFacts:
+    """Documents of each split, and rows that are none."""
+
+    documents: int
+    words: int
+    duplicates: int
+    quarantined: int
+    train: int
+    validation: int
+    evaluation: int
 
 
-def run(folders: Folders, out: Path, config: CorpusSettings) -> Facts:
+def stage(recipe: Recipe) -> Stage:
+    return Stage("corpus", run, {"corpus": recipe.corpus})
+
+
+def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -> CorpusFacts:
     """Read all sources; good rows to documents.parquet by order of id, bad ones to quarantine with place and reason."""
-    kept: dict[str, corpus.Document] = {}
+    kept: dict[str, Document] = {}
     bad: list[dict[str, str]] = []
     duplicates = total = 0
-    for path, _ in corpus.list_sources(tuple(asset_path(path) for path in config.paths)):
-        for raw in corpus.read_documents(path, config.text_column):
+    for file in find_files(corpus.paths, "corpus.paths", TEXT_SUFFIXES):
+        for raw in read_documents(file.path, corpus.text_column):
             total += 1
-            document = corpus.to_document(
-                raw, config.min_words, config.max_words, config.validation_share, config.evaluation_share
+            document = to_document(
+                raw, corpus.min_words, corpus.max_words, corpus.validation_share, corpus.evaluation_share
             )
             if isinstance(document, str):
                 bad.append({"id": raw.place, "reason": document})
@@ -44,21 +56,19 @@ def run(folders: Folders, out: Path, config: CorpusSettings) -> Facts:
                 duplicates += 1
             else:
                 kept[document.doc_id] = document
-    tables.write_quarantine(out, bad)
-    first = f"{bad[0]['id']}: {bad[0]['reason']}" if bad else ""
-    check_bad_share(len(bad), total, config.max_bad_share, "corpus.max_bad_share", first)
+    write_quarantine(out, bad)
+    check_bad_share(bad, total, corpus.max_bad_share, "corpus.max_bad_share")
     documents = [kept[doc_id] for doc_id in sorted(kept)]
-    rows = [{"doc_id": d.doc_id, "sentences": d.sentences, "source": d.source, "split": d.split} for d in documents]
-    tables.write_table(out / DOCUMENTS, pa.Table.from_pylist(rows, SCHEMA))
-    splits = Counter(d.split for d in documents)
-    return {
-        "documents": len(documents), "words": sum(len(d.text.split()) for d in documents), "duplicates": duplicates,
-        "quarantined": len(bad), **{split: splits[split] for split in corpus.SPLITS},
-    }  # fmt: skip
+    out.write_table(DOCUMENTS, pa.Table.from_pylist([asdict(document) for document in documents], SCHEMA))
+    words = sum(len(document.text.split()) for document in documents)
+    splits = Counter(document.split for document in documents)
+    return CorpusFacts(
+        len(documents), words, duplicates, len(bad), splits["train"], splits["validation"], splits["evaluation"]
+    )
 
 
-def read(folder: Path, split: str, at_most: int = 0) -> list[dict[str, Any]]:
+def read(folder: Folder, split: str, at_most: int = 0) -> list[Document]:
     """Documents of one split, by order of id (a random draw, for ids are hashes); 0 reads all."""
-    table = pq.read_table(folder / DOCUMENTS, filters=[("split", "=", split)])
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows[:at_most] if at_most else rows
+    rows = folder.read_table(DOCUMENTS, filters=[("split", "=", split)])
+    rows = rows.slice(0, at_most) if at_most else rows
+    return [Document(row["doc_id"], tuple(row["sentences"]), row["source"], row["split"]) for row in rows.to_pylist()]

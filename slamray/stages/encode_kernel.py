@@ -1,23 +1,23 @@
-"""Kernel that turns a shard's audio into units on disk. Apart from those that make audio: they need no transformers."""
+"""Kernel that turns a shard's audio into units on disk. Apart from those that make audio: it needs no voice."""
 
 from __future__ import annotations
 
-import io
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import soundfile
-import torch
 
-from slamray.config.base import asset_path
 from slamray.config.speech import EncoderSettings
-from slamray.speech.encoders.hubert import RATE_HZ, HubertEncoder
-from slamray.speech.encoders.kmeans import Quantiser, deduplicate, load_centroids
-from slamray.stage import store, tables
-from slamray.stage.tables import SAMPLES, SHARDS
+from slamray.speech.audio import RATE_HZ, from_pcm, to_flac
+from slamray.speech.encoders.kmeans import deduplicate
+from slamray.speech.encoders.table import Encoder
+from slamray.speech.spans import Span
+from slamray.stage.folder import Folder
+from slamray.stage.tables import SAMPLES, write_quarantine
+from slamray.stages.speech import Shard, ShardDone, ShardOfSound, Sound, shard_file
+from slamray.stages.speech_kernels import one_thread
 
 _SPAN = pa.struct([("text", pa.string()), ("start_frame", pa.uint32()), ("end_frame", pa.uint32())])
 SCHEMA = pa.schema(
@@ -33,75 +33,54 @@ SCHEMA = pa.schema(
 )
 
 
-def open_encoder(config: EncoderSettings, device: str) -> tuple[HubertEncoder, Quantiser]:
-    """What turns audio into features, and features into units."""
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    encoder = HubertEncoder(
-        asset_path(config.model), config.layer, device, dtype, pad_samples=config.pad_samples, revision=config.revision
-    )
-    return encoder, Quantiser(load_centroids(Path(asset_path(config.centroids))), device)
-
-
 class Encode:
-    """Kernel: a shard's audio to units on disk; returns counts only."""
+    """Kernel: a shard's audio to units on disk."""
 
-    def __init__(self, encoder: dict[str, Any], batch_seconds: float, device: str) -> None:
-        torch.set_num_threads(1)
-        self._encoder, self._quantiser = open_encoder(EncoderSettings(**encoder), device)
-        self._batch_seconds = batch_seconds
+    def __init__(self, encoder: EncoderSettings, batch_seconds: float, device: str) -> None:
+        one_thread()
+        self._encoder, self._batch_seconds = Encoder(encoder, device), batch_seconds
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        about = json.loads(row["about"])
-        audios = [np.frombuffer(pcm, np.int16).astype(np.float32) / 32768 for pcm in row["audio"]]
-        shortest = self._encoder.min_samples
-        for audio, facts in zip(audios, about, strict=True):
-            if not facts["reason"] and len(audio) < shortest:
-                facts["reason"] = f"{len(audio) / RATE_HZ:.3f} s of audio, shorter than one frame"
-        good = [i for i, facts in enumerate(about) if not facts["reason"]]
-        feats = self._features(audios, good)
-        rows = [self._to_row(about[i], audios[i], feats[i]) for i in good]
-        bad = [{"id": facts["utterance_id"], "reason": facts["reason"]} for facts in about if facts["reason"]]
-        out, name = Path(row["out"]), f"shard-{row['shard']:06d}"
-        tables.write_quarantine(out, bad, name)
-        for i in good[: max(0, row["samples"] - row["shard"] * len(about))]:
-            _write_flac(out / SAMPLES / f"{about[i]['utterance_id']}.flac", audios[i])
-        # Last: the shard is done when this file is there.
-        tables.write_table(out / SHARDS / f"{name}.parquet", pa.Table.from_pylist(rows, SCHEMA))
-        return {"shard": row["shard"], "seconds": float(sum(r["seconds"] for r in rows))}
+    def __call__(self, row: ShardOfSound) -> ShardDone:
+        sounds = [self._checked(sound) for sound in row.sounds]
+        good = [sound for sound in sounds if not sound.reason]
+        audios = [from_pcm(sound.pcm) for sound in good]
+        units = self._encoder(audios, self._batch_seconds)
+        rows = [self._to_row(*parts) for parts in zip(good, audios, units, strict=True)]
+        self._write(row.shard, sounds, rows)
+        return ShardDone(row.shard.number, float(sum(len(audio) for audio in audios)) / RATE_HZ)
 
-    def _features(self, audios: list[np.ndarray], good: list[int]) -> dict[int, np.ndarray]:
-        """Features of the good recordings, in batches of like lengths bounded by their padded seconds."""
-        feats: dict[int, np.ndarray] = {}
-        batch: list[int] = []
-        for i in sorted(good, key=lambda i: len(audios[i])):  # so the last one is the longest
-            if batch and (len(batch) + 1) * len(audios[i]) > self._batch_seconds * RATE_HZ:
-                feats |= zip(batch, self._encoder([audios[j] for j in batch]), strict=True)
-                batch = []
-            batch.append(i)
-        return feats | dict(zip(batch, self._encoder([audios[j] for j in batch]), strict=True)) if batch else feats
+    def _checked(self, sound: Sound) -> Sound:
+        samples = len(sound.pcm) // 2
+        if sound.reason or samples >= self._encoder.min_samples:
+            return sound
+        return replace(sound, reason=f"{samples / RATE_HZ:.3f} s of audio, shorter than one frame")
 
-    def _to_row(self, about: dict[str, Any], audio: np.ndarray, feats_TD: np.ndarray) -> dict[str, Any]:
-        units, durations = deduplicate(self._quantiser.assign(feats_TD))
+    def _to_row(self, sound: Sound, audio: np.ndarray, unit_T: np.ndarray) -> dict[str, Any]:
+        units, durations = deduplicate(unit_T)
         return {
-            "utterance_id": about["utterance_id"], "units": units, "durations": durations, "speaker": about["speaker"],
-            "sentences": self._in_frames(about["sentences"], len(feats_TD)),
-            "words": self._in_frames(about["words"], len(feats_TD)), "seconds": len(audio) / RATE_HZ,
-        }  # fmt: skip
+            "utterance_id": sound.utterance_id,
+            "units": units,
+            "durations": durations,
+            "sentences": self._in_frames(sound.sentences, len(unit_T)),
+            "words": self._in_frames(sound.words, len(unit_T)),
+            "speaker": sound.speaker,
+            "seconds": len(audio) / RATE_HZ,
+        }
 
-    def _in_frames(self, spans: list[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
+    def _in_frames(self, spans: tuple[Span, ...], frames: int) -> list[dict[str, Any]]:
         """Seconds to frames: a frame belongs to the span that holds its centre."""
-        rate_hz = self._encoder.rate_hz
 
         def edge(seconds: float) -> int:
-            return min(frames, max(0, round(seconds * rate_hz)))
+            return min(frames, max(0, round(seconds * self._encoder.rate_hz)))
 
-        return [
-            {"text": s["text"], "start_frame": edge(s["start_seconds"]), "end_frame": edge(s["end_seconds"])}
-            for s in spans
-        ]
+        return [{"text": s.text, "start_frame": edge(s.start_seconds), "end_frame": edge(s.end_seconds)} for s in spans]
 
-
-def _write_flac(path: Path, audio: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, RATE_HZ, format="FLAC")
-    store.write_atomic(path, buffer.getvalue())
+    def _write(self, shard: Shard, sounds: list[Sound], rows: list[dict[str, Any]]) -> None:
+        out = Folder(Path(shard.out))
+        bad = [{"id": sound.utterance_id, "reason": sound.reason} for sound in sounds if sound.reason]
+        write_quarantine(out, bad, f"shard-{shard.number:06d}")
+        good = [sound for sound in sounds if not sound.reason]
+        for sound in good[: max(0, shard.samples - shard.number * len(sounds))]:
+            out.write(f"{SAMPLES}/{sound.utterance_id}.flac", to_flac(from_pcm(sound.pcm)))
+        # Last: the shard is done when this file is there.
+        out.write_table(shard_file(shard.number), pa.Table.from_pylist(rows, SCHEMA))

@@ -3,92 +3,131 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from slamray.config.compute import Compute
-from slamray.config.evaluation import EvaluateSettings
-from slamray.data.items import Pair
+from slamray.config.base import Located, part_of
+from slamray.config.evaluation import ScoringSettings
+from slamray.config.tree import Recipe
+from slamray.data.items import ItemPair
 from slamray.data.published_sets import KINDS, average_of
 from slamray.evaluate.summary import as_rows, summarise_items
-from slamray.stage import store, tables
-from slamray.stage.stage import Asking, Folders
-from slamray.stages import items, published, scores, tasks
+from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine
+from slamray.stages import items, published, scores
+from slamray.stages.checkpoints import MODEL
+from slamray.stages.tasks import CONTINUE, PAIRS, PERPLEXITY, SCORES, Task
 
 SUMMARY = "summary.json"
 CHUNK_PAIRS = 1000  # the work that a kill can lose, seconds to minutes; chosen, not tuned
 SCHEMA = pa.schema([("checkpoint", pa.string()), *scores.SCHEMA])
 
 
+@dataclass(frozen=True)
+class EvaluationFacts:
+    """checkpoints: figures of each by name. table: the same as lines for a terminal."""
+
+    checkpoints: Mapping[str, Any]
+    pairs_without_sound: Mapping[str, int]
+    table: Sequence[str]
+
+
+def stage(
+    recipe: Recipe, checkpoints: Mapping[str, Located | None], metrics: Sequence[str], inputs: Sequence[Stage]
+) -> Stage:
+    """checkpoints: by name; None is the checkpoint of the input stage of that name."""
+    settings = {
+        "checkpoints": dict(checkpoints),
+        "metrics": list(metrics),
+        "scoring": part_of(recipe.evaluate, ScoringSettings),
+        "rate_hz": check_encoder(recipe.speech.encoder).rate_hz,
+    }
+    cost = f"{len(checkpoints)} checkpoints by {len(metrics)} metrics"
+    return Stage("evaluation", run, settings, tuple(inputs), cost=lambda: cost)
+
+
+def stages(recipe: Recipe, checkpoints: Sequence[Stage], sets: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The run's own checkpoints on its published sets, where it names some."""
+    if not sets:
+        return ()
+    names = {checkpoint.name: None for checkpoint in checkpoints}
+    return (stage(recipe, names, sorted(recipe.evaluate.sets), (*checkpoints, *sets)),)
+
+
 def run(
-    folders: Folders, out: Path, models: Mapping[str, Path], metrics: Sequence[str], config: EvaluateSettings,
-    rate_hz: float, compute: Compute,
-) -> Asking:  # fmt: skip
-    """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json.
-
-    models: folder of each checkpoint. metrics: names of sets, of the recipe's own items, or the kinds of tasks.
-    """
-    pairs = {
-        (source, metric): [pair for pair in found if pair.metric == metric]
-        for source, found in _pairs(folders).items()
-        for metric in dict.fromkeys(pair.metric for pair in found)
-        if metric in metrics
-    }
-    work = [task for name in models for task in _tasks(name, out / name, pairs, metrics)]
-    yield from scores.measure("evaluation", work, models, folders, config, rate_hz, compute)
-    rows = [
-        {"checkpoint": task["checkpoint"], **row}
-        for task in work
-        if task["task"].startswith(tasks.PAIRS)
-        for row in store.read_json(tasks.task_file(Path(task["out"]), task["task"]))
-    ]
-    tables.write_table(out / tasks.SCORES, pa.Table.from_pylist(rows, SCHEMA))
-    found = {
-        name: _figures([r for r in rows if r["checkpoint"] == name], out / name, metrics, config) for name in models
-    }
-    store.write_json(out / SUMMARY, found)
-    lost = {metric: len(asked) - sum(r["metric"] == metric for r in rows) // len(models) for (_, metric), asked in
-            pairs.items()}  # fmt: skip
-    return {"checkpoints": found, "pairs_without_sound": lost, "table": table(found)}
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    checkpoints: Mapping[str, Located | None],
+    metrics: Sequence[str],
+    scoring: ScoringSettings,
+    rate_hz: float,
+) -> EvaluationFacts:
+    """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json."""
+    models = {name: str(at.place if at else inputs[name].fetch(MODEL)) for name, at in checkpoints.items()}
+    pairs = _pairs(inputs, metrics)
+    work = [task for name, model in models.items() for task in _tasks(name, model, str(out / name), pairs, metrics)]
+    folders = {name: folder for name, folder in inputs.items() if name not in models}
+    scores.measure("evaluation", work, folders, machine, scoring, rate_hz)
+    rows = [{"checkpoint": task.checkpoint, **row} for task in work if task.kind == PAIRS for row in task.result]
+    out.write_table(SCORES, pa.Table.from_pylist(rows, SCHEMA))
+    found = {name: _figures(name, rows, work, scoring) for name in models}
+    out.write_json(SUMMARY, found)
+    scored = {metric: sum(row["metric"] == metric for row in rows) // len(models) for _, metric in pairs}
+    lost = {metric: len(asked) - scored[metric] for (_, metric), asked in pairs.items()}
+    return EvaluationFacts(found, lost, table(found))
 
 
-def _pairs(folders: Folders) -> dict[str, list[Pair]]:
-    """All pairs by the name of the stage that holds them."""
-    found = {"items": list(items.read(folders["items"]).pairs)} if "items" in folders else {}
-    return found | ({"published": published.read(folders["published"])} if "published" in folders else {})
+def _pairs(inputs: Inputs, metrics: Sequence[str]) -> dict[tuple[str, str], list[ItemPair]]:
+    """The pairs of each metric, by the name of the stage that holds them and the metric."""
+    found: dict[str, list[ItemPair]] = {}
+    if "items" in inputs:
+        found["items"] = list(items.read(inputs["items"]).pairs)
+    if "published" in inputs:
+        found["published"] = published.read(inputs["published"])
+    by_metric: dict[tuple[str, str], list[ItemPair]] = {}
+    for source, pairs in found.items():
+        for pair in pairs:
+            if pair.metric in metrics:
+                by_metric.setdefault((source, pair.metric), []).append(pair)
+    return by_metric
 
 
 def _tasks(
-    checkpoint: str, out: Path, pairs: Mapping[tuple[str, str], Sequence[Pair]], metrics: Sequence[str]
-) -> list[dict[str, Any]]:
+    checkpoint: str,
+    model: str,
+    out: str,
+    pairs: Mapping[tuple[str, str], Sequence[ItemPair]],
+    metrics: Sequence[str],
+) -> list[Task]:
     """The long ones first; pairs in chunks."""
-    work = [tasks.make_task(checkpoint, kind, out) for kind in (tasks.CONTINUE, tasks.PERPLEXITY) if kind in metrics]
+    work = [Task(checkpoint, model, kind, out) for kind in (CONTINUE, PERPLEXITY) if kind in metrics]
     return work + [
-        tasks.make_task(
-            checkpoint, f"{tasks.PAIRS}:{metric}:{start:06d}", out,
-            source=source, metric=metric, start=start, stop=start + CHUNK_PAIRS,
-        )
+        Task(checkpoint, model, PAIRS, out, source, metric, start, start + CHUNK_PAIRS)
         for (source, metric), asked in pairs.items()
         for start in range(0, len(asked), CHUNK_PAIRS)
-    ]  # fmt: skip
+    ]
 
 
 def _figures(
-    rows: Sequence[dict[str, Any]], out: Path, metrics: Sequence[str], config: EvaluateSettings
+    checkpoint: str, rows: Sequence[Mapping[str, Any]], work: Sequence[Task], scoring: ScoringSettings
 ) -> dict[str, Any]:
     """One checkpoint's figures: `metrics` (the figure of each metric, then its parts), perplexity, continuations."""
     found: dict[str, Any] = {"metrics": []}
-    for metric in dict.fromkeys(row["metric"] for row in rows):
+    scored = [row for row in rows if row["checkpoint"] == checkpoint]
+    for metric in dict.fromkeys(row["metric"] for row in scored):
         average = average_of(metric) if metric.partition("-")[0] in KINDS else "items"
-        own = [row for row in rows if row["metric"] == metric]
-        found["metrics"] += as_rows(summarise_items(own, average, config.interval))
-    if tasks.PERPLEXITY in metrics:
-        found["perplexity"] = store.read_json(tasks.task_file(out, tasks.PERPLEXITY))
-    if tasks.CONTINUE in metrics:
-        continued = store.read_json(tasks.task_file(out, tasks.CONTINUE))
-        found["continuations"] = {key: value for key, value in continued.items() if key != "samples"}
+        own = [row for row in scored if row["metric"] == metric]
+        found["metrics"] += as_rows(summarise_items(own, average, scoring.interval))
+    for task in work:
+        if task.checkpoint == checkpoint and task.kind == PERPLEXITY:
+            found["perplexity"] = task.result
+        if task.checkpoint == checkpoint and task.kind == CONTINUE:
+            found["continuations"] = scores.figures_of(task.result)
     return found
 
 

@@ -8,143 +8,179 @@ never stored. The kernels are in genppl_kernels.py.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from slamray.config.compute import Compute
-from slamray.config.evaluation import EvaluateSettings
-from slamray.data.items import Pair
+from slamray.config.base import part_of
+from slamray.config.evaluation import GenPplSettings, SamplingSettings, ScoringSettings
+from slamray.config.tree import Recipe
+from slamray.data.items import ItemPair
 from slamray.errors import BadInput
-from slamray.stage import store, tables
-from slamray.stage.stage import Asking, Facts, Folders
-from slamray.stage.work import Pool, Row, Stream
-from slamray.stages import items, published, tasks, training
-from slamray.stages.outside import content_of
+from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.tables import read_shards
+from slamray.stage.work import Machine, Pool
+from slamray.stages import items, published
+from slamray.stages.checkpoints import MODEL
 
-PROMPTS, ROWS = "prompts.json", "genppl.parquet"
+PROMPTS, ROWS = "prompts.parquet", "genppl.parquet"
+PROMPT_SCHEMA = pa.schema([("prompt_id", pa.string()), ("units", pa.list_(pa.uint16()))])
 STEPS = ("continued", "heard", "judged")
+_JUDGED = (("text", pa.string()), ("nll", pa.float64()), ("tokens", pa.int64()))
 SCHEMA = pa.schema(
     [
-        ("prompt_id", pa.string()), ("units", pa.list_(pa.uint16())), ("ended", pa.bool_()), ("seconds", pa.float64()),
-        *((f"{what}{part}", kind) for part in ("", "_alone") for what, kind in
-          (("text", pa.string()), ("nll", pa.float64()), ("tokens", pa.int64()))),
+        ("prompt_id", pa.string()),
+        ("units", pa.list_(pa.uint16())),
+        ("ended", pa.bool_()),
+        ("seconds", pa.float64()),
+        *((f"{name}{part}", kind) for part in ("", "_alone") for name, kind in _JUDGED),
     ]
-)  # fmt: skip
+)
 
 
-def _continuing(**args: Any) -> Callable[[Row], Row]:
-    from slamray.stages.genppl_kernels import Continue  # imported on the actor: the driver loads no torch
+@dataclass(frozen=True)
+class Chunk:
+    """Prompts that are continued, spoken and judged together: a row group of the stage's file of prompts."""
 
-    return Continue(**args)
-
-
-def _vocoding(**args: Any) -> Callable[[Row], Row]:
-    from slamray.stages.genppl_kernels import Vocode
-
-    return Vocode(**args)
+    number: int
+    out: str
 
 
-def _transcribing(**args: Any) -> Callable[[Row], Row]:
-    from slamray.stages.genppl_kernels import Transcribe
+@dataclass(frozen=True)
+class GenPplFacts:
+    """Figures of the text with the prompt and without; cut_at_30_s: longer than what the recogniser hears at once."""
 
-    return Transcribe(**args)
+    with_prompt: Mapping[str, Any]
+    continuation: Mapping[str, Any]
+    prompts: int
+    without_units: int
+    cut_at_30_s: int
 
 
-def _judging(**args: Any) -> Callable[[Row], Row]:
-    from slamray.stages.genppl_kernels import JudgeTexts
-
-    return JudgeTexts(**args)
-
-
-def identity(config: EvaluateSettings) -> dict[str, Any]:
-    """What changes the result: the models by content, the sampling, which prompts."""
-    asked = config.genppl
-    return {
-        "asr": content_of(asked.asr, asked.asr_revision, "evaluate.genppl.asr"),
-        "judge": content_of(asked.judge, asked.judge_revision, "evaluate.genppl.judge"),
-        "vocoder": content_of(config.vocoder, None, "evaluate.vocoder"),
-        "prompts": [asked.prompts, asked.metric, asked.seed], "audio_samples": asked.audio_samples,
-        "sampling": {k: v for k, v in config.sampling.model_dump(mode="json").items() if k != "prompts"},
-    }  # fmt: skip
+def stages(recipe: Recipe, checkpoints: Sequence[Stage], sources: Sequence[Stage]) -> tuple[Stage, ...]:
+    """One for each checkpoint, where the recipe asks for GenPPL; sources: the stages that hold items."""
+    asked = recipe.evaluate.genppl
+    if not asked.prompts:
+        return ()
+    settings = {
+        "genppl": asked,
+        "scoring": part_of(recipe.evaluate, ScoringSettings),
+        "rate_hz": check_encoder(recipe.speech.encoder).rate_hz,
+    }
+    cost = f"{asked.prompts} continuations through {asked.asr} and {asked.judge}"
+    return tuple(
+        Stage(
+            f"genppl_{checkpoint.name}",
+            run,
+            {"checkpoint": checkpoint.name, **settings},
+            (checkpoint, *sources),
+            cost=lambda: cost,
+        )
+        for checkpoint in checkpoints
+    )
 
 
 def run(
-    folders: Folders, out: Path, checkpoint: str, config: EvaluateSettings, rate_hz: float, compute: Compute
-) -> Asking:
-    """Continue, speak, transcribe and judge; a row for each prompt to Parquet, the figures to the facts."""
-    chunks = _chunks(folders, out, config, rate_hz)
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    checkpoint: str,
+    genppl: GenPplSettings,
+    scoring: ScoringSettings,
+    rate_hz: float,
+) -> GenPplFacts:
+    """Continue, speak, transcribe and judge; a row for each prompt to Parquet."""
+    chunks = _chunks(inputs, out, genppl, scoring.sampling, rate_hz)
+    model = str(inputs[checkpoint].fetch(MODEL))
+    for step, pools in _pools(machine, model, genppl, scoring).items():
+        todo = [chunk for chunk in chunks if not out.exists(chunk_file(chunk.number, step))]
+        machine.rows(f"genppl_{checkpoint}: {step}", todo, pools, len(chunks), "chunks")
+    return _facts(out, chunks)
+
+
+def _pools(machine: Machine, model: str, genppl: GenPplSettings, scoring: ScoringSettings) -> dict[str, list[Pool]]:
+    """The actors of each step."""
+    compute = machine.compute
     cuda = compute.device == "cuda"
-    device: dict[str, Any] = {"device": "cuda" if cuda else "cpu", "out": str(out)}
-    actors, gpus, asked = compute.score_actors, 1 if cuda else 0, config.genppl
-    speaker = {"vocoder": config.vocoder, "samples": asked.audio_samples, "out": str(out)}
-    unit_lm = {"model": str(folders[checkpoint] / training.MODEL), "sampling": config.sampling.model_dump()}
-    whisper = {"model": asked.asr, "revision": asked.asr_revision}
-    text_lm = {"model": asked.judge, "revision": asked.judge_revision}
-    steps = {
-        "continued": [Pool(_continuing, unit_lm | device, actors, gpus=gpus)],
+    device, gpus, actors = ("cuda", 1, compute.score_actors) if cuda else ("cpu", 0, compute.score_actors)
+
+    def pool(kernel: str, actors: int, gpus: float, **args: Any) -> Pool:
+        return Pool(f"slamray.stages.genppl_kernels:{kernel}", args, actors, gpus=gpus)
+
+    asr = {"model": genppl.asr, "revision": genppl.asr_revision, "device": device}
+    judge = {"model": genppl.judge, "revision": genppl.judge_revision, "device": device}
+    return {
+        "continued": [pool("Continue", actors, gpus, model=model, sampling=scoring.sampling, device=device)],
         "heard": [
-            Pool(_vocoding, speaker, compute.tts_actors),
-            Pool(_transcribing, whisper | device, actors if cuda else 1, gpus=gpus),
+            pool("Vocode", compute.tts_actors, 0, vocoder=scoring.vocoder, samples=genppl.audio_samples),
+            pool("Transcribe", actors if cuda else 1, gpus, **asr),
         ],
-        "judged": [Pool(_judging, text_lm | device, actors, gpus=gpus)],
+        "judged": [pool("JudgeTexts", actors, gpus, **judge)],
     }
-    for step, pools in steps.items():
-        todo = [chunk for chunk in chunks if not tasks.chunk_file(out, chunk["chunk"], step).exists()]
-        if todo:
-            yield Stream(f"genppl_{checkpoint}: {step}", todo, pools, len(chunks), "chunks")
-    return _facts(out, [chunk["chunk"] for chunk in chunks])
 
 
-def _chunks(folders: Folders, out: Path, config: EvaluateSettings, rate_hz: float) -> list[Row]:
-    """The prompts, drawn and written down, as rows of the first step."""
+def chunk_file(number: int, step: str) -> str:
+    """Where a step's result for a chunk lies, below the stage's folder: a JSON list, a row for each prompt."""
+    return f"chunks/{number:06d}.{step}.json"
+
+
+def _chunks(
+    inputs: Inputs, out: Folder, genppl: GenPplSettings, sampling: SamplingSettings, rate_hz: float
+) -> list[Chunk]:
+    """The prompts, drawn and written down, a row group a chunk."""
     from slamray.evaluate.genppl import correct_prompts
     from slamray.model.generate import choose_prompts
 
-    asked, known = config.genppl, _pairs(folders)
-    pairs = [pair for pair in known if pair.metric == asked.metric]
+    known = _pairs(inputs)
+    pairs = [pair for pair in known if pair.metric == genppl.metric]
     if not pairs:
         found = " ".join(sorted({pair.metric for pair in known}))
-        raise BadInput(f"evaluate.genppl.metric={asked.metric}: no items of it; there are {found or 'none'}")
+        raise BadInput(f"evaluate.genppl.metric={genppl.metric}: no items of it; there are {found or 'none'}")
+    prompts = correct_prompts(pairs, _spoken(inputs), sampling.prompt_seconds, rate_hz)
+    chosen = choose_prompts(prompts, genppl.prompts, genppl.seed)
+    rows = [{"prompt_id": prompt.prompt_id, "units": prompt.units.tolist()} for prompt in chosen]
+    size = sampling.batch
+    out.write_table(PROMPTS, pa.Table.from_pylist(rows, PROMPT_SCHEMA), group_rows=size)
+    return [Chunk(number, str(out)) for number in range(-(-len(rows) // size))]
+
+
+def _spoken(inputs: Inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Units and durations of every utterance of the items, by id."""
     spoken: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in ("items", "published"):
-        if name in folders:
-            table = tables.read_shards(folders[name] / tables.SHARDS)
-            for row in table.select(["utterance_id", "units", "durations"]).to_pylist():
+        if name in inputs:
+            for row in read_shards(inputs[name], ["utterance_id", "units", "durations"]).to_pylist():
                 spoken[row["utterance_id"]] = np.array(row["units"], np.uint16), np.array(row["durations"], np.uint16)
-    prompts = correct_prompts(pairs, spoken, config.sampling.prompt_seconds, rate_hz)
-    chosen = choose_prompts(prompts, asked.prompts, asked.seed)
-    rows = [{"prompt_id": prompt.prompt_id, "units": prompt.units.tolist()} for prompt in chosen]
-    store.write_json(out / PROMPTS, rows)
-    size = config.sampling.batch
-    return [
-        {"chunk": start // size, "prompts": json.dumps(rows[start : start + size])}
-        for start in range(0, len(rows), size)
-    ]
+    return spoken
 
 
-def _pairs(folders: Folders) -> list[Pair]:
-    found = list(items.read(folders["items"]).pairs) if "items" in folders else []
-    return found + (published.read(folders["published"]) if "published" in folders else [])
+def _pairs(inputs: Inputs) -> list[ItemPair]:
+    found = list(items.read(inputs["items"]).pairs) if "items" in inputs else []
+    return found + (published.read(inputs["published"]) if "published" in inputs else [])
 
 
-def _facts(out: Path, chunks: list[int]) -> Facts:
+def _facts(out: Folder, chunks: Sequence[Chunk]) -> GenPplFacts:
     from slamray.evaluate.genppl import WINDOW_SECONDS, Likelihood, generative_perplexity, mean_auto_bleu
 
     rows: list[dict[str, Any]] = []
     for chunk in chunks:
-        parts = zip(*(store.read_json(tasks.chunk_file(out, chunk, step)) for step in STEPS), strict=True)
-        rows += [continued | heard | judged for continued, heard, judged in parts]
-    tables.write_table(out / ROWS, pa.Table.from_pylist(rows, SCHEMA))
-    figures = {
-        name: generative_perplexity([Likelihood(row[f"nll{part}"], row[f"tokens{part}"]) for row in rows])
-        | {"auto_bleu": mean_auto_bleu([row[f"text{part}"] for row in rows])}
-        for name, part in (("with_prompt", ""), ("continuation", "_alone"))
-    }
-    silent = sum(not row["units"] for row in rows)
-    cut = sum(row["seconds"] > WINDOW_SECONDS for row in rows)
-    return figures | {"prompts": len(rows), "without_units": silent, "cut_at_30_s": cut}
+        steps = zip(*(out.read_json(chunk_file(chunk.number, step)) for step in STEPS), strict=True)
+        rows += [continued | heard | judged for continued, heard, judged in steps]
+    out.write_table(ROWS, pa.Table.from_pylist(rows, SCHEMA))
+
+    def figures(part: str) -> dict[str, Any]:
+        likelihoods = [Likelihood(row[f"nll{part}"], row[f"tokens{part}"]) for row in rows]
+        return generative_perplexity(likelihoods) | {"auto_bleu": mean_auto_bleu([row[f"text{part}"] for row in rows])}
+
+    return GenPplFacts(
+        with_prompt=figures(""),
+        continuation=figures("_alone"),
+        prompts=len(rows),
+        without_units=sum(not row["units"] for row in rows),
+        cut_at_30_s=sum(row["seconds"] > WINDOW_SECONDS for row in rows),
+    )

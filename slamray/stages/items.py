@@ -3,38 +3,74 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-from slamray.config.compute import Compute
+from slamray.config.base import part_of
 from slamray.config.evaluation import ItemsSettings
-from slamray.config.speech import SpeechSettings
+from slamray.config.speech import SpeakingSettings
+from slamray.config.tree import Recipe
 from slamray.data.grammar_items import make_grammar
 from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
 from slamray.data.word_items import invent, make_words, make_words_in_sentences
 from slamray.errors import BadInput
-from slamray.stage import store
-from slamray.stage.stage import Asking, Folders
-from slamray.stages import corpus, speech
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine
+from slamray.stages import corpus
+from slamray.stages.speech import SpeechFacts, speak
+from slamray.stages.units import SPEAKING
 
 ITEMS = "items.json"
 
 
-def run(folders: Folders, out: Path, config: ItemsSettings, spoken: SpeechSettings, compute: Compute) -> Asking:
-    """Make the items of all four metrics, and speak their utterances."""
+@dataclass(frozen=True)
+class ItemsFacts(SpeechFacts):
+    """pairs: of each metric."""
+
+    pairs: Mapping[str, int]
+
+
+def stage(recipe: Recipe, documents: Stage) -> Stage:
+    settings = {
+        "items": recipe.evaluate.items,
+        "speaking": part_of(recipe.speech, SpeakingSettings),
+        "heard_documents": recipe.speech.train_documents,
+    }
+    return Stage("items", run, settings, (documents,), group=SPEAKING)
+
+
+def run(
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    items: ItemsSettings,
+    speaking: SpeakingSettings,
+    heard_documents: int | None,
+) -> ItemsFacts:
+    """Make the items of all metrics, and speak their utterances. heard_documents: spoken to train on; 0 is all."""
+    made = _make(inputs["corpus"], items, speaking, heard_documents)
+    facts = speak(made.utterances, out, machine, speaking, "items")
+    out.write_json(ITEMS, made.to_json())
+    return ItemsFacts(**asdict(facts), pairs=dict(Counter(pair.metric for pair in made.pairs)))
+
+
+def _make(folder: Folder, items: ItemsSettings, speaking: SpeakingSettings, heard_documents: int | None) -> ItemSet:
     from slamray.speech.voices.table import load_synthesiser  # a second that a finished run does not need
 
-    documents = corpus.read(folders["corpus"], "evaluation")
+    documents = corpus.read(folder, "evaluation")
     if not documents:
         raise BadInput(
             "corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text"
         )
-    train = [" ".join(row["sentences"]) for row in corpus.read(folders["corpus"], "train")]
-    counts, heard = count_words(train), count_words(train[: spoken.train_documents or None])
-    voice = load_synthesiser(spoken.tts)
-    c = config
-    pool = invent(counts, heard, voice.phonemise, max(c.words, c.words_in_sentence), c.seed, c.min_word_count,
-                  c.min_heard, c.min_phonemes, voice.lexicon())  # fmt: skip
-    items = merge(
+    train = [" ".join(document.sentences) for document in corpus.read(folder, "train")]
+    counts, heard = count_words(train), count_words(train[: heard_documents or None])
+    voice, c = load_synthesiser(speaking.tts), items
+    words = max(c.words, c.words_in_sentence)
+    pool = invent(
+        counts, heard, voice.phonemise, words, c.seed, c.min_word_count, c.min_heard, c.min_phonemes, voice.lexicon()
+    )
+    return merge(
         make_topic_cloze(documents, c.topic_cloze, c.seed, c.prompt_sentences, c.max_sentence_words),
         make_sentence_order(documents, c.sentence_order, c.seed, c.order_sentences, c.max_opening_words),
         make_words(pool[: c.words]),
@@ -43,11 +79,8 @@ def run(folders: Folders, out: Path, config: ItemsSettings, spoken: SpeechSettin
         ),
         make_grammar(counts, c.grammar, c.seed),
     )
-    facts = yield from speech.speak(items.utterances, out, spoken, compute, "items")
-    store.write_json(out / ITEMS, items.to_json())
-    return facts | {"pairs": dict(Counter(pair.metric for pair in items.pairs))}
 
 
-def read(folder: Path) -> ItemSet:
+def read(folder: Folder) -> ItemSet:
     """The items as they were made."""
-    return ItemSet.from_json(store.read_json(folder / ITEMS))
+    return ItemSet.from_json(folder.read_json(ITEMS))

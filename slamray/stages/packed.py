@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from slamray.config.corpora import RecordedSettings
 from slamray.config.model import PackSettings
+from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.stage import store
-from slamray.stage.stage import Facts, Folders
-from slamray.stages import units
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine
+from slamray.stages import corpus, recorded, units
 from slamray.tokens.documents import to_document
 from slamray.tokens.packing import join_packings, pack_apart
 from slamray.tokens.rows import MIXTURE, write_rows
@@ -21,35 +23,58 @@ from slamray.tokens.sampler import Part, rows_per_round
 from slamray.tokens.vocabulary import Tokens, to_tokens
 
 TRAIN, VALIDATION = "train", "validation"
+STORIES = "stories"  # the spoken documents, as a source of a mixture
+SOURCES = {"recorded": "recordings"}  # of stages whose name is not their source's
 
 
-def run(folders: Folders, out: Path, config: PackSettings, recorded_validation_share: float) -> Facts:
-    """Pack each split's documents, in the order of their ids; facts count rows, tokens and targets.
+def stage(recipe: Recipe, spoken: Stage, documents: Stage, recordings: Sequence[Stage]) -> Stage:
+    settings = {"pack": recipe.pack, "recorded_validation_share": recipe.recorded.validation_share}
+    return Stage("packed", run, settings, (spoken, documents, *recordings))
+
+
+def run(
+    inputs: Inputs, out: Folder, machine: Machine, pack: PackSettings, recorded_validation_share: float
+) -> dict[str, Any]:
+    """Pack each split's documents, in the order of their ids; facts count rows, tokens and targets of each split.
 
     With a mixture each source has training rows of its own, and the sampler reads them by their weights. Validation
     holds every source as it comes.
     """
-    facts: Facts = {}
+    facts: dict[str, Any] = {}
     for split in (TRAIN, VALIDATION):
-        found = units.read(folders, split, recorded_validation_share)
+        found = read_units(inputs, split, recorded_validation_share)
         documents = {name: [to_document(to_tokens(row)) for row in rows] for name, rows in found.items()}
-        if split == TRAIN and config.mixture:
-            facts[split] = write_mixture(out / split, documents, config.mixture, config.context)
+        if split == TRAIN and pack.mixture:
+            facts[split] = write_mixture(out / split, documents, pack.mixture, pack.context)
         else:
             together = [document for own in documents.values() for document in own]
-            facts[split] = write_documents(out / split, together, config.context, split)
+            facts[split] = write_documents(out / split, together, pack.context, split)
     return facts
 
 
-def write_documents(folder: Path, documents: Sequence[Tokens], context: int, split: str) -> dict[str, float]:
+def read_units(inputs: Inputs, split: str, recorded_validation_share: float) -> dict[str, list[np.ndarray]]:
+    """Deduplicated units of a split by source, by order of id: spoken stories, then each corpus of recordings."""
+    wanted = {document.doc_id for document in corpus.read(inputs["corpus"], split)}
+    spoken = sorted(units.by_id(inputs["units"]).items())
+    found = {STORIES: [row for key, row in spoken if key in wanted]}
+    for name, folder in inputs.items():
+        if name not in ("units", "corpus"):
+            rows = units.by_id(folder)
+            splits = recorded.splits(folder, rows, recorded_validation_share)
+            found[SOURCES.get(name, name)] = [row for key, row in sorted(rows.items()) if splits[key] == split]
+    return found
+
+
+def write_documents(folder: Folder, documents: Sequence[Tokens], context: int, split: str) -> dict[str, Any]:
     """Pack documents of token ids; BadInput when a split is empty."""
     if not documents:
         raise BadInput(f"no {split} document to pack; bring more text or raise corpus.validation_share")
-    return write_rows(folder, np.concatenate(documents), np.array([len(d) for d in documents]), context)
+    lengths = np.array([len(document) for document in documents])
+    return dict(write_rows(folder.path, np.concatenate(documents), lengths, context))
 
 
 def write_mixture(
-    folder: Path, documents: Mapping[str, Sequence[Tokens]], weights: Mapping[str, float], context: int
+    folder: Folder, documents: Mapping[str, Sequence[Tokens]], weights: Mapping[str, float], context: int
 ) -> dict[str, Any]:
     """Pack each source apart, and lay down how many of its rows a round reads so that its token share is its weight.
 
@@ -63,22 +88,36 @@ def write_mixture(
     together = [document for name in names for document in documents[name]]
     lengths = np.array([len(document) for document in together])
     packings = pack_apart(lengths, [len(documents[name]) for name in names], context)
-    facts: dict[str, Any] = write_rows(folder, np.concatenate(together), lengths, context, join_packings(packings))
+    facts: dict[str, Any] = write_rows(folder.path, np.concatenate(together), lengths, context, join_packings(packings))
     rows = [packing.rows for packing in packings]
     tokens = [int(packing.length_P.sum()) for packing in packings]
     per_round = rows_per_round([weights[name] for name in names], tokens, rows)
     firsts = np.cumsum(rows) - rows
     parts = [Part(*part) for part in zip(names, firsts.tolist(), rows, per_round, strict=True)]
-    store.write_json(folder / MIXTURE, [asdict(part) for part in parts])
+    folder.write_json(MIXTURE, [asdict(part) for part in parts])
+    facts["sources"] = _sources(parts, tokens, weights)
+    return facts
+
+
+def _sources(parts: Sequence[Part], tokens: Sequence[int], weights: Mapping[str, float]) -> dict[str, Any]:
     read = [part.per_round / part.rows * count for part, count in zip(parts, tokens, strict=True)]
-    facts["sources"] = {
+    return {
         part.name: {
-            "weight": weights[part.name], "token_share": given / sum(read), "tokens": count, "rows": part.rows,
-            "rows_per_round": part.per_round, "passes": part.per_round / part.rows,
+            "weight": weights[part.name],
+            "token_share": given / sum(read),
+            "tokens": count,
+            "rows": part.rows,
+            "rows_per_round": part.per_round,
+            "passes": part.per_round / part.rows,
         }
         for part, given, count in zip(parts, read, tokens, strict=True)
-    }  # fmt: skip
-    return facts
+    }
+
+
+def source_names(given: RecordedSettings) -> list[str]:
+    """The sources that a recipe's mixture may name."""
+    plain = [SOURCES[recorded.PLAIN]] if given.paths else []
+    return [STORIES, *plain, *recorded.given_corpora(given)]
 
 
 def check_mixture(mixture: Mapping[str, float], given: Sequence[str]) -> None:

@@ -2,60 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from slamray.config.compute import Compute
-from slamray.config.speech import SpeechSettings
-from slamray.data.items import Pair
+from slamray.config.base import Located
+from slamray.config.speech import ListeningSettings
+from slamray.config.tree import Recipe
+from slamray.data.items import ItemPair
 from slamray.data.published_sets import PublishedSet, read_set
-from slamray.stage import tables
-from slamray.stage.stage import Asking, Folders
-from slamray.stages import speech
+from slamray.data.recordings import Recording
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine
+from slamray.stages.speech import SpeechFacts, listen
 
 PAIRS = "pairs.parquet"
 SHARD_RECORDINGS = 64  # items last seconds, not minutes as documents do; chosen, not tuned
+_SIDES = ("prompt", "chosen", "rejected")
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("pair_id", "metric", "part", "item")),
-        *((name, pa.list_(pa.string())) for name in ("prompt", "chosen", "rejected")),
-        *((name, pa.string()) for name in ("prompt_text", "chosen_text", "rejected_text")),
+        *((name, pa.list_(pa.string())) for name in _SIDES),
+        *((f"{name}_text", pa.string()) for name in _SIDES),
     ]
 )
 
 
-def read_sets(sets: Mapping[str, str]) -> list[PublishedSet]:
-    """Every set, by order of name; BadInput for whatever is wrong with one, before any work."""
-    return [read_set(name, Path(folder)) for name, folder in sorted(sets.items())]
+@dataclass(frozen=True)
+class PublishedFacts(SpeechFacts):
+    """sets: by name, what is in each, and where it is not as published."""
+
+    sets: Mapping[str, Any]
 
 
-def identity(found: Sequence[PublishedSet], voice: Mapping[str, Any]) -> dict[str, Any]:
-    """The stage's identity: the sets by content, and how they are heard. voice: `speech_identity`."""
-    return {"sets": {one.name: dict(one.identity) for one in found}, "encoder": voice["encoder"]}
+def stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stage, where `evaluate.sets` names any; BadInput for whatever is wrong with one of them, before any work."""
+    if not recipe.evaluate.sets:
+        return ()
+    found = [read_set(name, Path(folder)) for name, folder in sorted(recipe.evaluate.sets.items())]
+    notes = "".join(f"; {one.name}: {one.facts['note']}" for one in found if one.facts["note"])
+    listening = ListeningSettings(
+        encoder=recipe.speech.encoder,
+        shard_documents=SHARD_RECORDINGS,
+        sample_documents=0,
+        max_bad_share=recipe.speech.max_bad_share,
+    )
+    settings = {
+        "sets": Located({one.name: dict(one.identity) for one in found}, found),
+        "listening": listening,
+    }
+    recordings = sum(len(one.recordings) for one in found)
+    return (Stage("published", run, settings, cost=lambda: f"encodes {recordings:,} recordings{notes}"),)
 
 
-def run(folders: Folders, out: Path, found: Sequence[PublishedSet], spoken: SpeechSettings, compute: Compute) -> Asking:
-    """Encode the recordings of all sets; pairs to Parquet. The facts say where a set is not as published."""
-    heard = [asdict(recording) for one in found for recording in _in_order(one)]
-    config = spoken.model_copy(update={"shard_documents": SHARD_RECORDINGS, "sample_documents": 0})
-    key = "speech.max_bad_share"
-    facts = yield from speech.listen(heard, out, config, compute, "published", spoken.max_bad_share, key)
+def run(inputs: Inputs, out: Folder, machine: Machine, sets: Located, listening: ListeningSettings) -> PublishedFacts:
+    """Encode the recordings of all sets; pairs to Parquet."""
+    found: list[PublishedSet] = sets.place
+    heard = [recording for one in found for recording in sorted(one.recordings, key=_place)]
+    facts = listen(heard, out, machine, listening, "published", "speech.max_bad_share")
     rows = [asdict(pair) for one in found for pair in one.pairs]
-    tables.write_table(out / PAIRS, pa.Table.from_pylist(rows, SCHEMA))
-    return facts | {"sets": {one.name: dict(one.facts) for one in found}}
+    out.write_table(PAIRS, pa.Table.from_pylist(rows, SCHEMA))
+    return PublishedFacts(**asdict(facts), sets={one.name: dict(one.facts) for one in found})
 
 
-def read(folder: Path) -> list[Pair]:
+def _place(recording: Recording) -> tuple[str, str, int]:
+    """As files hold them, so that one row group of a Parquet file after another is read."""
+    return recording.path, recording.column, recording.parquet_row or 0
+
+
+def read(folder: Folder) -> list[ItemPair]:
     """The pairs as they were read, those of a set together."""
-    rows = pq.read_table(folder / PAIRS).to_pylist()
-    return [Pair(**row | {key: tuple(row[key]) for key in ("prompt", "chosen", "rejected")}) for row in rows]
-
-
-def _in_order(one: PublishedSet) -> list[Any]:
-    """Recordings as files hold them, so that one row group of a Parquet file after another is read."""
-    return sorted(one.recordings, key=lambda recording: (recording.path, recording.column, recording.parquet_row or 0))
+    rows = folder.read_table(PAIRS).to_pylist()
+    return [ItemPair(**row | {side: tuple(row[side]) for side in _SIDES}) for row in rows]

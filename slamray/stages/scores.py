@@ -2,79 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from slamray.config.compute import Compute
-from slamray.config.evaluation import EvaluateSettings
-from slamray.evaluate.summary import as_rows, summarise
-from slamray.stage import store, tables
-from slamray.stage.stage import Asking, Folders
-from slamray.stage.work import Pool, Row, Stream
-from slamray.stages import items, tasks, training
+from slamray.config.base import part_of
+from slamray.config.evaluation import ScoringSettings
+from slamray.config.tree import Recipe
+from slamray.evaluate.summary import as_rows, summarise_metrics, summarise_parts
+from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine, Pool
+from slamray.stages import items
+from slamray.stages.checkpoints import MODEL
+from slamray.stages.tasks import CONTINUE, PAIRS, PERPLEXITY, SCORES, Task
 
+SCORING = "scoring"  # group of these stages: their rows share the actors
 SCHEMA = pa.schema(
     [
-        ("pair_id", pa.string()), ("metric", pa.string()), ("part", pa.string()),
-        ("item", pa.string()),
-        ("ll_chosen", pa.float64()), ("ll_rejected", pa.float64()), ("correct", pa.float64()),
+        *((name, pa.string()) for name in ("pair_id", "metric", "part", "item")),
+        *((name, pa.float64()) for name in ("ll_chosen", "ll_rejected", "correct")),
     ]
-)  # fmt: skip
+)
 
 
-def _measuring(**args: Any) -> Callable[[Row], Row]:
-    from slamray.stages.scores_kernel import Measure  # imported on the actor: the driver loads no torch
+@dataclass(frozen=True)
+class ScoresFacts:
+    """What one checkpoint came to; pairs and parts: summaries by name."""
 
-    return Measure(**args)
+    perplexity: Mapping[str, float]
+    pairs: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    pairs_without_sound: int
+    continuations: Mapping[str, Any]
+
+
+def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: Stage, documents: Stage) -> Stage:
+    settings = {
+        "checkpoint": checkpoint.name,
+        "scoring": part_of(recipe.evaluate, ScoringSettings),
+        "rate_hz": check_encoder(recipe.speech.encoder).rate_hz,
+    }
+    inputs = (checkpoint, tests, rows, spoken, documents)
+    return Stage(f"scores_{checkpoint.name}", run, settings, inputs, group=SCORING)
 
 
 def run(
-    folders: Folders, out: Path, checkpoint: str, config: EvaluateSettings, rate_hz: float, compute: Compute
-) -> Asking:
-    """Measure a checkpoint, named by its stage; per-item scores to Parquet, summaries to the facts."""
-    metrics = list(dict.fromkeys(pair.metric for pair in items.read(folders["items"]).pairs))
-    work = [tasks.make_task(checkpoint, tasks.CONTINUE, out)]
+    inputs: Inputs, out: Folder, machine: Machine, checkpoint: str, scoring: ScoringSettings, rate_hz: float
+) -> ScoresFacts:
+    """Measure a checkpoint, named by its stage; a row for each pair to Parquet."""
+    asked = items.read(inputs["items"]).pairs
+    model = str(inputs[checkpoint].fetch(MODEL))
+    work = [Task(checkpoint, model, CONTINUE, str(out))]
     work += [
-        tasks.make_task(checkpoint, f"{tasks.PAIRS}:{metric}", out, source="items", metric=metric, start=0, stop=-1)
-        for metric in metrics
+        Task(checkpoint, model, PAIRS, str(out), "items", metric)
+        for metric in dict.fromkeys(pair.metric for pair in asked)
     ]
-    work += [tasks.make_task(checkpoint, tasks.PERPLEXITY, out)]
-    models = {checkpoint: folders[checkpoint] / training.MODEL}
-    shared = {name: folder for name, folder in folders.items() if name != checkpoint}
-    yield from measure(f"scores_{checkpoint}", work, models, shared, config, rate_hz, compute)
-    rows = [row for metric in metrics for row in store.read_json(tasks.task_file(out, f"{tasks.PAIRS}:{metric}"))]
-    tables.write_table(out / tasks.SCORES, pa.Table.from_pylist(rows, SCHEMA))
-    parts = [row | {"part": f"{row['metric']}/{row['part']}"} for row in rows if row["part"] != "all"]
-    continued = store.read_json(tasks.task_file(out, tasks.CONTINUE))
-    return {
-        "perplexity": store.read_json(tasks.task_file(out, tasks.PERPLEXITY)),
-        "pairs": {row["metric"]: row for row in as_rows(summarise(rows, confidence=config.interval))},
-        "parts": {row["metric"]: row for row in as_rows(summarise(parts, by="part", confidence=config.interval))},
-        "pairs_without_sound": len(items.read(folders["items"]).pairs) - len(rows),
-        "continuations": {key: value for key, value in continued.items() if key != "samples"},
-    }
+    work += [Task(checkpoint, model, PERPLEXITY, str(out))]
+    folders = {name: folder for name, folder in inputs.items() if name != checkpoint}
+    measure(f"scores_{checkpoint}", work, folders, machine, scoring, rate_hz)
+    rows = [row for task in work if task.kind == PAIRS for row in task.result]
+    out.write_table(SCORES, pa.Table.from_pylist(rows, SCHEMA))
+    return ScoresFacts(
+        perplexity=work[-1].result,
+        pairs={row["metric"]: row for row in as_rows(summarise_metrics(rows, scoring.interval))},
+        parts={f"{row['metric']}/{row['part']}": row for row in as_rows(summarise_parts(rows, scoring.interval))},
+        pairs_without_sound=len(asked) - len(rows),
+        continuations=figures_of(work[0].result),
+    )
+
+
+def figures_of(continued: Mapping[str, Any]) -> dict[str, Any]:
+    """What continuations came to, without the continuations themselves."""
+    return {key: value for key, value in continued.items() if key != "samples"}
 
 
 def measure(
-    name: str, work: Sequence[dict[str, Any]], models: Mapping[str, Path], folders: Folders, config: EvaluateSettings,
-    rate_hz: float, compute: Compute,
-) -> Iterator[Stream]:  # fmt: skip
-    """Do the tasks that have not left their result yet, in one stream over the score actors. models: by checkpoint.
+    name: str,
+    work: Sequence[Task],
+    folders: Mapping[str, Folder],
+    machine: Machine,
+    scoring: ScoringSettings,
+    rate_hz: float,
+) -> None:
+    """Do the tasks that have not left their result yet, in one stream over the score actors.
 
-    What the actors are given (folders, config) is equal for all checkpoints of a run, so that these share actors.
+    What the actors are given (folders, scoring) is equal for all checkpoints of a run, so that these share actors.
     """
-    todo = [task | {"model": str(models[task["checkpoint"]])} for task in work if not tasks.is_done(task)]
-    if todo:
-        cuda = compute.device == "cuda"
-        args = {
-            "folders": {key: str(folder) for key, folder in folders.items()},
-            "config": config.model_dump(),
-            "rate_hz": rate_hz,
-            "device": "cuda" if cuda else "cpu",
-            "batch_tokens": compute.score_batch_tokens,
-        }
-        pool = Pool(_measuring, args, compute.score_actors, gpus=1 if cuda else 0)
-        yield Stream(name, todo, [pool], total=len(work), unit="tasks")
+    todo = [task for task in work if not task.is_done]
+    cuda = machine.compute.device == "cuda"
+    args = {
+        "folders": dict(folders),
+        "scoring": scoring,
+        "rate_hz": rate_hz,
+        "device": "cuda" if cuda else "cpu",
+        "batch_tokens": machine.compute.score_batch_tokens,
+    }
+    pool = Pool("slamray.stages.scores_kernel:Measure", args, machine.compute.score_actors, gpus=1 if cuda else 0)
+    machine.rows(name, todo, [pool], len(work), "tasks")

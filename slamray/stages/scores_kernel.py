@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel
 
 from slamray.config.base import asset_path
-from slamray.config.evaluation import EvaluateSettings
-from slamray.data.items import Pair
+from slamray.config.evaluation import ScoringSettings
+from slamray.data.items import ItemPair
 from slamray.evaluate.pairs import perplexity, pieces, score_pairs
 from slamray.model import generate
 from slamray.model.unit_lm import load_unit_lm
+from slamray.speech.audio import to_flac
 from slamray.speech.decoders.source_filter import load_vocoder
-from slamray.stage import store, tables
-from slamray.stages import corpus, items, packed, published, tasks, units
+from slamray.stage.folder import Folder
+from slamray.stage.tables import read_shards
+from slamray.stages import corpus, items, packed, published, units
+from slamray.stages.speech_kernels import one_thread
+from slamray.stages.tasks import AUDIO, PAIRS, PERPLEXITY, Task, TaskDone
 from slamray.tokens.rows import RowStore
 
 
 class Measure:
-    """Kernel: one task on one checkpoint, its result as JSON in a file of the task's name.
+    """Kernel: one task on one checkpoint, its result as JSON.
 
     folders: by stage name; which of them are needed depends on the tasks. The model that was used last is kept, for
     tasks come in the order of checkpoints.
     """
 
     def __init__(
-        self, folders: dict[str, str], config: dict[str, Any], rate_hz: float, device: str,
-        batch_tokens: int,
-    ) -> None:  # fmt: skip
-        torch.set_num_threads(1)
+        self, folders: Mapping[str, Folder], scoring: ScoringSettings, rate_hz: float, device: str, batch_tokens: int
+    ) -> None:
+        one_thread()
         self._loaded: tuple[str, PreTrainedModel] | None = None
-        self._folders = {name: Path(folder) for name, folder in folders.items()}
-        self._config = EvaluateSettings(**config)
+        self._folders, self._scoring = folders, scoring
         self._rate_hz, self._device, self._batch_tokens = rate_hz, device, batch_tokens
-        self._known: dict[str, tuple[list[Pair], dict[str, np.ndarray]]] = {}
+        self._known: dict[str, tuple[list[ItemPair], dict[str, np.ndarray]]] = {}
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        model, out = self._load(row["model"]), Path(row["out"])
-        kind = row["task"].partition(":")[0]
-        result: Any
-        if kind == tasks.PERPLEXITY:
-            result = self._perplexity(model)
-        elif kind == tasks.PAIRS:
-            result = self._pairs(model, row["source"], row["metric"], row["start"], row["stop"])
+    def __call__(self, task: Task) -> TaskDone:
+        model = self._load(task.model)
+        if task.kind == PERPLEXITY:
+            result: Any = self._perplexity(model)
+        elif task.kind == PAIRS:
+            result = self._pairs(model, task)
         else:
-            result = self._continue(model, out / tasks.AUDIO)
-        store.write_json(tasks.task_file(out, row["task"]), result)
-        return {"task": row["task"]}
+            result = self._continue(model, task.folder)
+        task.folder.write_json(task.file, result)
+        return TaskDone(task.file)
 
     def _load(self, folder: str) -> PreTrainedModel:
         if self._loaded is None or self._loaded[0] != folder:
@@ -63,43 +64,40 @@ class Measure:
         return self._loaded[1]
 
     def _perplexity(self, model: PreTrainedModel) -> dict[str, float]:
-        rows = RowStore(self._folders["packed"] / packed.VALIDATION)
+        rows = RowStore(self._folders["packed"].fetch(packed.VALIDATION))
         return perplexity(model, pieces(rows), self._batch_tokens)
 
-    def _pairs(self, model: PreTrainedModel, source: str, metric: str, start: int, stop: int) -> list[dict[str, Any]]:
-        if source not in self._known:
-            folder = self._folders[source]
-            pairs = published.read(folder) if source == "published" else list(items.read(folder).pairs)
-            self._known[source] = pairs, units.by_id(folder)
-        pairs, known = self._known[source]
-        asked = [pair for pair in pairs if pair.metric == metric][start : None if stop < 0 else stop]
+    def _pairs(self, model: PreTrainedModel, task: Task) -> list[dict[str, Any]]:
+        if task.source not in self._known:
+            folder = self._folders[task.source]
+            pairs = published.read(folder) if task.source == "published" else list(items.read(folder).pairs)
+            self._known[task.source] = pairs, units.by_id(folder)
+        pairs, known = self._known[task.source]
+        asked = [pair for pair in pairs if pair.metric == task.metric]
+        asked = asked[task.start : None if task.stop < 0 else task.stop]
         spoken = [p for p in asked if all(u in known and len(known[u]) for u in (*p.prompt, *p.chosen, *p.rejected))]
-        return score_pairs(model, spoken, known, self._config.normalise, self._batch_tokens)
+        return score_pairs(model, spoken, known, self._scoring.normalise, self._batch_tokens)
 
-    def _continue(self, model: PreTrainedModel, audio: Path) -> dict[str, Any]:
-        config = self._config.sampling
-        table = tables.read_shards(self._folders["units"] / tables.SHARDS)
-        wanted = {row["doc_id"] for row in corpus.read(self._folders["corpus"], "validation")}
-        prompts = [
-            generate.cut_prompt(
-                row["utterance_id"],
-                np.array(row["units"]),
-                np.array(row["durations"]),
-                config.prompt_seconds,
-                self._rate_hz,
-            )
-            for row in table.select(["utterance_id", "units", "durations"]).to_pylist()
-            if row["utterance_id"] in wanted
-        ]
-        made = generate.continue_units(model, generate.choose_prompts(prompts, config.prompts, config.seed), config)
-        vocoder = load_vocoder(Path(asset_path(self._config.vocoder)))
-        for continuation in made[: self._config.audio_samples]:
+    def _continue(self, model: PreTrainedModel, out: Folder) -> dict[str, Any]:
+        sampling = self._scoring.sampling
+        chosen = generate.choose_prompts(self._prompts(), sampling.prompts, sampling.seed)
+        made = generate.continue_units(model, chosen, sampling)
+        vocoder = load_vocoder(Path(asset_path(self._scoring.vocoder)))
+        for continuation in made[: self._scoring.audio_samples]:
             sound = vocoder(np.concatenate([continuation.prompt, continuation.units]))
-            buffer = io.BytesIO()
-            soundfile.write(buffer, sound, vocoder.rate_hz, format="FLAC")
-            store.write_atomic(audio / f"{continuation.prompt_id}.flac", buffer.getvalue())
-        return generate.describe(made) | {
-            "samples": [
-                {"prompt_id": c.prompt_id, "prompt": c.prompt.tolist(), "units": c.units.tolist()} for c in made
-            ]
-        }
+            out.write(f"{AUDIO}/{continuation.prompt_id}.flac", to_flac(sound, vocoder.rate_hz))
+        samples = [{"prompt_id": c.prompt_id, "prompt": c.prompt.tolist(), "units": c.units.tolist()} for c in made]
+        return generate.describe(made) | {"samples": samples}
+
+    def _prompts(self) -> list[generate.Prompt]:
+        """The beginnings of the validation documents."""
+        table = read_shards(self._folders["units"], ["utterance_id", "units", "durations"])
+        wanted = [document.doc_id for document in corpus.read(self._folders["corpus"], "validation")]
+        table = table.filter(pc.is_in(table["utterance_id"], pa.array(wanted, pa.string())))
+        seconds, rate_hz = self._scoring.sampling.prompt_seconds, self._rate_hz
+        return [
+            generate.cut_prompt(
+                row["utterance_id"], np.array(row["units"]), np.array(row["durations"]), seconds, rate_hz
+            )
+            for row in table.to_pylist()
+        ]

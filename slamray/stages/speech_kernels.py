@@ -2,86 +2,79 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from slamray.config.speech import TtsSettings
+from slamray.data.ids import row_seed
 from slamray.data.items import Utterance
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
-from slamray.speech.audio import load_audio, resample
+from slamray.speech.audio import RATE_HZ, load_audio, resample, to_pcm
+from slamray.speech.spans import Span
 from slamray.speech.voices.table import load_synthesiser
+from slamray.stage.records import from_table
+from slamray.stages.speech import Shard, ShardOfSound, Sound
 
-RATE_HZ = 16_000  # what every HuBERT hears
+Request = TypeVar("Request")
 
 
 class Speak:
-    """Kernel: a shard of utterances to their audio, 16-bit at 16 kHz. An utterance with no sound carries its reason."""
+    """Kernel: a shard of utterances to their audio. An utterance with no sound carries its reason."""
 
-    def __init__(self, tts: dict[str, Any], phones: bool = False) -> None:
-        torch.set_num_threads(1)
-        self._phones = phones
-        self._config = TtsSettings(**tts)
-        self._synthesiser = load_synthesiser(self._config)
+    def __init__(self, tts: TtsSettings) -> None:
+        one_thread()
+        self._tts = tts
+        self._synthesiser = load_synthesiser(tts)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        spoken = [self._speak(Utterance(**u)) for u in json.loads(row["utterances"])]
-        return row | {
-            "audio": [audio for audio, _ in spoken],
-            "about": json.dumps([about for _, about in spoken]),
-        }
+    def __call__(self, shard: Shard) -> ShardOfSound:
+        return ShardOfSound(shard, tuple(self.speak(utterance) for utterance in read_requests(shard, Utterance)))
 
-    def _speak(self, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
-        speaker = self._config.backend + (f":{utterance.voice}" if utterance.voice else "")
-        about: dict[str, Any] = {"utterance_id": utterance.utterance_id, "speaker": speaker, "reason": ""}
-        seed = row_seed(self._config.seed, utterance.noise_id or utterance.utterance_id)
+    def speak(self, utterance: Utterance) -> Sound:
+        """The utterance's audio and spans; its noise depends on its id alone."""
+        speaker = self._tts.backend + (f":{utterance.voice}" if utterance.voice else "")
+        seed = row_seed(self._tts.seed, utterance.noise_id or utterance.utterance_id)
         try:
             if utterance.phonemes is not None:
                 speech = self._synthesiser.speak_phonemes(utterance.phonemes, seed, utterance.voice)
             else:
                 speech = self._synthesiser.speak(utterance.sentences or (), seed, utterance.voice)
         except BadInput as error:
-            return b"", about | {"reason": str(error)}
-        audio = resample(speech.audio, speech.rate_hz, RATE_HZ)
-        about["sentences"] = [asdict(span) for span in speech.sentences]
-        about["words"] = [asdict(span) for span in speech.words]
-        if self._phones:
-            about["phones"] = [asdict(span) for span in speech.phones]
-        return _to_pcm(audio), about
+            return Sound(utterance.utterance_id, speaker, str(error))
+        return Sound(
+            utterance.utterance_id,
+            speaker,
+            pcm=to_pcm(resample(speech.audio, speech.rate_hz, RATE_HZ)),
+            sentences=tuple(speech.sentences),
+            words=tuple(speech.words),
+            phones=tuple(speech.phones),
+        )
 
 
 class Listen:
-    """Kernel: a shard of recordings to their audio, 16-bit at 16 kHz. One that cannot be read carries its reason."""
+    """Kernel: a shard of recordings to their audio. One that cannot be read carries its reason."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
+        one_thread()
         self._parquet = ParquetRows()
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        heard = [self._load(Recording(**recording)) for recording in json.loads(row["utterances"])]
-        return row | {"audio": [a for a, _ in heard], "about": json.dumps([b for _, b in heard])}
+    def __call__(self, shard: Shard) -> ShardOfSound:
+        return ShardOfSound(shard, tuple(self._load(recording) for recording in read_requests(shard, Recording)))
 
-    def _load(self, recording: Recording) -> tuple[bytes, dict[str, Any]]:
-        about: dict[str, Any] = {"utterance_id": recording.utterance_id, "speaker": "", "sentences": [], "words": []}
+    def _load(self, recording: Recording) -> Sound:
         if recording.reason:
-            return b"", about | {"reason": recording.reason}
+            return Sound(recording.utterance_id, "", recording.reason)
         try:
             audio, text, words = self._read(recording)
         except (BadInput, OSError) as error:
-            return b"", about | {"reason": str(error).splitlines()[0]}
-        if text:
-            about["sentences"] = [{"text": text, "start_seconds": 0.0, "end_seconds": len(audio) / RATE_HZ}]
-        about["words"] = [{"text": word, "start_seconds": start, "end_seconds": end} for word, start, end in words]
-        return _to_pcm(audio), about | {"reason": ""}
+            return Sound(recording.utterance_id, "", str(error).splitlines()[0])
+        sentences = (Span(text, 0.0, len(audio) / RATE_HZ),) if text else ()
+        return Sound(recording.utterance_id, "", "", to_pcm(audio), sentences, tuple(Span(*word) for word in words))
 
     def _read(self, recording: Recording) -> tuple[np.ndarray, str, Sequence[tuple[str, float, float]]]:
         """Audio, text and word times, as far as there are any."""
@@ -99,9 +92,17 @@ class Listen:
         return audio, row.get(recording.text_column) or "", _words_of(row.get(recording.words_column), name)
 
 
-def row_seed(seed: int, row_id: str) -> int:
-    """A seed for one row, so that neither order nor number of workers changes what is drawn for it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big")
+def one_thread() -> None:
+    """An actor has one core, whatever torch would take."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def read_requests(shard: Shard, kind: type[Request]) -> list[Request]:
+    """The shard's requests, which are one row group of their file."""
+    with pq.ParquetFile(shard.requests) as file:
+        return from_table(file.read_row_group(shard.number), kind)
 
 
 class ParquetRows:
@@ -134,7 +135,3 @@ def _words_of(aligned: list[dict[str, Any]] | None, name: str) -> list[tuple[str
         return [(str(a["word"]), float(a["start_time"]), float(a["end_time"])) for a in aligned or ()]
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{name}: its word times are not of the form word, start_time, end_time") from error
-
-
-def _to_pcm(audio: np.ndarray) -> bytes:
-    return (np.clip(audio, -1, 32767 / 32768) * 32768).astype(np.int16).tobytes()

@@ -1,44 +1,62 @@
-"""What the score and evaluation stages ask of their kernel: tasks on checkpoints, and where the results lie."""
+"""What the score and evaluation stages ask of their kernel: measurements of checkpoints, and where results lie."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from slamray.stage.folder import Folder
 
 AUDIO = "audio"  # continuations to be listened to
 SCORES = "scores.parquet"  # a row for each pair
-PERPLEXITY, CONTINUE, PAIRS = "perplexity", "continue", "pairs"  # kinds of tasks; what a task is called begins with one
+PERPLEXITY, CONTINUE, PAIRS = "perplexity", "continue", "pairs"  # kinds of tasks
 
 
-def make_task(checkpoint: str, task: str, out: Path, **pairs: Any) -> dict[str, Any]:
-    """A row for the kernel; its result goes below `out`.
+@dataclass(frozen=True)
+class Task:
+    """One measurement of one checkpoint; its result goes below `out`, to a file of the task's name.
 
-    pairs, for a task of kind PAIRS: source (name of the folder that holds them), metric, and start and stop among the
-    metric's pairs, 0 and -1 for all of them.
+    model: the checkpoint's folder. Of kind PAIRS: `source` is the stage whose folder holds the pairs of `metric`, of
+    which those from start to stop are scored (-1: to the last).
     """
-    return {"checkpoint": checkpoint, "task": task, "out": str(out)} | (
-        pairs or {"source": "", "metric": "", "start": 0, "stop": 0}
-    )
+
+    checkpoint: str
+    model: str
+    kind: str
+    out: str
+    source: str = ""
+    metric: str = ""
+    start: int = 0
+    stop: int = -1
+
+    @property
+    def file(self) -> str:
+        """Where its result lies, below `out`."""
+        name = f"{self.kind}-{self.metric}-{self.start:06d}" if self.kind == PAIRS else self.kind
+        return f"tasks/{name}.json"
+
+    @property
+    def folder(self) -> Folder:
+        return Folder(Path(self.out))
+
+    @property
+    def is_done(self) -> bool:
+        return self.folder.exists(self.file)
+
+    @property
+    def result(self) -> Any:
+        return self.folder.read_json(self.file)
 
 
-def task_file(out: Path, task: str) -> Path:
-    """Where a task's result lies."""
-    return out / "tasks" / f"{task.replace(':', '-')}.json"
+@dataclass(frozen=True)
+class TaskDone:
+    """A task that has left its result."""
+
+    file: str
 
 
-def chunk_file(out: Path, chunk: int, step: str) -> Path:
-    """Where a step's result for a chunk of prompts lies: a JSON list, a row for each prompt."""
-    return out / "chunks" / f"{chunk:06d}.{step}.json"
-
-
-def is_done(task: dict[str, Any]) -> bool:
-    """Whether a task has left its result."""
-    return task_file(Path(task["out"]), task["task"]).exists()
-
-
-def read_scores(folder: Path) -> list[dict[str, Any]]:
+def read_scores(folder: Folder) -> list[dict[str, Any]]:
     """One row for each pair that a stage scored."""
-    rows: list[dict[str, Any]] = pq.read_table(folder / SCORES).to_pylist()
+    rows: list[dict[str, Any]] = folder.read_table(SCORES).to_pylist()
     return rows

@@ -1,60 +1,44 @@
-"""Stages `text_rows` and `text_lm`: a tokeniser and a small text LM on the corpus, by the pre-training loop."""
+"""Stage `text_lm`: a small text LM, trained on packed text by the pre-training loop; TWIST's start on a laptop."""
 
 from __future__ import annotations
 
 import shutil
 from functools import partial
-from pathlib import Path
 
 from slamray.config.compute import Compute
-from slamray.config.training import TextLmSettings
-from slamray.runtime.engine import Engine
-from slamray.stage.stage import Facts, Folders
-from slamray.stage.work import Metrics, Report
-from slamray.stages import corpus, packed, training
-
-TOKENISER = "tokeniser"
-
-
-def rows(folders: Folders, out: Path, config: TextLmSettings, engine: Engine) -> Facts:
-    """Train the tokeniser on training text alone; pack both splits; make the untrained model."""
-    return engine.call("text_rows", partial(_rows, folders["corpus"], out, config))
+from slamray.config.training import PretrainSettings
+from slamray.config.tree import Recipe
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine, Metrics, Report
+from slamray.stages.checkpoints import MODEL
+from slamray.stages.packed import TRAIN, VALIDATION
+from slamray.stages.text_rows import TOKENISER
 
 
-def _rows(corpus_folder: Path, out: Path, config: TextLmSettings) -> Facts:
-    from slamray.model.text_lm import build_text_lm, encode_documents, train_tokeniser
-    from slamray.tokens.rows import write_rows
-
-    texts = {
-        split: [" ".join(row["sentences"]) for row in corpus.read(corpus_folder, split)]
-        for split in (packed.TRAIN, packed.VALIDATION)
-    }
-    train_tokeniser(texts[packed.TRAIN], config.vocab_size, out / TOKENISER)
-    build_text_lm(config, config.pretrain.seed).save_pretrained(out / training.MODEL)
-    return {
-        split: write_rows(out / split, *encode_documents(found, out / TOKENISER), config.context)
-        for split, found in texts.items()
-    }
+def stage(recipe: Recipe, rows: Stage) -> Stage:
+    return Stage("text_lm", run, {"pretrain": recipe.assets.text_lm.pretrain}, (rows,))
 
 
-def train(folders: Folders, out: Path, config: TextLmSettings, engine: Engine) -> Facts:
-    """Train the text LM; `out/model` is a folder that AutoModelForCausalLM and AutoTokenizer load."""
-    facts = engine.train("text_lm", partial(_train, folders["text_rows"], out, config, engine.compute), out)
-    for path in (folders["text_rows"] / TOKENISER).iterdir():
-        shutil.copy(path, out / training.MODEL / path.name)
+def run(inputs: Inputs, out: Folder, machine: Machine, pretrain: PretrainSettings) -> Metrics:
+    """`out/model` is a folder that AutoModelForCausalLM and AutoTokenizer load."""
+    rows = inputs["text_rows"]
+    facts = machine.train("text_lm", partial(_train, rows, out, pretrain, machine.compute), out.path)
+    for path in rows.fetch(TOKENISER).iterdir():
+        shutil.copy(path, out.fetch(MODEL) / path.name)
     return facts
 
 
-def _train(rows_folder: Path, out: Path, config: TextLmSettings, compute: Compute, report: Report) -> Metrics:
+def _train(rows: Folder, out: Folder, pretrain: PretrainSettings, compute: Compute, report: Report) -> Metrics:
     import torch
     import torch.distributed as dist
 
     from slamray.model.unit_lm import load_unit_lm
-    from slamray.train.pretrain import pretrain
+    from slamray.train.pretrain import pretrain as run_loop
 
-    train_rows, validation_rows = rows_folder / packed.TRAIN, rows_folder / packed.VALIDATION
-    facts = pretrain(config.pretrain, compute, rows_folder / training.MODEL, train_rows, validation_rows, out, report)
+    splits = rows.fetch(TRAIN), rows.fetch(VALIDATION)
+    facts = run_loop(pretrain, compute, rows.fetch(MODEL), *splits, out.path, report)
     if dist.get_rank() == 0:  # TWIST reads it as float32 again; half the bytes are for the repository
-        half = load_unit_lm(out / training.MODEL, dtype=torch.bfloat16)
-        half.save_pretrained(out / training.MODEL)
+        half = load_unit_lm(out.fetch(MODEL), dtype=torch.bfloat16)
+        half.save_pretrained(out.fetch(MODEL))
     return facts

@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from slamray.config.compute import Compute
-from slamray.config.corpora import RecordedSettings
 from slamray.config.speech import SpeechSettings
+from slamray.config.tree import Recipe
 from slamray.data.items import Utterance
-from slamray.stage import tables
-from slamray.stage.stage import Asking, Folders
-from slamray.stages import corpus, recorded, speech
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.tables import read_shards
+from slamray.stage.work import Machine
+from slamray.stages import corpus
+from slamray.stages.speech import SpeechFacts, speak
 
-STORIES = "stories"  # the spoken documents, as a source of a mixture
-SOURCE_NAMES = {"recorded": "recordings"}  # of stages whose name is not their source's
-
-
-def run(folders: Folders, out: Path, config: SpeechSettings, compute: Compute) -> Asking:
-    """Speak the chosen documents; facts count utterances, seconds and units."""
-    count = config.train_documents
-    train = [] if count is None else corpus.read(folders["corpus"], "train", count)
-    validation = corpus.read(folders["corpus"], "validation", config.validation_documents)
-    utterances = [Utterance(row["doc_id"], tuple(row["sentences"]), None) for row in train + validation]
-    facts = yield from speech.speak(utterances, out, config, compute, "units")
-    return facts | {"train": len(train), "validation": len(validation)}
+SPEAKING = "speaking"  # group of the stages that speak: their rows share the actors
 
 
-def source_names(config: RecordedSettings) -> list[str]:
-    """The sources that a recipe's mixture may name."""
-    plain = [SOURCE_NAMES["recorded"]] if config.paths else []
-    return [STORIES, *plain, *recorded.given_doors(config)]
+@dataclass(frozen=True)
+class UnitsFacts(SpeechFacts):
+    """train, validation: documents that were to be spoken."""
+
+    train: int
+    validation: int
 
 
-def read(folders: Folders, split: str, recorded_validation_share: float) -> dict[str, list[np.ndarray]]:
-    """Deduplicated units of a split by source, by order of id: spoken stories, then each corpus of recordings."""
-    wanted = {row["doc_id"] for row in corpus.read(folders["corpus"], split)}
-    found = {STORIES: [row for key, row in sorted(by_id(folders["units"]).items()) if key in wanted]}
-    for name, folder in folders.items():
-        if name not in ("units", "corpus"):
-            rows = by_id(folder)
-            splits = recorded.splits(folder, rows, recorded_validation_share)
-            found[SOURCE_NAMES.get(name, name)] = [row for key, row in sorted(rows.items()) if splits[key] == split]
-    return found
+def stage(recipe: Recipe, documents: Stage) -> Stage:
+    count = recipe.speech.train_documents
+    many = "no" if count is None else count or "all"
+    return Stage(
+        "units",
+        run,
+        {"speech": recipe.speech},
+        (documents,),
+        group=SPEAKING,
+        cost=lambda: f"speaks and encodes {many} training documents",
+    )
 
 
-def by_id(units: Path) -> dict[str, np.ndarray]:
-    """Deduplicated units of every utterance by its id."""
-    table = tables.read_shards(units / tables.SHARDS)
-    ids: list[Any] = table["utterance_id"].to_pylist()
+def run(inputs: Inputs, out: Folder, machine: Machine, speech: SpeechSettings) -> UnitsFacts:
+    """Speak the chosen documents."""
+    count = speech.train_documents
+    train = [] if count is None else corpus.read(inputs["corpus"], "train", count)
+    validation = corpus.read(inputs["corpus"], "validation", speech.validation_documents)
+    utterances = [Utterance(document.doc_id, document.sentences, None) for document in train + validation]
+    facts = speak(utterances, out, machine, speech, "units")
+    return UnitsFacts(**asdict(facts), train=len(train), validation=len(validation))
+
+
+def by_id(folder: Folder) -> dict[str, np.ndarray]:
+    """Deduplicated units of every utterance of a stage that speaks or listens, by its id."""
+    table = read_shards(folder, ["utterance_id", "units"])
+    ids = table["utterance_id"].to_pylist()
     return {key: row.values.to_numpy() for key, row in zip(ids, table["units"], strict=True)}

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from slamray import store
 from slamray.errors import BadInput
-from slamray.stage import store
 from slamray.tokens.packing import Packing, pack
 from slamray.tokens.sampler import Part, batch_rows, mixed_rows
 from slamray.tokens.vocabulary import PAD, Ints, Tokens

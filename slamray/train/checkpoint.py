@@ -23,8 +23,8 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from safetensors.torch import load_file, save_file
 
+from slamray import store
 from slamray.errors import BadInput
-from slamray.stage import store
 from slamray.tokens.sampler import add_hashes
 
 MARKER = "complete.json"

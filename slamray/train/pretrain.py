@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from slamray import store
 from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.config.training import PretrainSettings
@@ -26,7 +27,6 @@ from slamray.errors import BadInput
 from slamray.model.attention import piece_mask, register_blockwise
 from slamray.model.memory import bucket_elements
 from slamray.model.unit_lm import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
-from slamray.stage import store
 from slamray.stage.work import CHECKPOINTS, NOTICE, Report
 from slamray.tokens.rows import IGNORE, Batch, RowStore
 from slamray.tokens.sampler import add_hashes, rank_micro_batches, sample_hash

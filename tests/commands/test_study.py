@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from slamray import store
 from slamray.commands import study
 from slamray.commands.study import PICTURE, RUNS, SUMMARY, Run, build, main, make_runs, study_stage
 from slamray.config.load import load_study
@@ -16,7 +17,6 @@ from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.report.study_figure import Curve, band
 from slamray.runtime.engine import Engine
-from slamray.stage import store
 from slamray.stage.materialise import materialise
 from slamray.stage.stage import Stage, order
 

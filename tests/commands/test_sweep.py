@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slamray import store
 from slamray.commands.study import Run, build
 from slamray.commands.sweep import Work, check, objective, spent
 from slamray.commands.sweep_answer import Judged, choose
@@ -18,7 +19,6 @@ from slamray.config.load import Member, Sweep, load_sweep
 from slamray.errors import BadInput
 from slamray.report.sweep_figure import draw
 from slamray.runtime.engine import Engine
-from slamray.stage import store
 from slamray.stage.materialise import materialise
 from slamray.stage.stage import PRUNED, Stage, prune
 from slamray.tracking import NullTracker

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from slamray.config.corpora import CorpusSettings
-from slamray.data.text import RawDocument, cut_sentences, normalise, read_documents, split_of, to_document
+from slamray.data.ids import split_of
+from slamray.data.text import RawDocument, cut_sentences, normalise, read_documents, to_document
 from slamray.errors import BadInput
 from slamray.stage import tables
 from slamray.stages import corpus

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from slamray.data.published_corpora import DOORS, cut_by_vad
-from slamray.data.recordings import Listing, find_files, identity_of, published_split
+from slamray.config.outside import find_files, listing_content
+from slamray.data.published_corpora import CORPORA, cut_by_vad
+from slamray.data.recordings import Listing, published_split
 from slamray.errors import BadInput
 
 RATE_HZ = 16_000
@@ -42,7 +43,7 @@ def write_parquet(path: Path, rows: int, columns: tuple[str, ...] = ("audio",), 
 
 
 def listed(name: str, *paths: Path) -> Listing:
-    return DOORS[name](find_files([str(path) for path in paths], f"recorded.{name}"))
+    return CORPORA[name](find_files([str(path) for path in paths], f"recorded.{name}"))
 
 
 def test_librispeech_lists_flac_with_transcripts_and_its_own_split(tmp_path: Path) -> None:
@@ -262,10 +263,10 @@ def test_a_listing_is_known_by_names_and_sizes_and_not_by_its_place(tmp_path: Pa
     for place in ("a", "b"):
         write(tmp_path / place / "corpus" / "x" / "1.txt", "one")
         write(tmp_path / place / "corpus" / "x" / ".hidden", "not part of it")
-    first, second = (identity_of(find_files([str(tmp_path / p / "corpus")], "k")) for p in ("a", "b"))
+    first, second = (listing_content(find_files([str(tmp_path / p / "corpus")], "k")) for p in ("a", "b"))
     assert first == second and first["files"] == 1 and first["bytes"] == 3
     write(tmp_path / "b" / "corpus" / "x" / "1.txt", "longer")
-    assert identity_of(find_files([str(tmp_path / "b" / "corpus")], "k")) != first
+    assert listing_content(find_files([str(tmp_path / "b" / "corpus")], "k")) != first
     pattern = find_files([str(tmp_path / "a" / "corpus" / "*" / "1.txt")], "k")
     assert [file.name for file in pattern] == ["corpus/x/1.txt"] and pattern[0].read_text() == "one"
     with pytest.raises(BadInput, match=r"recorded.swc: /nowhere names no file"):
@@ -279,6 +280,6 @@ def test_a_corpus_is_read_at_any_address_that_fsspec_opens(tmp_path: Path) -> No
     write_parquet(parquet, 2, text=["a", "b"])
     with fsspec.open("memory://hub/sTiny/data/train-0.parquet", "wb") as file:
         file.write(parquet.read_bytes())
-    recordings = DOORS["peoples_speech"](find_files(["memory://hub/sTiny/data"], "k")).recordings
+    recordings = CORPORA["peoples_speech"](find_files(["memory://hub/sTiny/data"], "k")).recordings
     assert [r.path for r in recordings] == ["memory:///hub/sTiny/data/train-0.parquet"] * 2
     assert recordings[0].split == "train"

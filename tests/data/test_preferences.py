@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from slamray.config.corpora import PreferencesSettings
-from slamray.data.preference_pairs import Pair, from_stories, from_swag
+from slamray.data.preference_pairs import PreferencePair, from_stories, from_swag
+from slamray.data.text import Document
 
 SWAG = PreferencesSettings(source="swag", voices=("af_heart", "am_fenrir", "bf_emma", "bm_george"))
 
@@ -27,11 +28,11 @@ def swag_row(**changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
-def story(number: int, sentences: int = 12, words: int = 6) -> dict[str, Any]:
+def story(number: int, sentences: int = 12, words: int = 6) -> Document:
     """A story whose every sentence names the story, its own place, and then fillers."""
     texts = [" ".join([f"s{number}", f"p{place}", *(f"w{number}x{place}x{k}" for k in range(words - 2))]) + "."
              for place in range(sentences)]  # fmt: skip
-    return {"doc_id": f"{number:016x}", "sentences": texts}
+    return Document(f"{number:016x}", tuple(texts), "", "train")
 
 
 def test_a_swag_row_becomes_prompt_true_ending_and_a_wrong_ending() -> None:
@@ -103,24 +104,24 @@ def test_equal_pairs_are_kept_once_and_counted() -> None:
 
 
 def test_a_story_pair_is_its_own_next_sentence_against_the_same_place_of_another_story() -> None:
-    stories = {doc["doc_id"]: doc for doc in (story(number) for number in range(8))}
+    stories = {doc.doc_id: doc for doc in (story(number) for number in range(8))}
     found = from_stories(stories.values(), PreferencesSettings())
     assert len(found.pairs) == 8 * 4  # 12 sentences hold four windows of 2 + 1
     for pair in found.pairs:
-        sentences = stories[pair.source_id]["sentences"]
+        sentences = stories[pair.source_id].sentences
         place = sentences.index(pair.chosen)
         assert pair.prompt == " ".join(sentences[place - 2 : place])
         assert pair.distractor_id != pair.source_id
-        assert pair.rejected == stories[pair.distractor_id]["sentences"][place]  # equal lengths: the same place
+        assert pair.rejected == stories[pair.distractor_id].sentences[place]  # equal lengths: the same place
 
 
 def test_places_are_relative_to_the_length_of_the_story() -> None:
     long, short = story(1, sentences=21), story(2, sentences=3)
     for pair in from_stories([long, short], PreferencesSettings()).pairs:
-        if pair.source_id == short["doc_id"]:
-            assert pair.rejected == long["sentences"][2]  # the first window of the one, the first of the other
+        if pair.source_id == short.doc_id:
+            assert pair.rejected == long.sentences[2]  # the first window of the one, the first of the other
         else:
-            assert pair.rejected == short["sentences"][2]  # it has no other
+            assert pair.rejected == short.sentences[2]  # it has no other
 
 
 def test_continuations_have_similar_length() -> None:
@@ -140,19 +141,11 @@ def test_a_window_without_a_fitting_distractor_is_counted() -> None:
 
 def test_story_pairs_do_not_depend_on_the_order_of_the_stories() -> None:
     docs = [story(number) for number in range(20)]
-    pairs: list[Pair] = from_stories(docs, PreferencesSettings()).pairs
+    pairs: list[PreferencePair] = from_stories(docs, PreferencesSettings()).pairs
     assert from_stories(docs[::-1], PreferencesSettings()).pairs == pairs
     assert [pair.pair_id for pair in pairs] == sorted(pair.pair_id for pair in pairs)
 
 
-def test_bad_and_short_stories_are_told_apart() -> None:
-    docs = [
-        story(1), story(2), story(3, sentences=2), story(1),
-        {"sentences": ["a."]}, {"doc_id": "f"}, {"doc_id": "e", "sentences": "one text"},
-        {"doc_id": "d", "sentences": ["a.", " ", "b."]},
-    ]  # fmt: skip
-    found = from_stories(docs, PreferencesSettings())
+def test_short_and_duplicate_stories_are_counted() -> None:
+    found = from_stories([story(1), story(2), story(3, sentences=2), story(1)], PreferencesSettings())
     assert found.dropped == {"story has too few sentences": 1, "duplicate story": 1}
-    assert found.quarantined == [
-        (4, "no doc_id"), (5, "no sentences"), (6, "no sentences"), (7, "a sentence without text"),
-    ]  # fmt: skip

@@ -22,12 +22,13 @@ from support.asking import finish, here
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from slamray import store
 from slamray.commands.run import main
 from slamray.config.compute import Compute
 from slamray.config.evaluation import EvaluateSettings
 from slamray.config.load import load_recipe
 from slamray.config.speech import SpeechSettings
-from slamray.data.items import Pair
+from slamray.data.items import ItemPair
 from slamray.data.published_sets import KINDS, SALMON_PARTS, average_of, read_set
 from slamray.errors import BadInput
 from slamray.evaluate.pairs import pair_tokens, score_pairs
@@ -36,7 +37,6 @@ from slamray.recipe.evaluation import build, split_words
 from slamray.recipe.slam import build as build_run
 from slamray.report.page import METRIC_NAMES, ReportData, write_report
 from slamray.runtime.engine import Engine
-from slamray.stage import store
 from slamray.stage.stage import Facts, Send, order
 from slamray.stages import evaluation, published, tasks, units
 
@@ -187,7 +187,9 @@ def test_an_oracle_gets_100_its_mirror_0_and_a_constant_50_all_ties(
 def test_every_metric_has_the_known_answers_on_sequences_made_for_it(metric: str) -> None:
     draw = np.random.default_rng(0)
     known = {f"{i}{side}": draw.integers(0, N_UNITS, 5 + i) for i in range(20) for side in "p+-"}
-    pairs = [Pair(str(i), metric, f"part {i % 2}", (f"{i}p",), (f"{i}+",), (f"{i}-",), "", "", "") for i in range(20)]
+    pairs = [
+        ItemPair(str(i), metric, f"part {i % 2}", (f"{i}p",), (f"{i}+",), (f"{i}-",), "", "", "") for i in range(20)
+    ]
     for weight, accuracy in ((3.0, 1.0), (-3.0, 0.0), (0.0, 0.5)):
         rows = score_pairs(Oracle(pair_tokens(pairs, known)[::2], weight), pairs, known)
         (simple,) = summarise(rows)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from slamray.config.compute import Compute
 from slamray.config.evaluation import EvaluateSettings, GenPplSettings, SamplingSettings
-from slamray.data.items import ItemSet, Pair
+from slamray.data.items import ItemSet, ItemPair
 from slamray.errors import BadInput
 from slamray.evaluate.genppl import (
     Judge,
@@ -152,8 +152,8 @@ def test_a_folder_that_holds_another_model_is_named(judge_folder: Path, tmp_path
         Judge(str(tmp_path), None)
 
 
-def pair(name: str, prompt: tuple[str, ...], chosen: tuple[str, ...]) -> Pair:
-    return Pair(name, "cloze", "all", prompt, chosen, ("wrong",), "", "", "")
+def pair(name: str, prompt: tuple[str, ...], chosen: tuple[str, ...]) -> ItemPair:
+    return ItemPair(name, "cloze", "all", prompt, chosen, ("wrong",), "", "", "")
 
 
 def test_prompts_are_the_first_seconds_of_each_correct_item_once() -> None:

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from slamray.data.items import Pair
+from slamray.data.items import ItemPair
 from slamray.evaluate.pairs import judge, perplexity, pieces, score_pairs, sequence_tokens, token_log_likelihoods
 from slamray.evaluate.summary import Summary, compare, summarise, wilson
 from slamray.tokens.documents import join_units, to_document
@@ -51,11 +51,11 @@ def sequences(n: int = 12) -> list[np.ndarray]:
     return [sequence_tokens([draw.integers(0, N_UNITS, draw.integers(1, 60))]) for _ in range(n)]
 
 
-def pair(name: str, prompt: tuple[str, ...] = (), metric: str = "words") -> Pair:
-    return Pair(name, metric, "all", prompt, (f"{name}+",), (f"{name}-",), "", "", "")
+def pair(name: str, prompt: tuple[str, ...] = (), metric: str = "words") -> ItemPair:
+    return ItemPair(name, metric, "all", prompt, (f"{name}+",), (f"{name}-",), "", "", "")
 
 
-def zero_against_others(n: int = 7) -> tuple[list[Pair], dict[str, np.ndarray]]:
+def zero_against_others(n: int = 7) -> tuple[list[ItemPair], dict[str, np.ndarray]]:
     """Pairs whose right side is unit 0 and 3 in turn and whose wrong side never holds a 0, of the same length."""
     units = {f"{i}+": np.array([0, 3] * (i + 1)) for i in range(n)} | {
         f"{i}-": np.array([5, 3] * (i + 1)) for i in range(n)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import mutual_info_score
 
 from slamray.evaluate.pnmi import frame_phones, pnmi
-from slamray.speech.voices.base import Span
+from slamray.speech.spans import Span
 
 
 def test_units_that_name_their_phone_score_one() -> None:

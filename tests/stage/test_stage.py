@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from slamray import store
 from slamray.errors import BadInput
-from slamray.stage import store
 from slamray.stage.materialise import materialise
 from slamray.stage.stage import MANIFEST, Asking, Facts, Folders, Stage, check_bad_share, order
 from slamray.stage.work import Pool, Stream

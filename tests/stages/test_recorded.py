@@ -18,9 +18,10 @@ from support.asking import finish
 from slamray.config.compute import Compute
 from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
 from slamray.config.model import PackSettings
+from slamray.config.outside import find_files
 from slamray.config.speech import EncoderSettings, SpeechSettings
-from slamray.data.published_corpora import DOORS
-from slamray.data.recordings import Recording, find_files
+from slamray.data.published_corpora import CORPORA
+from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.speech.audio import load_audio
 from slamray.stage import tables
@@ -77,7 +78,7 @@ def test_rows_of_parquet_bring_their_text_and_word_times(tmp_path: Path) -> None
     table = pa.table({"audio": audio, "text": [f"t{i}" for i in range(5)], "aligned_text": words})
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "train-0.parquet", row_group_size=2)
-    recordings = DOORS["stinystories"](find_files([str(tmp_path / "data")], "k")).recordings
+    recordings = CORPORA["stinystories"](find_files([str(tmp_path / "data")], "k")).recordings
     sounds, about = heard([recordings[i] for i in (4, 0, 3, 1, 2)])  # any order
     by_row = dict(zip((4, 0, 3, 1, 2), about, strict=True))
     for row in range(3):
@@ -195,11 +196,11 @@ def test_spoken_swag_without_its_columns_or_files_is_named(tmp_path: Path) -> No
 
 
 def test_a_pair_is_said_by_its_voice_and_the_default_voice_keeps_its_ids() -> None:
-    from slamray.data.items import content_id
-    from slamray.data.preference_pairs import Pair
+    from slamray.data.ids import content_id
+    from slamray.data.preference_pairs import PreferencePair
 
-    def pair(voice: str) -> Pair:
-        return Pair("p", "Tom ran.", "He fell.", "He flew.", voice, 0.0, "s", "d")
+    def pair(voice: str) -> ItemPair:
+        return ItemPair("p", "Tom ran.", "He fell.", "He flew.", voice, 0.0, "s", "d")
 
     assert [u.utterance_id for u in preferences._utterances(pair("default"))] == [
         content_id("sentences", (text,)) for text in ("Tom ran.", "He fell.", "He flew.")

@@ -13,11 +13,12 @@ import soundfile
 
 from slamray.config.corpora import RecordedSettings
 from slamray.config.speech import EncoderSettings, TtsSettings
+from slamray.data.ids import row_seed
 from slamray.errors import BadInput
 from slamray.stage import tables
 from slamray.stages import recorded, speech
 from slamray.stages.encode_kernel import Encode
-from slamray.stages.speech_kernels import Listen, Speak, row_seed
+from slamray.stages.speech_kernels import Listen, Speak
 
 RATE_HZ = 16_000
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from slamray import store
 from slamray.config.load import load_recipe
 from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
 from slamray.recipe.slam import build
 from slamray.runtime.engine import Engine
-from slamray.stage import store
 from slamray.stage.stage import Stage, order
 from slamray.stages.training import longest_shorter
 from slamray.train.trunk import branch_optim, check_trunk, trunk_config

@@ -12,19 +12,11 @@ import numpy as np
 from hibari.tts import Hibari as HibariModel
 
 from slamray.errors import BadInput
+from slamray.speech.spans import Span
 
 STRESS = "\u02c8\u02cc"  # primary and secondary stress stand before their vowel and have durations of their own
 EDGE = "_"  # our sign for the padding id 0 at both ends of what the model sees at once
 PAUSES = frozenset(EDGE + ' ;:,.!?\u2014\u2026"()\u201c\u201d')  # vocab.json: what is no phone
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of text and its place in the audio."""
-
-    text: str
-    start_seconds: float
-    end_seconds: float
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ from slamray.errors import BadInput
 from slamray.evaluate.autobleu import auto_bleu
 from slamray.model.generate import Prompt, continue_units
 from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
-from slamray.stage.store import write_json
 from slamray.stage.work import CHECKPOINTS, Report
+from slamray.store import write_json
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
 from slamray.train.checkpoint import add_over_ranks, agree, newest_complete
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens

@@ -1,0 +1,66 @@
+"""All that is refused before any work: what is known to be wrong with a recipe without running a stage."""
+
+from __future__ import annotations
+
+from slamray.config.compute import Compute
+from slamray.config.tree import Recipe
+from slamray.errors import BadInput
+from slamray.speech.encoders.table import check_encoder
+from slamray.speech.voices.table import check_voices
+from slamray.stages import planning
+from slamray.stages.packed import STORIES, check_mixture, source_names
+from slamray.stages.preferences import check_source
+from slamray.train.budget import accumulation_steps
+from slamray.train.trunk import check_trunk
+
+
+def check(recipe: Recipe) -> None:
+    """BadInput for the first thing that is wrong."""
+    encoder = check_encoder(recipe.speech.encoder)
+    check_voices(recipe.speech.tts, recipe.preferences.voices)
+    check_mixture(recipe.pack.mixture, source_names(recipe.recorded))
+    check_compute(recipe.compute)
+    _check_training(recipe)
+    _check_dpo(recipe)
+    planning.check_fits(recipe, encoder.n_units)
+
+
+def check_compute(compute: Compute) -> None:
+    """BadInput for what no training runs on."""
+    if compute.zero_stage == 3:
+        raise BadInput("compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2; choose one of them")
+
+
+def _check_training(recipe: Recipe) -> None:
+    compute, optimiser = recipe.compute, recipe.pretrain.optim.name
+    accumulation_steps(
+        recipe.pretrain.tokens_per_step,
+        compute.micro_batch,
+        recipe.pack.context,
+        compute.workers,
+        "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers",
+    )
+    check_trunk(recipe.pretrain)
+    if optimiser != "adamw" and compute.zero_stage > 0:
+        raise BadInput(
+            f"pretrain.optim.name={optimiser}: shards under ZeRO are AdamW's; say compute.zero_stage=0, or adamw"
+        )
+    if recipe.speech.train_documents is None and source_names(recipe.recorded) == [STORIES]:
+        raise BadInput(
+            "speech.train_documents=null: then recordings are all there is to train on, and none are named; "
+            "give recorded.librispeech=[...] or other recordings"
+        )
+
+
+def _check_dpo(recipe: Recipe) -> None:
+    if recipe.dpo.optim.name != "adamw":
+        raise BadInput(f"dpo.optim.name={recipe.dpo.optim.name}: DPO trains with adamw (Table 5)")
+    if recipe.dpo.budget is None:
+        return
+    check_source(recipe.preferences)
+    pairs = recipe.compute.dpo_micro_batch * recipe.compute.workers
+    if recipe.dpo.pairs_per_step % pairs:
+        raise BadInput(
+            f"dpo.pairs_per_step={recipe.dpo.pairs_per_step} is no multiple of compute.dpo_micro_batch "
+            f"{recipe.compute.dpo_micro_batch} x compute.workers {recipe.compute.workers} = {pairs}"
+        )

@@ -1,0 +1,40 @@
+"""Stage `aligned`: the unit LM after DPO on spoken preference pairs."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from slamray.config.compute import Compute
+from slamray.config.training import DpoSettings
+from slamray.config.tree import Recipe
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine, Metrics, Report
+from slamray.stages import preferences
+from slamray.stages.checkpoints import ALIGNED, MODEL, PRETRAINED
+
+
+def stage(recipe: Recipe, pretrained: Stage, pairs: Stage) -> Stage:
+    return Stage(
+        ALIGNED.stage,
+        run,
+        {"dpo": recipe.dpo},
+        (pretrained, pairs),
+        cost=lambda: f"{recipe.dpo.budget}, {recipe.dpo.pairs_per_step} pairs a step",
+    )
+
+
+def run(inputs: Inputs, out: Folder, machine: Machine, dpo: DpoSettings) -> Metrics:
+    """Align on the training pairs; the held-out ones are scored before and after."""
+    model, pairs = inputs[PRETRAINED.stage].fetch(MODEL), inputs["preferences"]
+    return machine.train(ALIGNED.stage, partial(_train, dpo, machine.compute, model, pairs, out.path), out.path)
+
+
+def _train(dpo: DpoSettings, compute: Compute, model: Path, pairs: Folder, out: Path, report: Report) -> Metrics:
+    from slamray.train.cost import dpo_cost
+    from slamray.train.dpo.align import train_dpo
+
+    training, heldout = preferences.read(pairs, "train"), preferences.read(pairs, "heldout")
+    facts = train_dpo(dpo, compute, model, training, heldout, out, report)
+    return facts | dpo_cost(dpo, compute.workers, model, training, facts)

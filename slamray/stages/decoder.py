@@ -1,0 +1,109 @@
+"""Stage `vocoder`: a decoder from units to sound, trained on spoken documents and their units.
+
+Two kinds, one folder and one call (`speech.decoders`): the source-filter decoder, and a HiFi-GAN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slamray.config.assets import UnitVocoderSettings, VocoderSettings
+from slamray.config.compute import Compute
+from slamray.config.speech import EncoderSettings
+from slamray.config.tree import Recipe
+from slamray.speech.audio import from_pcm
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine, Metrics, Report
+from slamray.stages import own_encoder, spoken_audio
+from slamray.stages.checkpoints import MODEL
+
+NAME = "vocoder"
+DecoderSettings = VocoderSettings | UnitVocoderSettings
+MEASURED_DOCUMENTS = 12  # evaluation stories, 10 minutes; chosen, not tuned
+
+
+class Heard:
+    """Stored recordings as an encoder hears them."""
+
+    def __init__(self, audio: Folder, encoder: EncoderSettings) -> None:
+        from slamray.speech.encoders.table import Encoder
+
+        self._encoder, self._audio = Encoder(encoder, "cpu"), audio
+        self.n_units, self.hop_samples = self._encoder.n_units, self._encoder.hop_samples
+
+    def read(self, split: str, at_most: int | None = None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """(doc_id, unit of every frame, int16 audio) of each recording, by order of id."""
+        for document in spoken_audio.read(self._audio, split, at_most):
+            (units,) = self._encoder([from_pcm(document.audio)], batch_seconds=0)
+            yield document.doc_id, units, document.audio
+
+
+def stage(recipe: Recipe, spoken: Stage, encoder: Stage | None) -> Stage:
+    """encoder: the stage that has trained one; none where the recipe's own speech.encoder is it."""
+    assets = recipe.assets
+    settings = {
+        "decoder": assets.unit_vocoder if assets.decoder == "hifigan" else assets.vocoder,
+        **heard_by(recipe, encoder),
+    }
+    return Stage(NAME, run, settings, (spoken, encoder) if encoder else (spoken,))
+
+
+def heard_by(recipe: Recipe, encoder: Stage | None) -> dict[str, Any]:
+    """The settings of a stage that hears by the recipe's encoder, or by the one that was trained."""
+    if encoder:
+        return {"given": None, "layer": recipe.assets.encoder.layer}
+    return {"given": recipe.speech.encoder, "layer": recipe.speech.encoder.layer}
+
+
+def encoder_of(inputs: Inputs, given: EncoderSettings | None, layer: int) -> EncoderSettings:
+    """The given encoder, or else the one that this run has trained."""
+    return given or own_encoder.settings_of(inputs[own_encoder.NAME], layer)
+
+
+def run(
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    decoder: DecoderSettings,
+    given: EncoderSettings | None,
+    layer: int,
+) -> Metrics:
+    """Train on training recordings; measure on evaluation recordings."""
+    encoder = encoder_of(inputs, given, layer)
+    loop = partial(_train, decoder, encoder, machine.compute, inputs["recordings"], out.path)
+    return machine.train(NAME, loop, out.path)
+
+
+def _train(
+    decoder: DecoderSettings, encoder: EncoderSettings, compute: Compute, audio: Folder, out: Path, report: Report
+) -> Metrics:
+    heard = Heard(audio, encoder)
+    if isinstance(decoder, UnitVocoderSettings):
+        return _train_hifigan(decoder, compute.device, heard, out, report)
+    from slamray.train.source_filter_training import measure_vocoder, train_vocoder
+
+    def pairs(split: str, at_most: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(units, from_pcm(pcm)) for _, units, pcm in heard.read(split, at_most)]
+
+    train = pairs("train", decoder.documents)
+    vocoder = train_vocoder(train, heard.n_units, heard.hop_samples, decoder, report)
+    vocoder.save(out / MODEL)
+    return measure_vocoder(vocoder, pairs("evaluation"))
+
+
+def _train_hifigan(decoder: UnitVocoderSettings, device: str, heard: Heard, out: Path, report: Report) -> Metrics:
+    from slamray.train.hifigan_training import measure_audio, train_unit_vocoder
+
+    train = [(units, pcm) for _, units, pcm in heard.read("train", decoder.documents)]
+    vocoder = train_unit_vocoder(train, heard.n_units, heard.hop_samples, decoder, out, report, device)
+    vocoder.save(out / MODEL)
+    kept = [(units, pcm) for _, units, pcm in heard.read("evaluation", MEASURED_DOCUMENTS)]
+    facts = measure_audio(vocoder, kept, heard.hop_samples)
+    (out / "state.pt").unlink(missing_ok=True)  # what the training resumes from is no part of the result
+    return facts

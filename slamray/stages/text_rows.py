@@ -1,0 +1,45 @@
+"""Stage `text_rows`: a tokeniser of the corpus's training text, both splits packed, and the untrained text LM."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from slamray.config.base import part_of
+from slamray.config.training import TextLmShape
+from slamray.config.tree import Recipe
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine
+from slamray.stages import corpus
+from slamray.stages.checkpoints import MODEL
+from slamray.stages.packed import TRAIN, VALIDATION
+
+TOKENISER = "tokeniser"
+
+
+def stage(recipe: Recipe, documents: Stage) -> Stage:
+    text_lm = recipe.assets.text_lm
+    return Stage(
+        "text_rows", run, {"shape": part_of(text_lm, TextLmShape), "seed": text_lm.pretrain.seed}, (documents,)
+    )
+
+
+def run(inputs: Inputs, out: Folder, machine: Machine, shape: TextLmShape, seed: int) -> dict[str, Any]:
+    """Facts count rows, tokens and targets of each split."""
+    facts: dict[str, Any] = machine.call("text_rows", partial(_make, inputs["corpus"], out, shape, seed))
+    return facts
+
+
+def _make(documents: Folder, out: Folder, shape: TextLmShape, seed: int) -> dict[str, Any]:
+    from slamray.model.text_lm import build_text_lm, encode_documents, train_tokeniser
+    from slamray.tokens.rows import write_rows
+
+    texts = {split: [document.text for document in corpus.read(documents, split)] for split in (TRAIN, VALIDATION)}
+    tokeniser = out.fetch(TOKENISER)
+    train_tokeniser(texts[TRAIN], shape.vocab_size, tokeniser)
+    build_text_lm(shape, seed).save_pretrained(out.fetch(MODEL))
+    return {
+        split: write_rows(out.fetch(split), *encode_documents(found, tokeniser), shape.context)
+        for split, found in texts.items()
+    }

@@ -1,0 +1,59 @@
+"""Stage `trunk`: the stable part of pre-training that runs of several budgets have in common, trained once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+from slamray import store
+from slamray.config.base import identity
+from slamray.config.budget import parse_budget
+from slamray.config.training import PretrainSettings
+from slamray.config.tree import Recipe
+from slamray.stage.folder import Folder
+from slamray.stage.stage import MANIFEST, Inputs, Stage
+from slamray.stage.work import Machine, Metrics
+from slamray.stages import pretraining
+from slamray.train.trunk import trunk_config
+
+STATE = "state"  # in its folder: a checkpoint that training goes on from
+
+
+def stages(recipe: Recipe, untrained: Stage, rows: Stage) -> tuple[Stage, ...]:
+    """The trunk, where the recipe names one."""
+    if not recipe.pretrain.trunk:
+        return ()
+    stable, until = trunk_config(recipe.pretrain)
+    settings = {"stable": stable, "until": until}
+    cost = f"{until}, shared by all runs whose trunk is {recipe.pretrain.trunk}"
+    return (Stage("trunk", run, settings, (untrained, rows), cost=lambda: cost),)
+
+
+def run(inputs: Inputs, out: Folder, machine: Machine, stable: PretrainSettings, until: str) -> Metrics:
+    """Train up to `until`, from the end of the longest shorter trunk that lies beside it: same settings, same inputs.
+
+    What comes out is the same (but for budgets of time, which no two runs spend alike). Only one trunk of a family
+    trains at a time.
+    """
+    family = _family(stable, inputs)
+    amount = parse_budget(until, "pretrain.trunk").amount
+    with store.locked(out.path.parent / f".{family}.lock", wait=True):
+        after = longest_shorter(out.path, family, amount)
+        loop = partial(pretraining.train, pretraining.folders(inputs, out), stable, machine.compute, after, until)
+        facts = machine.train("trunk", loop, out.path)
+    return facts | {"family": family, "until": amount}
+
+
+def _family(stable: PretrainSettings, inputs: Inputs) -> str:
+    known = [identity(stable), sorted(folder.name for folder in inputs.values())]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
+
+def longest_shorter(out: Path, family: str, until: float) -> Path | None:
+    """The state of the finished trunk of a family that ends nearest before `until`; None where there is none."""
+    found = [store.read_json(path) | {"folder": path.parent} for path in sorted(out.parent.glob(f"*/{MANIFEST}"))]
+    shorter = [one for one in found if one["facts"]["family"] == family and one["facts"]["until"] < until]
+    shorter = [one for one in shorter if (one["folder"] / STATE).is_dir()]
+    return max(shorter, key=lambda one: one["facts"]["until"])["folder"] / STATE if shorter else None

@@ -1,0 +1,71 @@
+"""Stage `untrained`: the text LM turned into a unit LM (TWIST), before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from slamray.config.base import SHAPE
+from slamray.config.model import ModelSettings
+from slamray.config.tree import Recipe
+from slamray.errors import BadInput
+from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
+from slamray.stage.stage import Inputs, Stage
+from slamray.stage.work import Machine
+from slamray.stages import planning
+from slamray.stages.checkpoints import MODEL, UNTRAINED
+
+
+@dataclass(frozen=True)
+class UntrainedFacts:
+    """parameters: of the unit LM, embeddings included."""
+
+    parameters: int
+
+
+def stage(recipe: Recipe) -> Stage:
+    n_units = check_encoder(recipe.speech.encoder).n_units
+    settings: dict[str, Any] = {"model": recipe.model, "n_units": n_units, "seed": recipe.pretrain.seed}
+    if recipe.model.base.startswith(SHAPE):
+        settings["shape"] = _shape(recipe.model)
+    return Stage(
+        UNTRAINED.stage,
+        run,
+        settings,
+        cost=lambda: f"{planning.parameters(recipe.model, n_units):,} parameters",
+    )
+
+
+def run(
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    model: ModelSettings,
+    n_units: int,
+    seed: int,
+    shape: Any = None,
+) -> UntrainedFacts:
+    """Build the unit LM on one core, apart from the driver. shape: the numbers that the name of a shape stands for."""
+    facts: UntrainedFacts = machine.call(UNTRAINED.stage, partial(_build, model, n_units, seed, out.fetch(MODEL)))
+    return facts
+
+
+def _build(model: ModelSettings, n_units: int, seed: int, out: Path) -> UntrainedFacts:
+    from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
+
+    built = build_unit_lm(model, n_units, seed)
+    save_unit_lm(built, out)
+    return UntrainedFacts(count_parameters(built))
+
+
+def _shape(model: ModelSettings) -> dict[str, Any]:
+    if model.twist:
+        raise BadInput(f"model.base={model.base}: a shape has no weights to start from; say model.twist=false")
+    from slamray.model.unit_lm import shape_config  # a second that other bases do not need
+
+    shape = shape_config(model.base).to_dict()
+    del shape["transformers_version"]
+    return shape
