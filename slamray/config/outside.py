@@ -19,7 +19,7 @@ from slamray.errors import BadInput
 
 @dataclass(frozen=True)
 class File:
-    """A file of a corpus: its name from the given folder's own name on, and a path that fsspec opens."""
+    """A file of a corpus: its name from the given folder's own name on (a file's own), and a path that fsspec opens."""
 
     name: str
     path: str
@@ -68,7 +68,7 @@ def _files_of(given: str) -> list[File]:
         root = re.split(r"[^/]*\*", inner, maxsplit=1)[0].rstrip("/")
     else:
         sizes = fs.find(inner, detail=True)
-        root = inner if fs.isdir(inner) else inner.rpartition("/")[0]
+        root = inner if fs.isdir(inner) else f"{inner.rpartition('/')[0]}/"  # a file has its own name alone
     start = root.rpartition("/")[0]
     return [
         File(path[len(start) :].lstrip("/"), fs.unstrip_protocol(path) if "://" in given else path, int(info["size"]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import soundfile
 
+from slamray.config.base import Located
 from slamray.config.tree import Recipe
 from slamray.evaluate.summary import as_rows, compare
 from slamray.report.page import ReportData, Sound, write_report
@@ -42,13 +43,15 @@ class ReportFacts:
 
 
 def stage(recipe: Recipe, inputs: Sequence[Stage]) -> Stage:
-    """Of all the stages of a run; they do not depend on the settings under `assets`, which the page leaves out."""
+    """Of all the stages of a run, whose identities hold whatever of the recipe matters; the page shows it as given."""
     shown = recipe.model_dump(mode="json", exclude={"assets", "compute", "root", "mirror", "tracking"})
-    return Stage("report", run, {"config": shown}, tuple(inputs), version=3)
+    settings = {"name": recipe.name, "recipe": Located(None, shown)}
+    return Stage("report", run, settings, tuple(inputs), version=3)
 
 
-def run(inputs: Inputs, out: Folder, machine: Machine, config: Mapping[str, Any]) -> ReportFacts:
+def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Located) -> ReportFacts:
     """Gather every stage's facts and write report.html."""
+    config = recipe.place
     manifests = {name: read_manifest(folder) for name, folder in inputs.items()}
     names = [checkpoint.stage for checkpoint in CHECKPOINTS if checkpoint.stage in manifests]
     measured = {name: manifests[f"scores_{name}"]["facts"] for name in names}
@@ -57,7 +60,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, config: Mapping[str, Any]
     published = manifests["evaluation"]["facts"] if "evaluation" in manifests else {"checkpoints": {}, "table": []}
     heldout = aligned["facts"]["heldout"] if aligned else {"pairs": 0}
     data = ReportData(
-        title=f"slamray: {config['name']}",
+        title=f"slamray: {name}",
         summary=_summary(manifests, measured, heldout),
         scores=_by_checkpoint({name: facts["pairs"].values() for name, facts in measured.items()}),
         published=_by_checkpoint({name: found["metrics"] for name, found in published["checkpoints"].items()}),

@@ -30,7 +30,7 @@ def stage(recipe: Recipe) -> Stage:
     n_units = check_encoder(recipe.speech.encoder).n_units
     settings: dict[str, Any] = {"model": recipe.model, "n_units": n_units, "seed": recipe.pretrain.seed}
     if recipe.model.base.startswith(SHAPE):
-        settings["shape"] = _shape(recipe.model)
+        settings["shape"] = shape_numbers(recipe.model)
     return Stage(
         UNTRAINED.stage,
         run,
@@ -61,7 +61,8 @@ def _build(model: ModelSettings, n_units: int, seed: int, out: Path) -> Untraine
     return UntrainedFacts(count_parameters(built))
 
 
-def _shape(model: ModelSettings) -> dict[str, Any]:
+def shape_numbers(model: ModelSettings) -> dict[str, Any]:
+    """All the numbers that the name of a shape stands for, so that a changed shape is another model."""
     if model.twist:
         raise BadInput(f"model.base={model.base}: a shape has no weights to start from; say model.twist=false")
     from slamray.model.unit_lm import shape_config  # a second that other bases do not need

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from slamray.config.compute import Compute
 from slamray.config.evaluation import EvaluateSettings, GenPplSettings, SamplingSettings
-from slamray.data.items import ItemSet, ItemPair
+from slamray.data.items import ItemPair, ItemSet
 from slamray.errors import BadInput
 from slamray.evaluate.genppl import (
     Judge,

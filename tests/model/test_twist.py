@@ -14,8 +14,8 @@ from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
 from slamray.model.families import SHAPES, family_config
 from slamray.model.unit_lm import build_unit_lm, count_parameters, read_lm_config
-from slamray.recipe.planning import parameters
-from slamray.stages.outside import model_identity
+from slamray.stages.planning import parameters
+from slamray.stages.untrained import shape_numbers
 
 N_UNITS = 20
 ROWS = N_UNITS + 2
@@ -106,8 +106,9 @@ def test_a_shape_is_trained_from_nothing(name: str) -> None:
     model = build_unit_lm(config, 500, seed=0)
     assert count_parameters(model) == parameters(config, 500)
     assert type(read_lm_config(f"shape:{name}")) is SHAPES[name][0]
-    identity = model_identity(config)["base"]
-    assert identity["hidden_size"] == family_config(name).hidden_size  # numbers, so that a changed shape is another
+    assert (
+        shape_numbers(config)["hidden_size"] == family_config(name).hidden_size
+    )  # numbers, so that a changed shape is another
 
 
 def test_shapes_of_one_width_have_about_the_same_size() -> None:
@@ -117,9 +118,9 @@ def test_shapes_of_one_width_have_about_the_same_size() -> None:
 
 def test_a_shape_has_no_weights_for_twist() -> None:
     with pytest.raises(BadInput, match=r"model\.base=shape:opt-nano: a shape has no weights .* model\.twist=false"):
-        model_identity(ModelSettings(base="shape:opt-nano"))
+        shape_numbers(ModelSettings(base="shape:opt-nano"))
     with pytest.raises(BadInput, match=r"shape:opt-nana: no such shape; there are qwen2-nano"):
-        model_identity(ModelSettings(base="shape:opt-nana", twist=False))
+        shape_numbers(ModelSettings(base="shape:opt-nana", twist=False))
 
 
 def test_mobilellm_is_read_as_a_llama_and_its_own_code_is_not_run(tmp_path: Path) -> None:

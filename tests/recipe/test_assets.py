@@ -58,15 +58,13 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
 
 
 def test_a_decoder_alone_is_made_for_the_encoder_that_is_there(tmp_path: Path, tiny_encoder: Path) -> None:
-    from slamray.config.compute import Compute
     from slamray.config.load import load_recipe
     from slamray.recipe.assets import build
-    from slamray.runtime.engine import Engine
     from slamray.stage.stage import Stage, order
 
     def stages(encoder: list[str]) -> list[Stage]:
         recipe = load_recipe([*encoder, "assets.decoder_only=true", f"root={tmp_path}"])
-        return order(build(recipe, Engine(Compute())))
+        return order(build(recipe))
 
     own = ["model=" + str(tiny_encoder), f"centroids={tiny_encoder}/centroids.safetensors", "layer=2"]
     found, shipped = stages([f"speech.encoder.{word}" for word in own]), stages([])

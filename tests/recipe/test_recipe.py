@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from slamray.commands.run import main
+from slamray.commands.run import main, resolved
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.recipe.slam import build
-from slamray.runtime.engine import Engine
 from slamray.stage.stage import order
 
 
 def fingerprints(words: list[str]) -> dict[str, str]:
     recipe: Recipe = load_recipe(words)
-    return {stage.name: stage.fingerprint for stage in order(build(recipe, Engine(recipe.compute)))}
+    return {stage.name: stage.fingerprint for stage in order(build(recipe))}
 
 
 def redone(before: list[str], after: list[str]) -> set[str]:
@@ -64,12 +63,15 @@ def test_another_voice_seed_redoes_all_speech_and_keeps_the_corpus(tiny_words: l
         (["speech.encoder.centroids=/nowhere"], r"speech.encoder.centroids=/nowhere: no such file"),
         (["model.base=no/model"], r"model.base=no/model: pin a hub id with its revision"),
         (["preferences.voices=[bf_emma]"], r"preferences.voices: hibari has one voice"),
-        (["recorded.paths=[/nowhere]"], r"recorded.paths: /nowhere holds no"),
+        (["recorded.paths=[/nowhere]"], r"recorded.paths: /nowhere names no file"),
         (["recorded.swc=[/nowhere]"], r"recorded.swc: /nowhere names no file"),
         (["pack.mixture={stories: 0.5, swc: 0.5}"], r"pack.mixture: no source is called swc; there are stories"),
         (["speech.tts.backend=kokoro"], r"speech.tts.kokoro.model=hexgrad/Kokoro-82M: pin a hub id with its revision"),
         (["speech.tts.backend=kokoro", "preferences.voices=[bob]"], r"preferences.voices: bob is no English voice"),
         (["preferences.source=spoken_swag"], r"preferences.path: source=spoken_swag needs the folder"),
+        (["compute.zero_stage=3"], r"compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2"),
+        (["preferences.source=swag"], r"preferences.path: source=swag needs the path"),
+        (["preferences.source=swag", "preferences.path=/nowhere"], r"preferences.path: /nowhere names no file"),
         (["dpo.bta=1"], r"dpo.bta: no such key; did you mean beta\?"),
         (["corpus.max_words=-4"], r"corpus.max_words=-4"),
     ],
@@ -137,3 +139,28 @@ def test_another_corpus_of_recordings_is_a_stage_of_its_own_and_redoes_no_speech
 def redone_with_new(before: list[str], after: list[str]) -> set[str]:
     old, new = fingerprints(before), fingerprints(after)
     return {name for name in new if new[name] != old.get(name)}
+
+
+def test_a_data_set_of_pairs_enters_by_its_content_and_not_by_its_path(tiny_words: list[str], tmp_path: Path) -> None:
+    row = {"sent1": "a", "sent2": "b", **{f"ending{n}": f"e{n}" for n in range(4)}, "label": 0, "gold-source": "gold"}
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "swag.jsonl").write_text(json.dumps(row))
+    here, there = (
+        [*tiny_words, "preferences.source=swag", f"preferences.path={tmp_path}/{folder}/swag.jsonl"]
+        for folder in ("here", "there")
+    )
+    moved = fingerprints(here)["preferences"] == fingerprints(there)["preferences"]
+    (tmp_path / "there" / "swag.jsonl").write_text(json.dumps(row | {"sent1": "another"}))
+    assert moved and fingerprints(here)["preferences"] != fingerprints(there)["preferences"]
+
+
+def test_a_tolerance_of_bad_rows_redoes_nothing(tiny_words: list[str]) -> None:
+    for key in ("corpus", "speech", "recorded"):
+        assert redone(tiny_words, [*tiny_words, f"{key}.max_bad_share=0.5"]) == set()
+
+
+def test_the_resolved_recipe_is_told_as_words_without_what_is_the_default(tiny_words: list[str]) -> None:
+    recipe = load_recipe(tiny_words)
+    words = [line.strip() for line in resolved(recipe).splitlines()[1:]]
+    assert 'pretrain.budget="steps:4"' in words and not any(word.startswith("dpo.beta=") for word in words)

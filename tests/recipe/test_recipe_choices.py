@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.machine import InProcess
 
 from slamray.config.load import load_recipe
 from slamray.errors import BadInput
 from slamray.recipe.slam import build
-from slamray.runtime.engine import Engine
+from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
-from slamray.stage.stage import Stage, by_name, order
+from slamray.stage.stage import Inputs, Stage, by_name, order
+from slamray.stage.work import Machine
 
 
 def stages(words: list[str]) -> dict[str, Stage]:
     recipe = load_recipe(words)
-    return {stage.name: stage for stage in order(build(recipe, Engine(recipe.compute)))}
+    return {stage.name: stage for stage in order(build(recipe))}
 
 
 def test_without_a_budget_there_is_no_dpo_and_the_rest_is_the_same(tiny_words: list[str]) -> None:
@@ -71,18 +73,18 @@ def test_recordings_alone_are_enough(tiny_words: list[str], tmp_path: Path) -> N
 
 def test_steps_of_one_name_are_told_apart_by_their_fingerprints(tmp_path: Path) -> None:
     """As a study has them: the same step of two recipes."""
-    seen: dict[str, Path] = {}
+    seen: dict[str, Folder] = {}
 
-    def look(folders: dict[str, Path], out: Path) -> dict[str, int]:
-        seen.update(folders)
+    def look(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, int]:
+        seen.update(inputs)
         return {}
 
-    one, two = (Stage("scores", {"seed": seed}, lambda folders, out: {"rows": 1}) for seed in (0, 1))
-    other = Stage("units", {}, lambda folders, out: {})
-    study = Stage("study", {}, look, (one, two, other))
+    one, two = (Stage("scores", lambda inputs, out, machine, seed: {"rows": 1}, {"seed": seed}) for seed in (0, 1))
+    other = Stage("units", lambda inputs, out, machine: {}, {})
+    study = Stage("study", look, {}, (one, two, other))
     names = {f"scores/{one.fingerprint}", f"scores/{two.fingerprint}", "units"}
     assert by_name((one, two, other)).keys() == names
-    manifests = materialise([study], tmp_path, {})
+    manifests = materialise([study], tmp_path, InProcess(), {})
     assert manifests.keys() == names | {"study"}
     assert seen == {f"scores/{s.fingerprint}": s.folder(tmp_path) for s in (one, two)} | {
         "units": other.folder(tmp_path)

@@ -8,14 +8,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.machine import InProcess
 
 from slamray.errors import BadInput
 from slamray.stage import mirror as mirrors
+from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
 from slamray.stage.mirror import DRIVER, Mirror, Store
-from slamray.stage.stage import MANIFEST, Facts, Folders, Stage, order
+from slamray.stage.stage import MANIFEST, Inputs, Stage, order
+from slamray.stage.work import Machine
 
 ADDRESS = "s3://bucket/runs"
 
@@ -50,25 +54,23 @@ class Work:
 
     def __init__(self) -> None:
         self.ran: list[str] = []
-        self.units = Stage("units", {"n": 3}, self._units)
-        self.packed = Stage("packed", {}, self._packed, (self.units,))
+        self.units = Stage("units", self._units, {"n": 3})
+        self.packed = Stage("packed", self._packed, {}, (self.units,))
 
-    def _units(self, folders: Folders, out: Path) -> Facts:
+    def _units(self, inputs: Inputs, out: Folder, machine: Machine, n: int) -> dict[str, Any]:
         self.ran.append("units")
-        (out / "shards").mkdir(parents=True, exist_ok=True)
-        (out / "shards" / "0.txt").write_text("21")
+        out.write("shards/0.txt", b"21")
         return {}
 
-    def _packed(self, folders: Folders, out: Path) -> Facts:
+    def _packed(self, inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
         self.ran.append("packed")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "rows.txt").write_text(str(2 * int((folders["units"] / "shards" / "0.txt").read_text())))
+        out.write("rows.txt", str(2 * int(inputs["units"].fetch("shards/0.txt").read_text())).encode())
         return {}
 
     def make(self, root: Path, *targets: Stage, address: str = ADDRESS) -> None:
         wanted = order(targets)
         with Mirror(address, root, wanted) as mirror:
-            materialise(targets, root, {}, lambda event, stage, record: mirror.observe(event, stage))
+            materialise(targets, root, InProcess(), {}, lambda event, stage, record: mirror.observe(event, stage))
 
 
 @pytest.mark.parametrize("kind", ["s3", "file"])
@@ -78,7 +80,7 @@ def test_a_machine_with_an_empty_root_goes_on_where_another_stopped(tmp_path: Pa
     work.make(tmp_path / "first", work.units, address=address)
     work.make(tmp_path / "second", work.packed, address=address)
     assert work.ran == ["units", "packed"]
-    assert (work.packed.folder(tmp_path / "second") / "rows.txt").read_text() == "42"
+    assert (work.packed.folder(tmp_path / "second").path / "rows.txt").read_text() == "42"
     names = Store(address).sizes()
     assert f"packed/{work.packed.fingerprint}/{MANIFEST}" in names and DRIVER not in names
 
@@ -89,19 +91,19 @@ def test_what_a_stage_has_finished_so_far_is_there_for_the_next_machine(tmp_path
     mirror = Mirror(ADDRESS, root, [stage])
     mirror.observe("start", stage)
     for step in (1, 2):
-        checkpoint = stage.folder(root) / "checkpoints" / f"step-{step}"
+        checkpoint = stage.folder(root).path / "checkpoints" / f"step-{step}"
         checkpoint.mkdir(parents=True)
         (checkpoint / "weights").write_text("w")
         (checkpoint / "complete.json").write_text("{}")
-    (stage.folder(root) / ".partial-step-3").mkdir()
-    (stage.folder(root) / ".partial-step-3" / "weights").write_text("half")
+    (stage.folder(root).path / ".partial-step-3").mkdir()
+    (stage.folder(root).path / ".partial-step-3" / "weights").write_text("half")
     mirror.send()
-    (stage.folder(root) / "checkpoints" / "step-1" / "weights").unlink()
-    (stage.folder(root) / "checkpoints" / "step-1" / "complete.json").unlink()
+    (stage.folder(root).path / "checkpoints" / "step-1" / "weights").unlink()
+    (stage.folder(root).path / "checkpoints" / "step-1" / "complete.json").unlink()
     mirror.send()
     Store(ADDRESS).delete(DRIVER)  # the machine is gone
     Mirror(ADDRESS, tmp_path / "second", [stage])
-    folder = stage.folder(tmp_path / "second")
+    folder = stage.folder(tmp_path / "second").path
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert found == ["checkpoints/step-2/complete.json", "checkpoints/step-2/weights"]
 
@@ -111,7 +113,7 @@ def test_a_file_that_was_written_anew_in_the_same_size_is_sent_anew(tmp_path: Pa
     root, stage = tmp_path / "first", work.units
     mirror = Mirror(ADDRESS, root, [stage])
     mirror.observe("start", stage)
-    path = stage.folder(root) / "model" / "weights"
+    path = stage.folder(root).path / "model" / "weights"
     path.parent.mkdir(parents=True)
     for content in (b"half", b"full"):
         path.write_bytes(content)
@@ -196,7 +198,7 @@ def test_a_store_that_fails_later_does_not_stop_the_run_and_gets_the_rest_afterw
         ),
         mirror,
     ):
-        materialise([work.packed], root, {}, break_store)
+        materialise([work.packed], root, InProcess(), {}, break_store)
     assert work.packed.is_done(root)
     work.make(root, work.packed)
     assert work.ran == ["units", "packed"]

@@ -12,9 +12,8 @@ from slamray.config.load import load_recipe
 from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
 from slamray.recipe.slam import build
-from slamray.runtime.engine import Engine
 from slamray.stage.stage import Stage, order
-from slamray.stages.training import longest_shorter
+from slamray.stages.trunk import longest_shorter
 from slamray.train.trunk import branch_optim, check_trunk, trunk_config
 
 WSD = OptimSettings(learning_rate=1e-2, warmup_share=0.125, schedule="wsd", decay_share=0.5)
@@ -49,7 +48,7 @@ def stages(words: list[str], *more: str) -> dict[str, Stage]:
     shared = [word for word in words if not word.startswith("pretrain.budget")]
     shared += ["pretrain.trunk=steps:400", "pretrain.optim.schedule=wsd"]
     recipe = load_recipe([*shared, *more])
-    return {stage.name: stage for stage in order(build(recipe, Engine(recipe.compute)))}
+    return {stage.name: stage for stage in order(build(recipe))}
 
 
 def test_runs_of_one_budget_share_its_trunk_whatever_their_dpo(tiny_words: list[str]) -> None:
@@ -58,8 +57,8 @@ def test_runs_of_one_budget_share_its_trunk_whatever_their_dpo(tiny_words: list[
     assert one["pretrained"].fingerprint == other["pretrained"].fingerprint
     assert one["aligned"].fingerprint != other["aligned"].fingerprint
     shorter = stages(tiny_words, "pretrain.budget=steps:200")
-    assert shorter["trunk"].config["until"] == "steps:160" and one["trunk"].config["until"] == "steps:240"
-    assert {**shorter["trunk"].config, "until": ""} == {**one["trunk"].config, "until": ""}
+    assert shorter["trunk"].identity["until"] == "steps:160" and one["trunk"].identity["until"] == "steps:240"
+    assert {**shorter["trunk"].identity, "until": ""} == {**one["trunk"].identity, "until": ""}
 
 
 def test_a_trunk_goes_on_from_the_longest_shorter_one_of_its_family(tmp_path: Path) -> None:
