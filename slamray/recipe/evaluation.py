@@ -15,14 +15,14 @@ import yaml
 
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.recipe.sets import evaluation_stage, published_stage
 from slamray.recipe.slam import build as build_run
 from slamray.runtime.engine import Engine
-from slamray.stage import store
 from slamray.stage.stage import Stage, order
 from slamray.stages import evaluation, tasks, training
 from slamray.stages.outside import check_encoder, content_of
-from slamray.tokens.vocabulary import vocab_size
+from slamray.tokens.vocabulary import Vocabulary, reconcile
 
 ITEM_METRICS = ("topic_cloze", "sentence_order", "words", "words_in_sentence", "grammar")  # of stage `items`
 OWN_INPUTS = {tasks.PERPLEXITY: ("packed",), tasks.CONTINUE: ("units", "corpus")} | dict.fromkeys(
@@ -48,7 +48,7 @@ def build(recipe: Recipe, engine: Engine, asked: Mapping[str, str]) -> list[Stag
     known: dict[str, Any]
     if "checkpoints" in asked:
         models = _folders(asked["checkpoints"])
-        known = {name: _identity(name, folder, encoder.n_units) for name, folder in models.items()}
+        known = {name: _identity(name, folder, encoder.vocabulary) for name, folder in models.items()}
         run = {stage.name: stage for stage in order(build_run(recipe, engine))} if needed else {}
         checkpoints = []
     else:
@@ -64,7 +64,7 @@ def build(recipe: Recipe, engine: Engine, asked: Mapping[str, str]) -> list[Stag
         known = dict.fromkeys(models)
     wanted = sets if set(recipe.evaluate.sets) & set(metrics) else []
     inputs = [*checkpoints, *wanted, *(run[name] for name in sorted(needed))]
-    return [evaluation_stage(recipe, models, known, metrics, inputs, encoder.rate_hz)]
+    return [evaluation_stage(recipe, models, known, metrics, inputs, encoder)]
 
 
 def show(root: Path, targets: Sequence[Stage]) -> None:
@@ -115,16 +115,10 @@ def _folders(word: str) -> dict[str, Path]:
     return {name: Path(folder).resolve() for name, folder in named}
 
 
-def _identity(name: str, folder: Path, n_units: int) -> dict[str, str]:
-    """Who a checkpoint is, by content; BadInput when it is none, or of another number of units."""
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"checkpoints: {name}: {folder} holds no model: config.json is missing")
-    rows = store.read_json(folder / "config.json").get("vocab_size")
-    if rows != vocab_size(n_units):
-        raise BadInput(
-            f"checkpoints: {name}: {folder} has {rows} rows, but speech.encoder gives {n_units} units, which need "
-            f"{vocab_size(n_units)}; give the encoder that it was trained with"
-        )
+def _identity(name: str, folder: Path, vocabulary: Vocabulary) -> dict[str, str]:
+    """Who a checkpoint is, by content; BadInput when it is none, or of another vocabulary than the encoder's."""
+    known = read_unit_vocabulary(folder, f"checkpoints: {name}")
+    reconcile(known, vocabulary, f"checkpoints: {name}: {folder}", "speech.encoder")
     return content_of(str(folder), None, "checkpoints")
 
 

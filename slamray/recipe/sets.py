@@ -10,7 +10,7 @@ from typing import Any
 from slamray.config.tree import Recipe
 from slamray.stage.stage import Stage
 from slamray.stages import evaluation, genppl, published, tasks
-from slamray.stages.outside import content_of, speech_identity
+from slamray.stages.outside import EncoderFacts, content_of, speech_identity
 
 
 def published_stage(recipe: Recipe) -> Stage:
@@ -26,9 +26,13 @@ def published_stage(recipe: Recipe) -> Stage:
 
 
 def evaluation_stage(
-    recipe: Recipe, models: Mapping[str, Path], known: Mapping[str, Any], metrics: Sequence[str],
-    inputs: Sequence[Stage], rate_hz: float,
-) -> Stage:  # fmt: skip
+    recipe: Recipe,
+    models: Mapping[str, Path],
+    known: Mapping[str, Any],
+    metrics: Sequence[str],
+    inputs: Sequence[Stage],
+    encoder: EncoderFacts,
+) -> Stage:
     """Checkpoints by metrics. models: folder of each checkpoint; known: its identity, None where a stage makes it."""
     config: dict[str, Any] = {
         "models": dict(known), "metrics": list(metrics),
@@ -46,7 +50,8 @@ def evaluation_stage(
             models=models,
             metrics=metrics,
             config=recipe.evaluate,
-            rate_hz=rate_hz,
+            rate_hz=encoder.rate_hz,
+            vocabulary=encoder.vocabulary,
             compute=recipe.compute,
         ),
         tuple(inputs),

@@ -76,7 +76,12 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     rows = Stage(
         "packed",
         identity(recipe.pack) | {"recorded_validation_share": recipe.recorded.validation_share},
-        partial(packed.run, config=recipe.pack, recorded_validation_share=recipe.recorded.validation_share),
+        partial(
+            packed.run,
+            config=recipe.pack,
+            recorded_validation_share=recipe.recorded.validation_share,
+            vocabulary=encoder.vocabulary,
+        ),
         (spoken, documents, *heard),
     )
     untrained = Stage(
@@ -110,7 +115,12 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         "preferences",
         {"pairs": preferences.pairs_identity(recipe.preferences), "speech": voice},
         partial(
-            preferences.run, config=recipe.preferences, shares=recipe.corpus, spoken=speech, compute=recipe.compute
+            preferences.run,
+            config=recipe.preferences,
+            shares=recipe.corpus,
+            spoken=speech,
+            vocabulary=encoder.vocabulary,
+            compute=recipe.compute,
         ),
         (documents,),
         actors=SPEAKING,
@@ -145,6 +155,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
                 checkpoint=checkpoint.name,
                 config=recipe.evaluate,
                 rate_hz=encoder.rate_hz,
+                vocabulary=encoder.vocabulary,
                 compute=recipe.compute,
             ),
             (checkpoint, tests, rows, spoken, documents),
@@ -162,7 +173,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
         known, metrics = dict.fromkeys(models), sorted(recipe.evaluate.sets)
         made += (
             sets,
-            evaluation_stage(recipe, models, known, metrics, (*checkpoints, sets), encoder.rate_hz),
+            evaluation_stage(recipe, models, known, metrics, (*checkpoints, sets), encoder),
         )
     if recipe.evaluate.genppl.prompts:
         speaking, heard_items = (pretrained, *([aligned] if aligns else [])), (tests, *([sets] if sets else []))

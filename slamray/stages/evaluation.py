@@ -16,6 +16,7 @@ from slamray.evaluate.summary import as_rows, summarise_items
 from slamray.stage import store, tables
 from slamray.stage.stage import Asking, Folders
 from slamray.stages import items, published, scores, tasks
+from slamray.tokens.vocabulary import Vocabulary
 
 SUMMARY = "summary.json"
 CHUNK_PAIRS = 1000  # the work that a kill can lose, seconds to minutes; chosen, not tuned
@@ -23,9 +24,15 @@ SCHEMA = pa.schema([("checkpoint", pa.string()), *scores.SCHEMA])
 
 
 def run(
-    folders: Folders, out: Path, models: Mapping[str, Path], metrics: Sequence[str], config: EvaluateSettings,
-    rate_hz: float, compute: Compute,
-) -> Asking:  # fmt: skip
+    folders: Folders,
+    out: Path,
+    models: Mapping[str, Path],
+    metrics: Sequence[str],
+    config: EvaluateSettings,
+    rate_hz: float,
+    vocabulary: Vocabulary,
+    compute: Compute,
+) -> Asking:
     """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json.
 
     models: folder of each checkpoint. metrics: names of sets, of the recipe's own items, or the kinds of tasks.
@@ -37,7 +44,7 @@ def run(
         if metric in metrics
     }
     work = [task for name in models for task in _tasks(name, out / name, pairs, metrics)]
-    yield from scores.measure("evaluation", work, models, folders, config, rate_hz, compute)
+    yield from scores.measure("evaluation", work, models, folders, config, rate_hz, vocabulary, compute)
     rows = [
         {"checkpoint": task["checkpoint"], **row}
         for task in work

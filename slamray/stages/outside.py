@@ -21,6 +21,7 @@ from slamray.config.speech import DEFAULT_VOICE, EncoderSettings, SpeechSettings
 from slamray.errors import BadInput
 from slamray.speech.hub import model_folder
 from slamray.stage import store
+from slamray.tokens.vocabulary import Vocabulary
 
 CENTROIDS = "centroids_KD"
 AUDIO_RATE_HZ = 16_000
@@ -32,6 +33,12 @@ class EncoderFacts:
 
     n_units: int
     rate_hz: float  # frames per second
+    centroids: str  # SHA-256 of the matrix: a unit is a centroid, so this is who the units are
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The unit-only vocabulary of this encoder's units."""
+        return Vocabulary.of_units(self.n_units, self.centroids)
 
 
 def content_of(path: str, revision: str | None, key: str) -> dict[str, str]:
@@ -124,11 +131,19 @@ def check_encoder(config: EncoderSettings) -> EncoderFacts:
     try:
         with safe_open(path, "np") as file:
             n_units, found = file.get_slice(CENTROIDS).get_shape()
+            checksum = (file.metadata() or {}).get("sha256")
     except (SafetensorError, ValueError) as error:
         raise BadInput(f"speech.encoder.centroids={config.centroids}: no matrix {CENTROIDS} ({error})") from error
     if found != width:
         raise BadInput(f"speech.encoder.centroids={config.centroids}: {found} wide, but {config.model} gives {width}")
-    return EncoderFacts(n_units, AUDIO_RATE_HZ / hop_samples)
+    return EncoderFacts(n_units, AUDIO_RATE_HZ / hop_samples, checksum or _checksum_of(path))
+
+
+def _checksum_of(path: Path) -> str:
+    """The checksum of centroids whose file does not say it."""
+    from slamray.speech.encoders.kmeans import checksum, load_centroids  # torch, which other files do not need
+
+    return checksum(load_centroids(path))
 
 
 def _centroids(config: EncoderSettings) -> Path:

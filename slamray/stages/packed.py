@@ -14,16 +14,18 @@ from slamray.errors import BadInput
 from slamray.stage import store
 from slamray.stage.stage import Facts, Folders
 from slamray.stages import units
-from slamray.tokens.documents import to_document
+from slamray.tokens.documents import Document, unit_document
 from slamray.tokens.packing import join_packings, pack_apart
 from slamray.tokens.rows import MIXTURE, write_rows
-from slamray.tokens.sampler import Part, rows_per_round
-from slamray.tokens.vocabulary import Tokens, to_tokens
+from slamray.tokens.sampler import MixedSource, rows_per_round
+from slamray.tokens.vocabulary import Vocabulary
 
 TRAIN, VALIDATION = "train", "validation"
 
 
-def run(folders: Folders, out: Path, config: PackSettings, recorded_validation_share: float) -> Facts:
+def run(
+    folders: Folders, out: Path, config: PackSettings, recorded_validation_share: float, vocabulary: Vocabulary
+) -> Facts:
     """Pack each split's documents, in the order of their ids; facts count rows, tokens and targets.
 
     With a mixture each source has training rows of its own, and the sampler reads them by their weights. Validation
@@ -32,24 +34,30 @@ def run(folders: Folders, out: Path, config: PackSettings, recorded_validation_s
     facts: Facts = {}
     for split in (TRAIN, VALIDATION):
         found = units.read(folders, split, recorded_validation_share)
-        documents = {name: [to_document(to_tokens(row)) for row in rows] for name, rows in found.items()}
+        documents = {name: [unit_document(row, vocabulary) for row in rows] for name, rows in found.items()}
         if split == TRAIN and config.mixture:
-            facts[split] = write_mixture(out / split, documents, config.mixture, config.context)
+            facts[split] = write_mixture(out / split, documents, vocabulary, config.mixture, config.context)
         else:
             together = [document for own in documents.values() for document in own]
-            facts[split] = write_documents(out / split, together, config.context, split)
+            facts[split] = write_documents(out / split, together, vocabulary, config.context, split)
     return facts
 
 
-def write_documents(folder: Path, documents: Sequence[Tokens], context: int, split: str) -> dict[str, float]:
-    """Pack documents of token ids; BadInput when a split is empty."""
+def write_documents(
+    folder: Path, documents: Sequence[Document], vocabulary: Vocabulary, context: int, split: str
+) -> dict[str, float]:
+    """Pack documents; BadInput when a split is empty."""
     if not documents:
         raise BadInput(f"no {split} document to pack; bring more text or raise corpus.validation_share")
-    return write_rows(folder, np.concatenate(documents), np.array([len(d) for d in documents]), context)
+    return write_rows(folder, documents, vocabulary, context)
 
 
 def write_mixture(
-    folder: Path, documents: Mapping[str, Sequence[Tokens]], weights: Mapping[str, float], context: int
+    folder: Path,
+    documents: Mapping[str, Sequence[Document]],
+    vocabulary: Vocabulary,
+    weights: Mapping[str, float],
+    context: int,
 ) -> dict[str, Any]:
     """Pack each source apart, and lay down how many of its rows a round reads so that its token share is its weight.
 
@@ -63,21 +71,25 @@ def write_mixture(
     together = [document for name in names for document in documents[name]]
     lengths = np.array([len(document) for document in together])
     packings = pack_apart(lengths, [len(documents[name]) for name in names], context)
-    facts: dict[str, Any] = write_rows(folder, np.concatenate(together), lengths, context, join_packings(packings))
+    facts: dict[str, Any] = write_rows(folder, together, vocabulary, context, join_packings(packings))
     rows = [packing.rows for packing in packings]
     tokens = [int(packing.length_P.sum()) for packing in packings]
     per_round = rows_per_round([weights[name] for name in names], tokens, rows)
     firsts = np.cumsum(rows) - rows
-    parts = [Part(*part) for part in zip(names, firsts.tolist(), rows, per_round, strict=True)]
-    store.write_json(folder / MIXTURE, [asdict(part) for part in parts])
-    read = [part.per_round / part.rows * count for part, count in zip(parts, tokens, strict=True)]
+    sources = [MixedSource(*source) for source in zip(names, firsts.tolist(), rows, per_round, strict=True)]
+    store.write_json(folder / MIXTURE, [asdict(source) for source in sources])
+    read = [source.per_round / source.rows * count for source, count in zip(sources, tokens, strict=True)]
     facts["sources"] = {
-        part.name: {
-            "weight": weights[part.name], "token_share": given / sum(read), "tokens": count, "rows": part.rows,
-            "rows_per_round": part.per_round, "passes": part.per_round / part.rows,
+        source.name: {
+            "weight": weights[source.name],
+            "token_share": given / sum(read),
+            "tokens": count,
+            "rows": source.rows,
+            "rows_per_round": source.per_round,
+            "passes": source.per_round / source.rows,
         }
-        for part, given, count in zip(parts, read, tokens, strict=True)
-    }  # fmt: skip
+        for source, given, count in zip(sources, read, tokens, strict=True)
+    }
     return facts
 
 

@@ -26,6 +26,7 @@ from slamray.stage import tables
 from slamray.stage.stage import Asking, Folders
 from slamray.stages import corpus, speech, units
 from slamray.tokens.documents import join_units
+from slamray.tokens.vocabulary import Vocabulary, write_vocabulary
 
 PAIRS = "pairs.parquet"
 SPLITS = ("train", "validation")  # of SpokenSwag as published; the second is held out
@@ -45,6 +46,7 @@ def run(
     config: PreferencesSettings,
     shares: CorpusSettings,
     spoken: SpeechSettings,
+    vocabulary: Vocabulary,
     compute: Compute,
 ) -> Asking:
     """Make, filter and speak the pairs; held-out pairs come from text that no training stage sees.
@@ -70,6 +72,7 @@ def run(
     ids = _recording_ids if config.source == "spoken_swag" else _utterance_ids
     rows = [row for split, pair in chosen if (row := _row(split, pair, [by_id.get(key) for key in ids(pair)]))]
     tables.write_table(out / PAIRS, pa.Table.from_pylist(rows, SCHEMA))
+    write_vocabulary(out, vocabulary)
     return facts | {
         "pairs_train": sum(row["split"] == "train" for row in rows),
         "pairs_heldout": sum(row["split"] == "heldout" for row in rows),

@@ -15,6 +15,7 @@ from slamray.stage import store, tables
 from slamray.stage.stage import Asking, Folders
 from slamray.stage.work import Pool, Row, Stream
 from slamray.stages import items, tasks, training
+from slamray.tokens.vocabulary import Vocabulary
 
 SCHEMA = pa.schema(
     [
@@ -32,7 +33,13 @@ def _measuring(**args: Any) -> Callable[[Row], Row]:
 
 
 def run(
-    folders: Folders, out: Path, checkpoint: str, config: EvaluateSettings, rate_hz: float, compute: Compute
+    folders: Folders,
+    out: Path,
+    checkpoint: str,
+    config: EvaluateSettings,
+    rate_hz: float,
+    vocabulary: Vocabulary,
+    compute: Compute,
 ) -> Asking:
     """Measure a checkpoint, named by its stage; per-item scores to Parquet, summaries to the facts."""
     metrics = list(dict.fromkeys(pair.metric for pair in items.read(folders["items"]).pairs))
@@ -44,7 +51,7 @@ def run(
     work += [tasks.make_task(checkpoint, tasks.PERPLEXITY, out)]
     models = {checkpoint: folders[checkpoint] / training.MODEL}
     shared = {name: folder for name, folder in folders.items() if name != checkpoint}
-    yield from measure(f"scores_{checkpoint}", work, models, shared, config, rate_hz, compute)
+    yield from measure(f"scores_{checkpoint}", work, models, shared, config, rate_hz, vocabulary, compute)
     rows = [row for metric in metrics for row in store.read_json(tasks.task_file(out, f"{tasks.PAIRS}:{metric}"))]
     tables.write_table(out / tasks.SCORES, pa.Table.from_pylist(rows, SCHEMA))
     parts = [row | {"part": f"{row['metric']}/{row['part']}"} for row in rows if row["part"] != "all"]
@@ -59,11 +66,18 @@ def run(
 
 
 def measure(
-    name: str, work: Sequence[dict[str, Any]], models: Mapping[str, Path], folders: Folders, config: EvaluateSettings,
-    rate_hz: float, compute: Compute,
-) -> Iterator[Stream]:  # fmt: skip
+    name: str,
+    work: Sequence[dict[str, Any]],
+    models: Mapping[str, Path],
+    folders: Folders,
+    config: EvaluateSettings,
+    rate_hz: float,
+    vocabulary: Vocabulary,
+    compute: Compute,
+) -> Iterator[Stream]:
     """Do the tasks that have not left their result yet, in one stream over the score actors. models: by checkpoint.
 
+    rate_hz, vocabulary: of the encoder that heard what is scored; a model of other units is refused.
     What the actors are given (folders, config) is equal for all checkpoints of a run, so that these share actors.
     """
     todo = [task | {"model": str(models[task["checkpoint"]])} for task in work if not tasks.is_done(task)]
@@ -73,6 +87,7 @@ def measure(
             "folders": {key: str(folder) for key, folder in folders.items()},
             "config": config.model_dump(),
             "rate_hz": rate_hz,
+            "vocabulary": vocabulary.to_json(),
             "device": "cuda" if cuda else "cpu",
             "batch_tokens": compute.score_batch_tokens,
         }

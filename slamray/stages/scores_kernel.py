@@ -14,13 +14,15 @@ from transformers import PreTrainedModel
 from slamray.config.base import asset_path
 from slamray.config.evaluation import EvaluateSettings
 from slamray.data.items import Pair
-from slamray.evaluate.pairs import perplexity, pieces, score_pairs
+from slamray.evaluate.pairs import judge_pairs, perplexity
 from slamray.model import generate
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.decoders.source_filter import load_vocoder
 from slamray.stage import store, tables
 from slamray.stages import corpus, items, packed, published, tasks, units
 from slamray.tokens.rows import RowStore
+from slamray.tokens.vocabulary import Vocabulary, reconcile
 
 
 class Measure:
@@ -31,13 +33,19 @@ class Measure:
     """
 
     def __init__(
-        self, folders: dict[str, str], config: dict[str, Any], rate_hz: float, device: str,
+        self,
+        folders: dict[str, str],
+        config: dict[str, Any],
+        rate_hz: float,
+        vocabulary: dict[str, Any],
+        device: str,
         batch_tokens: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         torch.set_num_threads(1)
         self._loaded: tuple[str, PreTrainedModel] | None = None
         self._folders = {name: Path(folder) for name, folder in folders.items()}
         self._config = EvaluateSettings(**config)
+        self._vocabulary = Vocabulary.from_json(vocabulary, "the encoder's vocabulary")
         self._rate_hz, self._device, self._batch_tokens = rate_hz, device, batch_tokens
         self._known: dict[str, tuple[list[Pair], dict[str, np.ndarray]]] = {}
 
@@ -57,6 +65,8 @@ class Measure:
     def _load(self, folder: str) -> PreTrainedModel:
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # before the next one takes its place
+            known = read_unit_vocabulary(Path(folder), "evaluate")
+            reconcile(known, self._vocabulary, folder, "speech.encoder")
             model = load_unit_lm(Path(folder))  # float32: a score must not depend on its batch
             model.to(torch.device(self._device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
             self._loaded = folder, model.eval()
@@ -64,7 +74,9 @@ class Measure:
 
     def _perplexity(self, model: PreTrainedModel) -> dict[str, float]:
         rows = RowStore(self._folders["packed"] / packed.VALIDATION)
-        return perplexity(model, pieces(rows), self._batch_tokens)
+        if rows.vocabulary is not None:
+            reconcile(self._vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
+        return perplexity(model, rows.pieces(), self._batch_tokens)
 
     def _pairs(self, model: PreTrainedModel, source: str, metric: str, start: int, stop: int) -> list[dict[str, Any]]:
         if source not in self._known:
@@ -74,7 +86,7 @@ class Measure:
         pairs, known = self._known[source]
         asked = [pair for pair in pairs if pair.metric == metric][start : None if stop < 0 else stop]
         spoken = [p for p in asked if all(u in known and len(known[u]) for u in (*p.prompt, *p.chosen, *p.rejected))]
-        return score_pairs(model, spoken, known, self._config.normalise, self._batch_tokens)
+        return judge_pairs(model, spoken, known, self._vocabulary, self._config.normalise, self._batch_tokens)
 
     def _continue(self, model: PreTrainedModel, audio: Path) -> dict[str, Any]:
         config = self._config.sampling

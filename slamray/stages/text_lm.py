@@ -22,7 +22,7 @@ def rows(folders: Folders, out: Path, config: TextLmSettings, engine: Engine) ->
 
 
 def _rows(corpus_folder: Path, out: Path, config: TextLmSettings) -> Facts:
-    from slamray.model.text_lm import build_text_lm, encode_documents, train_tokeniser
+    from slamray.model.text_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
     from slamray.tokens.rows import write_rows
 
     texts = {
@@ -31,10 +31,9 @@ def _rows(corpus_folder: Path, out: Path, config: TextLmSettings) -> Facts:
     }
     train_tokeniser(texts[packed.TRAIN], config.vocab_size, out / TOKENISER)
     build_text_lm(config, config.pretrain.seed).save_pretrained(out / training.MODEL)
-    return {
-        split: write_rows(out / split, *encode_documents(found, out / TOKENISER), config.context)
-        for split, found in texts.items()
-    }
+    vocabulary = text_vocabulary(out / TOKENISER)
+    documents = {split: encode_documents(found, out / TOKENISER, vocabulary) for split, found in texts.items()}
+    return {split: write_rows(out / split, found, vocabulary, config.context) for split, found in documents.items()}
 
 
 def train(folders: Folders, out: Path, config: TextLmSettings, engine: Engine) -> Facts:

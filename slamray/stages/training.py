@@ -32,8 +32,10 @@ def untrained(folders: Folders, out: Path, config: ModelSettings, n_units: int, 
 
 def _untrained(config: ModelSettings, n_units: int, seed: int, out: Path) -> Facts:
     from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
+    from slamray.tokens.vocabulary import Vocabulary
 
-    model = build_unit_lm(config, n_units, seed)
+    # Who the units are is not known here: training makes embeddings mean units, and marks the model with the rows'.
+    model = build_unit_lm(config, Vocabulary.of_units(n_units), seed)
     save_unit_lm(model, out)
     return {"parameters": count_parameters(model)}
 
@@ -94,9 +96,13 @@ def dpo(folders: Folders, out: Path, config: DpoSettings, engine: Engine) -> Fac
 
 
 def _dpo(config: DpoSettings, compute: Compute, model: Path, pairs: Path, out: Path, report: Report) -> Metrics:
+    from slamray.model.saved_vocabulary import read_unit_vocabulary
+    from slamray.tokens.vocabulary import read_vocabulary, reconcile
     from slamray.train.cost import dpo_cost
     from slamray.train.dpo.align import train_dpo
 
+    if known := read_vocabulary(pairs):
+        reconcile(read_unit_vocabulary(model, "dpo"), known, str(model), str(pairs))
     training = preferences.read(pairs, "train")
     facts = train_dpo(config, compute, model, training, preferences.read(pairs, "heldout"), out, report)
     return facts | dpo_cost(config, compute.workers, model, training, facts)
