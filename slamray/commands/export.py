@@ -133,8 +133,8 @@ def write_slamkit(plain: Path, vocabulary: Vocabulary, folder: Path, base_model_
 def unit_tokeniser(vocabulary: Vocabulary) -> Tokenizer:
     """`<Un3><Un49>` to token ids, with <S> in front and nothing behind.
 
-    <S> ends a sequence too (docs/paper.md 1.2), so a prompt must not end with it: to score a whole document, write it at
-    the text's end. Units are added tokens as well as words, because AutoTokenizer of transformers 5 rebuilds the
+    <S> ends a sequence too (docs/paper.md 1.2), so a prompt must not end with it: to score a whole document, write it
+    at the text's end. Units are added tokens as well as words, because AutoTokenizer of transformers 5 rebuilds the
     tokeniser by the architecture's own class (Qwen2Tokenizer) and takes only the added tokens along.
     """
     units = [f"<Un{unit}>" for unit in range(vocabulary.n_units)]
@@ -144,9 +144,8 @@ def unit_tokeniser(vocabulary: Vocabulary) -> Tokenizer:
     tokeniser = Tokenizer(models.WordLevel(words, unk_token="<UNK>"))  # not in the vocabulary: other text is an error
     tokeniser.normalizer = normalizers.Replace(Regex(r"\s+"), "")
     tokeniser.pre_tokenizer = pre_tokenizers.Split(">", "merged_with_previous")
-    tokeniser.post_processor = processors.TemplateProcessing(
-        single="<S> $0", special_tokens=[(special, vocabulary.bos)]
-    )
+    begin = [(special, vocabulary.bos)]
+    tokeniser.post_processor = processors.TemplateProcessing(single=f"{special} $0", special_tokens=begin)
     tokeniser.decoder = decoders.Fuse()
     tokeniser.add_special_tokens([pad, special])
     tokeniser.add_tokens([AddedToken(unit, normalized=False) for unit in units])

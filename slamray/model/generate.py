@@ -1,4 +1,4 @@
-"""Continue spoken prompts in units, with the paper's sampling (docs/paper.md 1.5, Table 6), and count what went wrong."""
+"""Continue spoken prompts in units, with the paper's sampling (docs/paper.md 1.5), and count what went wrong."""
 
 from __future__ import annotations
 

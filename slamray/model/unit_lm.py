@@ -37,9 +37,9 @@ _MEAN_NOISE = 0.02  # of the embedding's own spread: tells rows apart and no mor
 def build_unit_lm(config: ModelSettings, vocabulary: Vocabulary, seed: int, attention: str = "sdpa") -> PreTrainedModel:
     """A float32 causal LM over units: the body of the text LM `config.base`, or without TWIST its shape alone.
 
-    Unit embeddings start as the first rows of the text embedding (what slamkit does, docs/paper.md 1.3), as its mean plus
-    small noise, or as fresh normal rows; an untied head is treated like the embedding. rope_theta is the base of
-    rotary positions (section 4.1) and means nothing to a model with learned positions. No dropout (section 4).
+    Unit embeddings start as the first rows of the text embedding (as slamkit does, docs/paper.md 1.3), as its mean
+    plus small noise, or as fresh normal rows; an untied head is treated like the embedding. rope_theta is the base of
+    rotary positions and means nothing to a model with learned positions. There is no dropout (docs/paper.md 1.4).
     A base that is a unit LM already, ours or a published one, goes on as it is: embeddings and rope_theta are its own.
     BadInput when the base cannot be read, has fewer rows than the vocabulary, or is a unit LM of other units.
     """
