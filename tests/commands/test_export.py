@@ -20,9 +20,10 @@ from slamray.config.load import load_recipe
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
 from slamray.model.unit_lm import build_unit_lm, load_unit_lm, save_unit_lm
-from slamray.tokens.vocabulary import BOS, PAD
+from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 
 N_UNITS = 20
+UNITS = Vocabulary.of_units(N_UNITS)
 SIZE: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 FAMILIES: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZE, num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=True),
@@ -81,7 +82,7 @@ def unit_lm(text: Path, config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(text)
     return build_unit_lm(
-        ModelSettings.model_validate({"base": str(text), "embedding": "normal", "rope_theta": 5000.0}), N_UNITS, seed=0
+        ModelSettings.model_validate({"base": str(text), "embedding": "normal", "rope_theta": 5000.0}), UNITS, seed=0
     )
 
 
@@ -110,7 +111,7 @@ def test_both_layouts_load_back_to_evaluate_and_to_go_on_training(families: Path
     assert torch.equal(logits_of(load_unit_lm(folder), families / name), expected)
     # `embedding` and `rope_theta` are about text LMs: a unit LM keeps its own.
     config = ModelSettings.model_validate({"base": str(folder), "embedding": "mean", "rope_theta": 777.0})
-    again = build_unit_lm(config, N_UNITS, seed=3)
+    again = build_unit_lm(config, UNITS, seed=3)
     assert torch.equal(logits_of(again, families / name), expected)
     assert (again.config.pad_token_id, again.config.bos_token_id, again.config.eos_token_id) == (PAD, BOS, BOS)
 
@@ -119,9 +120,9 @@ def test_a_unit_lm_saved_before_it_was_marked_goes_on_too(families: Path, tmp_pa
     model = load_unit_lm(families / "qwen2" / "unit")
     save_unit_lm(model, tmp_path)
     tree = json.loads((tmp_path / "config.json").read_text())
-    assert tree.pop("n_units") == N_UNITS
+    assert Vocabulary.from_json(tree.pop("vocabulary"), "config.json") == UNITS
     (tmp_path / "config.json").write_text(json.dumps(tree))
-    again = build_unit_lm(ModelSettings(base=str(tmp_path), embedding="normal"), N_UNITS, seed=0)
+    again = build_unit_lm(ModelSettings(base=str(tmp_path), embedding="normal"), UNITS, seed=0)
     assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
@@ -180,7 +181,7 @@ def test_a_published_checkpoint_is_read_as_it_is(families: Path, tmp_path: Path,
     folder = published(tmp_path / "slam", model, weights)
     expected = logits_of(model, families / "qwen2")
     assert torch.equal(logits_of(load_unit_lm(folder), families / "qwen2"), expected)
-    again = build_unit_lm(ModelSettings(base=str(folder)), N_UNITS, seed=0)
+    again = build_unit_lm(ModelSettings(base=str(folder)), UNITS, seed=0)
     assert torch.equal(logits_of(again, families / "qwen2"), expected)
 
 
@@ -211,12 +212,15 @@ def test_a_checkpoint_that_lacks_weights_is_refused(families: Path, tmp_path: Pa
 def test_a_unit_lm_of_other_units_is_refused_by_its_numbers(families: Path) -> None:
     for layout in ("transformers", "slamkit"):
         base = str(families / "qwen2" / "out" / layout)
-        with pytest.raises(BadInput, match="a unit LM of 20 units, but the encoder gives 12"):
-            build_unit_lm(ModelSettings(base=base), 12, seed=0)
+        with pytest.raises(
+            BadInput,
+            match="model.base=.*20 units.*and speech.encoder .*12 units.* different vocabularies: 20 units here, 12 there",
+        ):
+            build_unit_lm(ModelSettings(base=base), Vocabulary.of_units(12), seed=0)
 
 
 def test_text_that_is_no_unit_is_an_error_of_the_tokeniser() -> None:
-    tokeniser = unit_tokeniser(N_UNITS)
+    tokeniser = unit_tokeniser(UNITS)
     assert tokeniser.encode("<Un0><Un19>").ids == [1, 2, 21]
     for text in ("<Un20>", "hello"):
         with pytest.raises(Exception, match="WordLevel error"):

@@ -116,7 +116,7 @@ def test_what_is_wrong_with_the_words_is_one_line_before_any_work(
     assert "no .wav .flac .mp3 .ogg file" in error(f"input={tmp_path}", f"out={tmp_path}/out")
     assert "lies inside input" in error(f"input={prompts}", f"out={prompts}/out")
     assert "is the prompt itself" in error(f"input={prompts}/a.wav", f"out={prompts}")
-    assert "22 rows, but speech.encoder gives 500 units" in error(
+    assert "speech.encoder (2 specials, 500 units (f4f057de)) have different vocabularies: 20 units here" in error(
         f"input={prompts}", f"out={tmp_path}/out", "speech.encoder.model=assets:hubert-nano",
         "speech.encoder.centroids=assets:hubert-nano/centroids.safetensors", "speech.encoder.layer=5",
     )  # fmt: skip

@@ -18,10 +18,10 @@ from slamray.config.compute import Compute
 from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
 from slamray.model.unit_lm import load_unit_lm
-from slamray.tokens.documents import to_document
+from slamray.tokens.documents import unit_document
 from slamray.tokens.rows import RowStore, write_rows
 from slamray.tokens.sampler import batch_rows
-from slamray.tokens.vocabulary import to_tokens
+from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.pretrain import Part, pretrain
 from slamray.train.trunk import trunk_config
 
@@ -40,8 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """rows/ and model/: documents that count upwards, and a tiny Qwen2."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    documents = [to_document(to_tokens((np.arange(n) + n) % 20)) for n in rng.integers(5, 60, 60)]
-    write_rows(folder / "rows", np.concatenate(documents), np.array([len(d) for d in documents]), CONTEXT)
+    vocabulary = Vocabulary.of_units(20, "the centroids")
+    documents = [unit_document((np.arange(n) + n) % 20, vocabulary) for n in rng.integers(5, 60, 60)]
+    write_rows(folder / "rows", documents, vocabulary, CONTEXT)
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = Qwen2Config(vocab_size=22, num_hidden_layers=2, tie_word_embeddings=True, **shape)
