@@ -14,11 +14,11 @@ from typing import Any
 
 from slamray.errors import BadInput
 from slamray.stage import store
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, Vocabulary, reconcile
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, Vocabulary, reconcile
 
 KEY = "vocabulary"
 SLAMKIT_TYPE = "speech_language_model"  # model_type of the published unit LMs (slprl/slam; slamkit model/unit_lm.py)
-_SPECIAL_IDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": BOS}
+_TOKENISERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")  # of text LMs
 
 
 def stated_vocabulary(config: Mapping[str, Any], source: str) -> Vocabulary | None:
@@ -44,21 +44,24 @@ def read_unit_vocabulary(folder: Path, source: str) -> Vocabulary:
     """The vocabulary of the unit LM in a folder, in transformers' or slamkit's layout.
 
     BadInput that begins with `source` for a text LM: a model that states a vocabulary without units, or states none
-    and has another's special ids or a tokeniser that does not know the unit <Un0>.
+    and begins sequences with another id than <S>, or has a tokeniser beside it that does not know the unit <Un0>.
     """
     if not (folder / "config.json").is_file():
         raise BadInput(f"{source}: {folder} holds no model: config.json is missing")
     config = store.read_json(folder / "config.json")
     found = stated_vocabulary(config, source)
     if found is None:
-        others = {key for key, ours in _SPECIAL_IDS.items() if config.get(key) not in (None, ours)}
-        tokeniser = folder / "tokenizer.json"
-        text = tokeniser.is_file() and "<Un0>" not in tokeniser.read_text()
-        found = None if others or text else model_vocabulary(config, source)
+        text = config.get("bos_token_id") not in (None, BOS) or _has_text_tokeniser(folder)
+        found = None if text else model_vocabulary(config, source)
     if found is None or not found.n_units:
         kind = f"vocabulary: {found}" if found else f"{config.get('vocab_size')} rows"
         raise BadInput(f"{source}: {folder} is a text LM ({kind}), not a unit LM; give a checkpoint that knows units")
     return found
+
+
+def _has_text_tokeniser(folder: Path) -> bool:
+    files = [folder / name for name in _TOKENISERS if (folder / name).is_file()]
+    return bool(files) and not any(b"<Un0>" in file.read_bytes() for file in files)
 
 
 def adopt_vocabulary(config: Any, rows: Vocabulary | None, model_name: str, rows_name: str) -> None:

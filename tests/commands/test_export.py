@@ -16,9 +16,11 @@ from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
 
 from slamray.commands.export import ExportWords, export, main, unit_tokeniser
 from slamray.commands.words import find_model, split_words
+from slamray.config.base import asset_path
 from slamray.config.load import load_recipe
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import build_unit_lm, load_unit_lm, save_unit_lm
 from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 
@@ -212,10 +214,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused(families: Path, tmp_path: Pa
 def test_a_unit_lm_of_other_units_is_refused_by_its_numbers(families: Path) -> None:
     for layout in ("transformers", "slamkit"):
         base = str(families / "qwen2" / "out" / layout)
-        with pytest.raises(
-            BadInput,
-            match="model.base=.*20 units.*and speech.encoder .*12 units.* different vocabularies: 20 units here, 12 there",
-        ):
+        message = r"model\.base=.*20 units.* and speech\.encoder .* different vocabularies: 20 units here, 12 there"
+        with pytest.raises(BadInput, match=message):
             build_unit_lm(ModelSettings(base=base), Vocabulary.of_units(12), seed=0)
 
 
@@ -270,3 +270,20 @@ def test_own_words_and_a_recipes_words_are_told_apart() -> None:
 def test_a_stage_folder_stands_for_the_model_in_it(families: Path, tmp_path: Path) -> None:
     save_unit_lm(load_unit_lm(families / "qwen2" / "unit"), tmp_path / "model")
     assert find_model(str(tmp_path), "aligned", lambda: load_recipe([])) == tmp_path / "model"
+
+
+def test_a_text_lm_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"out={tmp_path / 'out'}", f"checkpoint={asset_path('assets:story-lm')}"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: checkpoint: ") and "story-lm is a text LM (2048 rows), not a unit LM" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_both_layouts_carry_who_the_units_are(families: Path, tmp_path: Path) -> None:
+    known = Vocabulary.of_units(N_UNITS, "c" * 64)
+    base = ModelSettings(base=str(families / "qwen2" / "unit"))
+    save_unit_lm(build_unit_lm(base, known, seed=0), tmp_path / "unit")
+    for folder in export(tmp_path / "unit", tmp_path / "out", "both", "float32"):
+        assert read_unit_vocabulary(folder, "checkpoint") == known
+        save_unit_lm(load_unit_lm(folder), tmp_path / "back" / folder.name)
+        assert read_unit_vocabulary(tmp_path / "back" / folder.name, "checkpoint") == known

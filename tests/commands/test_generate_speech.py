@@ -12,6 +12,7 @@ import soundfile
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from slamray.commands.generate import main
+from slamray.config.base import asset_path
 
 RATE_HZ = 16_000
 HOP = 640  # of the tiny encoder and its decoder: 25 Hz
@@ -120,6 +121,8 @@ def test_what_is_wrong_with_the_words_is_one_line_before_any_work(
         f"input={prompts}", f"out={tmp_path}/out", "speech.encoder.model=assets:hubert-nano",
         "speech.encoder.centroids=assets:hubert-nano/centroids.safetensors", "speech.encoder.layer=5",
     )  # fmt: skip
+    story_lm = f"checkpoint={asset_path('assets:story-lm')}"
+    assert "is a text LM (2048 rows), not a unit LM" in error(f"input={prompts}", f"out={tmp_path}/out", story_lm)
     long = "evaluate.sampling.max_new_tokens=120"
     assert "the model has 128 positions" in error(f"input={prompts}/a.wav", f"out={tmp_path}/out", long)
     (tmp_path / "two").mkdir()

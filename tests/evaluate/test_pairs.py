@@ -111,10 +111,9 @@ def test_units_are_deduplicated_across_joins() -> None:
     ]
     assert join_units(parts).tolist() == [1, 2, 3]
     units = {str(number): part for number, part in enumerate(parts)}
-    right, wrong = pair_documents(
-        [Pair("a", "m", "all", ("0",), ("1", "2", "3"), ("3",), "", "", "")], units, VOCABULARY
-    )
-    assert right.ids.tolist() == [BOS, 3, 4, 5, BOS] and wrong.ids.tolist() == [BOS, 3, 4, 5, BOS]
+    pair_of_both = Pair("a", "words", "all", ("0",), ("1", "2", "3"), ("1",), "", "", "")
+    right, wrong = pair_documents([pair_of_both], units | {"1": np.array([2])}, VOCABULARY)
+    assert right.ids.tolist() == [BOS, 3, 4, 5, BOS] and wrong.ids.tolist() == [BOS, 3, 4, BOS]
 
 
 def test_a_tie_counts_one_half_and_is_reported() -> None:

@@ -64,7 +64,7 @@ def test_a_model_that_states_none_has_as_many_units_as_its_rows_leave(tmp_path: 
 
 
 def test_text_lms_are_refused_by_name(tmp_path: Path) -> None:
-    foreign = save_plain(tmp_path / "foreign", bos_token_id=7, eos_token_id=8)
+    foreign = save_plain(tmp_path / "foreign", bos_token_id=7)
     with pytest.raises(BadInput, match=r"checkpoint: .*foreign is a text LM \(22 rows\), not a unit LM"):
         read_unit_vocabulary(foreign, "checkpoint")
     with pytest.raises(BadInput, match=r"checkpoint: .*story-lm is a text LM \(2048 rows\), not a unit LM"):
