@@ -1,6 +1,6 @@
 """Doors out: a unit LM as a folder that plain transformers loads, and in the layout of the published slprl/slam.
 
-Both hold a causal LM over <PAD>, <S>, <Un0>, <Un1> ... (recipe.md 1.2); `load_unit_lm` and `model.base` read both.
+Both hold a causal LM over <PAD>, <S>, <Un0>, <Un1> ... (docs/paper.md 1.2); `load_unit_lm` and `model.base` read both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from slamray import store
 from slamray.commands.words import Checkpoint, as_command, find_model, split_words
@@ -23,8 +23,10 @@ from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
 from slamray.errors import BadInput
 from slamray.model.families import FAMILIES
-from slamray.model.unit_lm import SLAMKIT_PREFIX, SLAMKIT_TYPE, count_parameters, load_unit_lm
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
+from slamray.model.generate import generation_config
+from slamray.model.saved_vocabulary import SLAMKIT_TYPE, read_unit_vocabulary
+from slamray.model.unit_lm import SLAMKIT_PREFIX, count_parameters, load_unit_lm
+from slamray.tokens.vocabulary import SPECIALS, Vocabulary
 
 WEIGHTS = "model.safetensors"
 
@@ -58,8 +60,9 @@ def main(words: Sequence[str]) -> int:
 def export(checkpoint: Path, out: Path, layout: str, dtype: str, base_model_name: str = "") -> list[Path]:
     """Write `out/transformers`, `out/slamkit` or both, each appearing whole; returns the folders.
 
-    BadInput when a folder is there already, or there is no room.
+    BadInput when the checkpoint is a text LM, a folder is there already, or there is no room.
     """
+    vocabulary = read_unit_vocabulary(checkpoint, "checkpoint")
     model = load_unit_lm(checkpoint, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     layouts = ("transformers", "slamkit") if layout == "both" else (layout,)
     folders = [out / name for name in layouts]
@@ -70,11 +73,11 @@ def export(checkpoint: Path, out: Path, layout: str, dtype: str, base_model_name
     store.require_space(out, 3 * count_parameters(model) * (2 if dtype == "bfloat16" else 4), "an export")
     plain = out / ".plain.tmp"
     shutil.rmtree(plain, ignore_errors=True)
-    write_transformers(model, plain)
+    write_transformers(model, vocabulary, plain)
     if "slamkit" in layouts:
         other = out / ".slamkit.tmp"
         shutil.rmtree(other, ignore_errors=True)
-        write_slamkit(plain, other, hub_id)
+        write_slamkit(plain, vocabulary, other, hub_id)
         other.rename(out / "slamkit")
     if "transformers" in layouts:
         plain.rename(out / "transformers")
@@ -83,18 +86,13 @@ def export(checkpoint: Path, out: Path, layout: str, dtype: str, base_model_name
     return folders
 
 
-def write_transformers(model: PreTrainedModel, folder: Path) -> None:
+def write_transformers(model: PreTrainedModel, vocabulary: Vocabulary, folder: Path) -> None:
     """What AutoModelForCausalLM and AutoTokenizer load as it is; `generate` samples as the paper does (Table 6)."""
-    sampling = SamplingSettings()
-    model.generation_config = GenerationConfig(
-        do_sample=True, temperature=sampling.temperature, top_k=sampling.top_k, top_p=1.0,
-        repetition_penalty=sampling.repetition_penalty, max_new_tokens=sampling.max_new_tokens,
-        bos_token_id=BOS, eos_token_id=BOS, pad_token_id=PAD, suppress_tokens=[PAD],
-    )  # fmt: skip
+    model.generation_config = generation_config(SamplingSettings(), vocabulary)
     model.save_pretrained(folder)
     config = store.read_json(folder / "config.json")
     store.write_json(folder / "config.json", config | _for_transformers_4(config))
-    unit_tokeniser(model.config.vocab_size - FIRST_UNIT).save(str(folder / "tokenizer.json"))
+    unit_tokeniser(vocabulary).save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 4 knows no other name for it
         "bos_token": "<S>", "eos_token": "<S>", "pad_token": "<PAD>", "unk_token": "<PAD>", "padding_side": "left",
@@ -103,7 +101,7 @@ def write_transformers(model: PreTrainedModel, folder: Path) -> None:
     store.write_json(folder / "tokenizer_config.json", settings)
 
 
-def write_slamkit(plain: Path, folder: Path, base_model_name: str) -> None:
+def write_slamkit(plain: Path, vocabulary: Vocabulary, folder: Path, base_model_name: str) -> None:
     """The layout of slprl/slam: `plain`'s weights under lm., its configuration inside slamkit's UnitLMConfig.
 
     Keys of config.json: slamkit model/unit_lm.py, UnitLMConfig; of tokeniser_config.json: tokeniser/unit_tokeniser.py.
@@ -123,29 +121,35 @@ def write_slamkit(plain: Path, folder: Path, base_model_name: str) -> None:
     store.write_json(folder / "config.json", config)
     shutil.copy(plain / "generation_config.json", folder)
     tokeniser = {
-        "dedup": True, "bos_eos_token_id": BOS, "pad_token_id": PAD, "load_fe": False,
-        "num_units": base_config["vocab_size"] - FIRST_UNIT,
-    }  # fmt: skip
+        "dedup": True,
+        "bos_eos_token_id": vocabulary.bos,
+        "pad_token_id": vocabulary.pad,
+        "load_fe": False,
+        "num_units": vocabulary.n_units,
+    }
     store.write_json(folder / "tokeniser_config.json", tokeniser)
 
 
-def unit_tokeniser(n_units: int) -> Tokenizer:
+def unit_tokeniser(vocabulary: Vocabulary) -> Tokenizer:
     """`<Un3><Un49>` to token ids, with <S> in front and nothing behind.
 
-    <S> ends a sequence too (recipe.md 1.2), so a prompt must not end with it: to score a whole document, write it at
-    the text's end. Units are added tokens as well as words, because AutoTokenizer of transformers 5 rebuilds the
+    <S> ends a sequence too (docs/paper.md 1.2), so a prompt must not end with it: to score a whole document, write it
+    at the text's end. Units are added tokens as well as words, because AutoTokenizer of transformers 5 rebuilds the
     tokeniser by the architecture's own class (Qwen2Tokenizer) and takes only the added tokens along.
     """
-    units = [f"<Un{unit}>" for unit in range(n_units)]
-    words = {"<PAD>": PAD, "<S>": BOS} | {unit: FIRST_UNIT + i for i, unit in enumerate(units)}
+    units = [f"<Un{unit}>" for unit in range(vocabulary.n_units)]
+    pad, special = SPECIALS
+    words = {pad: vocabulary.pad, special: vocabulary.bos}
+    words |= {unit: vocabulary.first_unit + i for i, unit in enumerate(units)}
     tokeniser = Tokenizer(models.WordLevel(words, unk_token="<UNK>"))  # not in the vocabulary: other text is an error
     tokeniser.normalizer = normalizers.Replace(Regex(r"\s+"), "")
     tokeniser.pre_tokenizer = pre_tokenizers.Split(">", "merged_with_previous")
-    tokeniser.post_processor = processors.TemplateProcessing(single="<S> $0", special_tokens=[("<S>", BOS)])
+    begin = [(special, vocabulary.bos)]
+    tokeniser.post_processor = processors.TemplateProcessing(single=f"{special} $0", special_tokens=begin)
     tokeniser.decoder = decoders.Fuse()
-    tokeniser.add_special_tokens(["<PAD>", "<S>"])
+    tokeniser.add_special_tokens([pad, special])
     tokeniser.add_tokens([AddedToken(unit, normalized=False) for unit in units])
-    assert tokeniser.get_vocab_size() == n_units + FIRST_UNIT
+    assert tokeniser.get_vocab_size() == vocabulary.size
     return tokeniser
 
 

@@ -20,13 +20,14 @@ from slamray.config.load import load_recipe
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
 from slamray.model.generate import Continuation, Prompt, continue_units, cut_prompt
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import load_audio
 from slamray.speech.decoders.hifigan import UnitVocoder
 from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
 from slamray.speech.encoders.hubert import HubertEncoder
-from slamray.speech.encoders.kmeans import Quantiser, deduplicate, load_centroids
-from slamray.tokens.vocabulary import vocab_size
+from slamray.speech.encoders.kmeans import Quantiser, checksum, deduplicate, load_centroids
+from slamray.tokens.vocabulary import Vocabulary, reconcile
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 Hear = Callable[[Path], Prompt]
@@ -65,12 +66,14 @@ def main(words: Sequence[str]) -> int:
         files = targets(Path(own.input), Path(own.out))
         folder = find_model(own.checkpoint, own.stage, lambda: recipe)
         device = recipe.compute.device
+        known = read_unit_vocabulary(folder, "checkpoint")
         model = load_unit_lm(folder)
         torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
         seconds = None if own.whole else recipe.evaluate.sampling.prompt_seconds
-        hear, n_units = load_hearing(recipe.speech.encoder, device, seconds)
+        hear, vocabulary = load_hearing(recipe.speech.encoder, device, seconds)
         vocoder = load_vocoder(Path(asset_path(recipe.evaluate.vocoder)), device)
-        check_units(model, n_units, vocoder, str(folder))
+        reconcile(known, vocabulary, f"checkpoint={folder}", "speech.encoder")
+        vocoder(np.array([vocabulary.n_units - 1]))  # raises what is wrong with the decoder, before any work
         failed = 0
         for made in generate(files, hear, model.eval(), vocoder, recipe.evaluate.sampling, own.say_prompt):
             print(made.line, file=sys.stderr if made.failed else sys.stdout, flush=True)
@@ -100,8 +103,8 @@ def targets(given: Path, out: Path) -> list[tuple[Path, Path]]:
     return [(source, target) for target, source in pairs.items()]
 
 
-def load_hearing(config: EncoderSettings, device: str, seconds: float | None) -> tuple[Hear, int]:
-    """A function from an audio file to its prompt, cut to its first `seconds`, and the number of units it knows.
+def load_hearing(config: EncoderSettings, device: str, seconds: float | None) -> tuple[Hear, Vocabulary]:
+    """A function from an audio file to its prompt, cut to its first `seconds`, and the vocabulary of its units.
 
     The encoder hears the whole file and the units are cut, as in evaluation: the cut itself is not heard.
     """
@@ -118,17 +121,7 @@ def load_hearing(config: EncoderSettings, device: str, seconds: float | None) ->
             return Prompt(str(path), units)
         return cut_prompt(str(path), units, durations, seconds, encoder.rate_hz)
 
-    return hear, len(centroids_KD)
-
-
-def check_units(model: PreTrainedModel, n_units: int, vocoder: Decoder, checkpoint: str) -> None:
-    """BadInput when encoder, LM and decoder do not speak of the same units."""
-    if model.config.vocab_size != vocab_size(n_units):
-        raise BadInput(
-            f"checkpoint={checkpoint}: {model.config.vocab_size} rows, but speech.encoder gives {n_units} units, which "
-            f"are {vocab_size(n_units)} rows; give the encoder that the checkpoint was trained with"
-        )
-    vocoder(np.array([n_units - 1]))  # raises what is wrong with the decoder, before any work
+    return hear, Vocabulary.of_units(len(centroids_KD), checksum(centroids_KD))
 
 
 def generate(

@@ -11,7 +11,7 @@ A field is identity unless it is marked where it is declared:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -78,7 +78,7 @@ def is_execution(field: FieldInfo) -> bool:
 
 
 def identity(value: Any) -> Any:
-    """Settings, or a value made of them, as plain JSON values: everything but what is marked.
+    """Settings, a record, or a value made of them, as plain JSON values: everything but what is marked.
 
     Raises BadInput where something outside the run that a field names is not there.
     """
@@ -87,6 +87,8 @@ def identity(value: Any) -> Any:
         return {name: _enters(value, name, field) for name, field in fields.items() if _counts(value, name, field)}
     if isinstance(value, Located):
         return value.content
+    if is_dataclass(value) and not isinstance(value, type):
+        return identity(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): identity(one) for key, one in value.items()}
     if isinstance(value, tuple | list):

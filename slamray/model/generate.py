@@ -1,4 +1,4 @@
-"""Continue spoken prompts in units, with the paper's sampling (recipe.md 1.5, Table 6), and count what went wrong."""
+"""Continue spoken prompts in units, with the paper's sampling (docs/paper.md 1.5), and count what went wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from slamray.config.evaluation import SamplingSettings
 from slamray.evaluate.autobleu import auto_bleu
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
+from slamray.model.saved_vocabulary import model_vocabulary
+from slamray.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,8 @@ def continue_units(model: PreTrainedModel, prompts: Sequence[Prompt], config: Sa
     counts the prompt's units too.
     """
     device = next(model.parameters()).device
-    settings = GenerationConfig(
-        do_sample=True, temperature=config.temperature, top_k=config.top_k, top_p=1.0,
-        repetition_penalty=config.repetition_penalty, max_new_tokens=config.max_new_tokens,
-        bos_token_id=BOS, eos_token_id=BOS, pad_token_id=PAD, suppress_tokens=[PAD],
-    )  # fmt: skip
+    vocabulary = model_vocabulary(model.config.to_dict(), "the model")
+    settings = generation_config(config, vocabulary)
     made: list[Continuation] = []
     was_training = model.training
     model.eval()
@@ -68,17 +66,32 @@ def continue_units(model: PreTrainedModel, prompts: Sequence[Prompt], config: Sa
         for start in range(0, len(prompts), config.batch):
             torch.manual_seed(config.seed * 1_000_003 + start)  # a prime, so that no two seeds share streams
             batch = prompts[start : start + config.batch]
-            tokens_BT, seen_BT = _left_padded(batch)
+            tokens_BT, seen_BT = _left_padded(batch, vocabulary)
             out_BT = model.generate(  # type: ignore[operator]
                 tokens_BT.to(device), attention_mask=seen_BT.to(device), generation_config=settings
             )
             for prompt, row in zip(batch, out_BT[:, tokens_BT.shape[1] :].cpu().numpy(), strict=True):
-                ends = np.flatnonzero(row == BOS)
-                said = row[: ends[0]] if len(ends) else row
-                said = (said[said >= FIRST_UNIT] - FIRST_UNIT).astype(np.uint16)
+                ends = np.flatnonzero(row == vocabulary.bos)
+                said = vocabulary.to_units(row[: ends[0]] if len(ends) else row)
                 made.append(Continuation(prompt.prompt_id, prompt.units, said, bool(len(ends))))
     model.train(was_training)
     return made
+
+
+def generation_config(config: SamplingSettings, vocabulary: Vocabulary) -> GenerationConfig:
+    """The paper's sampling (docs/paper.md 1.5) as transformers takes it; <S> ends a sequence, <PAD> is never drawn."""
+    return GenerationConfig(
+        do_sample=True,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=1.0,
+        repetition_penalty=config.repetition_penalty,
+        max_new_tokens=config.max_new_tokens,
+        bos_token_id=vocabulary.bos,
+        eos_token_id=vocabulary.bos,
+        pad_token_id=vocabulary.pad,
+        suppress_tokens=[vocabulary.pad],
+    )
 
 
 def describe(continuations: Sequence[Continuation], n: int = 2) -> dict[str, Any]:
@@ -98,10 +111,14 @@ def describe(continuations: Sequence[Continuation], n: int = 2) -> dict[str, Any
     }
 
 
-def _left_padded(prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
     """(token ids, attention mask), both int64 (B, T): `<S> units`, padded on the left so that all continue at T."""
-    rows = [np.concatenate([[BOS], prompt.units.astype(np.int64) + FIRST_UNIT]) for prompt in prompts]
-    tokens_BT = torch.full((len(rows), max(map(len, rows))), PAD, dtype=torch.long)
-    for i, row in enumerate(rows):
-        tokens_BT[i, tokens_BT.shape[1] - len(row) :] = torch.as_tensor(row)
-    return tokens_BT, (tokens_BT != PAD).long()
+    width = 1 + max(len(prompt.units) for prompt in prompts)
+    tokens_BT = torch.full((len(prompts), width), vocabulary.pad)
+    seen_BT = torch.zeros_like(tokens_BT)
+    for row, prompt in enumerate(prompts):
+        first = width - 1 - len(prompt.units)
+        tokens_BT[row, first] = vocabulary.bos
+        tokens_BT[row, first + 1 :] = torch.as_tensor(vocabulary.to_tokens(prompt.units).astype(np.int64))
+        seen_BT[row, first:] = 1
+    return tokens_BT, seen_BT

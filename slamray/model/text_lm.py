@@ -1,7 +1,7 @@
 """The small text LM that TWIST starts from on a laptop: its BPE tokeniser, its documents as token ids, its model.
 
-Training it is `pretrain`: a loop over packed tokens does not care what the tokens are. The specials are those of the
-unit vocabulary (slamray/units.py), so packing and loop need no second convention.
+Training it is `pretrain`: the loop knows ids and masks, not what they mean. The tokeniser's first two ids are the
+specials of the unit-only vocabulary (tokens/vocabulary.py), so a document begins and ends alike in both.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from slamray import store
 from slamray.config.training import TextLmShape
 from slamray.errors import BadInput
-from slamray.tokens.documents import to_document
-from slamray.tokens.vocabulary import BOS, PAD, Ints, Tokens
-
-SPECIALS = ("<PAD>", "<S>")  # ids 0 and 1, as PAD and BOS in slamray/units.py
+from slamray.tokens.documents import Document, delimit
+from slamray.tokens.vocabulary import BOS, PAD, SPECIALS, Vocabulary
 
 
 def train_tokeniser(texts: Iterable[str], size: int, folder: Path) -> None:
@@ -42,14 +41,19 @@ def train_tokeniser(texts: Iterable[str], size: int, folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def encode_documents(texts: Iterable[str], tokeniser_folder: Path) -> tuple[Tokens, Ints]:
-    """Token ids (uint16) of all documents, each `<S> .. <S>`, concatenated, and their lengths: for write_rows."""
+def text_vocabulary(tokeniser_folder: Path) -> Vocabulary:
+    """The vocabulary of a tokeniser that `train_tokeniser` left."""
+    size = len(AutoTokenizer.from_pretrained(tokeniser_folder))
+    return Vocabulary.of_text(size, PAD, BOS, store.sha256_of(tokeniser_folder / "tokenizer.json"))
+
+
+def encode_documents(texts: Iterable[str], tokeniser_folder: Path, vocabulary: Vocabulary) -> list[Document]:
+    """`<S> tokens <S>` of each text, every id a target."""
     tokeniser = AutoTokenizer.from_pretrained(tokeniser_folder)
-    assert len(tokeniser) <= 2**16
-    documents = [to_document(np.array(ids, dtype=np.uint16)) for ids in tokeniser(list(texts))["input_ids"]]
+    documents = [delimit(np.array(ids, vocabulary.dtype), vocabulary) for ids in tokeniser(list(texts))["input_ids"]]
     if not documents:
         raise BadInput("text_lm: there is no text to train on")
-    return np.concatenate(documents), np.array([len(document) for document in documents], dtype=np.int64)
+    return documents
 
 
 def build_text_lm(config: TextLmShape, seed: int) -> Qwen2ForCausalLM:

@@ -26,22 +26,22 @@ from slamray.config.base import SHAPE, asset_path
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
 from slamray.model.families import SHAPES, family_config
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, vocab_size
+from slamray.model.saved_vocabulary import SLAMKIT_TYPE, model_vocabulary, set_vocabulary, stated_vocabulary
+from slamray.tokens.vocabulary import Vocabulary, reconcile
 
-SLAMKIT_TYPE = "speech_language_model"  # model_type of the published unit LMs (slprl/slam; slamkit model/unit_lm.py)
 MOBILELLM_TYPE = "mobilellm"
-SLAMKIT_PREFIX = "lm."  # under which their weights lie
+SLAMKIT_PREFIX = "lm."  # under which the weights of slamkit's layout lie
 _MEAN_NOISE = 0.02  # of the embedding's own spread: tells rows apart and no more (chosen, not tuned)
 
 
-def build_unit_lm(config: ModelSettings, n_units: int, seed: int, attention: str = "sdpa") -> PreTrainedModel:
+def build_unit_lm(config: ModelSettings, vocabulary: Vocabulary, seed: int, attention: str = "sdpa") -> PreTrainedModel:
     """A float32 causal LM over units: the body of the text LM `config.base`, or without TWIST its shape alone.
 
-    Unit embeddings start as the first rows of the text embedding (what slamkit does, recipe.md 1.3), as its mean plus
-    small noise, or as fresh normal rows; an untied head is treated like the embedding. rope_theta is the base of
-    rotary positions (section 4.1) and means nothing to a model with learned positions. No dropout (section 4).
+    Unit embeddings start as the first rows of the text embedding (as slamkit does, docs/paper.md 1.3), as its mean
+    plus small noise, or as fresh normal rows; an untied head is treated like the embedding. rope_theta is the base of
+    rotary positions and means nothing to a model with learned positions. There is no dropout (docs/paper.md 1.4).
     A base that is a unit LM already, ours or a published one, goes on as it is: embeddings and rope_theta are its own.
-    BadInput when the base cannot be read, has fewer rows than there are units, or is a unit LM of other units.
+    BadInput when the base cannot be read, has fewer rows than the vocabulary, or is a unit LM of other units.
     """
     base = asset_path(config.base)
     try:
@@ -49,17 +49,14 @@ def build_unit_lm(config: ModelSettings, n_units: int, seed: int, attention: str
         text_lm = _load_lm(base, config.revision, text_config, dtype=torch.float32) if config.twist else None
     except BadInput as error:
         raise BadInput(f"model.base={error}") from error
-    if is_unit_lm(text_config, n_units):
-        if text_config.vocab_size != vocab_size(n_units):
-            raise BadInput(
-                f"model.base={config.base}: a unit LM of {text_config.vocab_size - FIRST_UNIT} units, but the encoder "
-                f"gives {n_units}; use the encoder and k-means that it was trained with"
-            )
+    known = unit_vocabulary_of_base(text_config, vocabulary, base)
+    if known is not None:
+        vocabulary = reconcile(known, vocabulary, f"model.base={config.base}", "speech.encoder")
         config = config.model_copy(update={"embedding": "first_rows", "rope_theta": None})  # its first rows are all
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
-            unit_lm_config(text_config, vocab_size(n_units), config.rope_theta),
+            unit_lm_config(text_config, vocabulary, config.rope_theta),
             dtype=torch.float32,
             attn_implementation=attention,
         )
@@ -69,13 +66,15 @@ def build_unit_lm(config: ModelSettings, n_units: int, seed: int, attention: str
     return model
 
 
-def unit_lm_config(text_config: PreTrainedConfig, rows: int, rope_theta: float | None = None) -> PreTrainedConfig:
-    """The text LM's configuration with the unit vocabulary, no dropout, and the given RoPE base."""
+def unit_lm_config(
+    text_config: PreTrainedConfig, vocabulary: Vocabulary, rope_theta: float | None = None
+) -> PreTrainedConfig:
+    """The text LM's configuration with the given vocabulary, no dropout, and the given RoPE base."""
     config = copy.deepcopy(text_config)
-    config.vocab_size = rows
-    config.n_units = rows - FIRST_UNIT  # marks a unit LM; transformers keeps and ignores it
+    config.vocab_size = vocabulary.size
+    set_vocabulary(config, vocabulary)
     # The text LM's own pad id may be a unit here, and torch never trains the row of an embedding's padding index.
-    config.pad_token_id, config.bos_token_id, config.eos_token_id = PAD, BOS, BOS
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = vocabulary.pad, vocabulary.bos, vocabulary.bos
     for name, value in text_config.to_dict().items():
         if isinstance(value, float) and (name.endswith(("dropout", "dropout_prob", "pdrop")) or name == "layerdrop"):
             setattr(config, name, 0.0)
@@ -111,7 +110,7 @@ def read_lm_config(base: str, revision: str | None = None) -> PreTrainedConfig:
         config.vocab_size = tree["vocab_size"]  # slamkit resizes the LM and may leave the text LM's number inside
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{base}: {_first_line(error)}") from error
-    config.n_units = config.vocab_size - FIRST_UNIT
+    set_vocabulary(config, model_vocabulary(tree, base))
     return config
 
 
@@ -123,11 +122,16 @@ def shape_config(base: str) -> PreTrainedConfig:
     return family_config(name)
 
 
-def is_unit_lm(config: PreTrainedConfig, n_units: int) -> bool:
-    """Whether a base knows units already: it says so, or (before it did) has the rows and specials of n_units."""
-    specials = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
-    unmarked = config.vocab_size == vocab_size(n_units) and specials == (PAD, BOS, BOS)
-    return getattr(config, "n_units", None) is not None or unmarked
+def unit_vocabulary_of_base(config: PreTrainedConfig, wanted: Vocabulary, base: str) -> Vocabulary | None:
+    """The vocabulary of a base that is a unit LM already; None for a text LM.
+
+    A unit LM saved before models stated their vocabulary is known by its specials and its number of rows.
+    """
+    stated = stated_vocabulary(config.to_dict(), base)
+    if stated is not None:
+        return stated if stated.n_units else None
+    found = (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id)
+    return wanted if found == (wanted.size, wanted.pad, wanted.bos, wanted.bos) else None
 
 
 def save_unit_lm(model: PreTrainedModel, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
@@ -135,23 +139,30 @@ def save_unit_lm(model: PreTrainedModel, folder: Path, weights: Mapping[str, tor
 
     weights: by parameter name, tied ones once; the model's own unless given.
     """
-    model.generation_config = GenerationConfig(pad_token_id=PAD, bos_token_id=BOS, eos_token_id=BOS)
+    vocabulary = model_vocabulary(model.config.to_dict(), str(folder))
+    pad, bos = vocabulary.pad, vocabulary.bos
+    model.generation_config = GenerationConfig(pad_token_id=pad, bos_token_id=bos, eos_token_id=bos)
     model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
 
 
 def count_parameters(model: PreTrainedModel) -> int:
-    """All parameters, tied weights once, embeddings included: how the paper counts (recipe.md 1.3)."""
+    """All parameters, tied weights once, embeddings included: how the paper counts (docs/paper.md 1.3)."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_unit_lm_parameters(text_config: PreTrainedConfig, n_units: int) -> int:
-    """The same for the unit LM of a text LM's shape, without making it."""
+def count_config_parameters(config: PreTrainedConfig) -> int:
+    """The same for the causal LM of a configuration, without making it."""
     with torch.device("meta"):
-        return count_parameters(AutoModelForCausalLM.from_config(unit_lm_config(text_config, vocab_size(n_units))))
+        return count_parameters(AutoModelForCausalLM.from_config(config))
+
+
+def count_unit_lm_parameters(text_config: PreTrainedConfig, vocabulary: Vocabulary) -> int:
+    """The same for the unit LM of a text LM's shape, without making it."""
+    return count_config_parameters(unit_lm_config(text_config, vocabulary))
 
 
 def flops_per_token(parameters: int) -> float:
-    """Training FLOPs of a token, forward and backward: 6 N, embeddings in N (recipe.md 1.9)."""
+    """Training FLOPs of a token, forward and backward: 6 N, embeddings in N (docs/paper.md 1.9)."""
     return 6.0 * parameters
 
 
@@ -167,7 +178,7 @@ def training_flops(config: PreTrainedConfig, parameters: int, tokens: int, pairs
     """Training FLOPs with attention, forward and backward: 6 N tokens + 12 x layers x heads x head width x pairs.
 
     pairs: of a query and a key that meet, T (T + 1) / 2 in a piece of T tokens. Kernels that compute masked pairs too
-    (sdpa with a mask) do more; this counts what the model asks for. N holds embeddings and norms (recipe.md 1.9).
+    (sdpa with a mask) do more; this counts what the model asks for. N holds embeddings and norms (docs/paper.md 1.9).
     """
     return flops_per_token(parameters) * tokens + _attention_flops_per_pair(config) * pairs
 

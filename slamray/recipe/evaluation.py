@@ -13,18 +13,18 @@ from typing import Any
 
 import yaml
 
-from slamray import store
 from slamray.config.base import Located
 from slamray.config.outside import model_content
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.recipe.slam import build as build_run
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.stage import Stage, order
 from slamray.stages import evaluation, published
 from slamray.stages.checkpoints import CHECKPOINTS, MODEL, checkpoints_of
 from slamray.stages.tasks import CONTINUE, PERPLEXITY, SCORES
-from slamray.tokens.vocabulary import vocab_size
+from slamray.tokens.vocabulary import Vocabulary, reconcile
 
 ITEM_METRICS = ("topic_cloze", "sentence_order", "words", "words_in_sentence", "grammar")  # of stage `items`
 OWN_INPUTS = {PERPLEXITY: ("packed",), CONTINUE: ("units", "corpus")} | dict.fromkeys(ITEM_METRICS, ("items",))
@@ -47,7 +47,7 @@ def build(recipe: Recipe, asked: Mapping[str, str]) -> list[Stage]:
     given = _folders(asked["checkpoints"]) if "checkpoints" in asked else {}
     run = {stage.name: stage for stage in order(build_run(recipe))} if needed or not given else {}
     checkpoints: dict[str, Located | None] = {
-        name: Located(_identity(name, folder, encoder.n_units), folder) for name, folder in given.items()
+        name: Located(_identity(name, folder, encoder.vocabulary), folder) for name, folder in given.items()
     }
     stages = [] if given else _made(recipe, run)
     checkpoints |= {stage.name: None for stage in stages}
@@ -117,16 +117,10 @@ def _folders(word: str) -> dict[str, Path]:
     return {name: Path(folder).resolve() for name, folder in named}
 
 
-def _identity(name: str, folder: Path, n_units: int) -> dict[str, str]:
-    """Who a checkpoint is, by content; BadInput when it is none, or of another number of units."""
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"checkpoints: {name}: {folder} holds no model: config.json is missing")
-    rows = store.read_json(folder / "config.json").get("vocab_size")
-    if rows != vocab_size(n_units):
-        raise BadInput(
-            f"checkpoints: {name}: {folder} has {rows} rows, but speech.encoder gives {n_units} units, which need "
-            f"{vocab_size(n_units)}; give the encoder that it was trained with"
-        )
+def _identity(name: str, folder: Path, vocabulary: Vocabulary) -> dict[str, str]:
+    """Who a checkpoint is, by content; BadInput when it is none, or of another vocabulary than the encoder's."""
+    known = read_unit_vocabulary(folder, f"checkpoints: {name}")
+    reconcile(known, vocabulary, f"checkpoints: {name}: {folder}", "speech.encoder")
     return model_content(str(folder), None, "checkpoints")
 
 

@@ -32,9 +32,13 @@ def run(inputs: Inputs, out: Folder, machine: Machine, dpo: DpoSettings) -> Metr
 
 
 def _train(dpo: DpoSettings, compute: Compute, model: Path, pairs: Folder, out: Path, report: Report) -> Metrics:
+    from slamray.model.saved_vocabulary import read_unit_vocabulary
+    from slamray.tokens.vocabulary import read_vocabulary, reconcile
     from slamray.train.cost import dpo_cost
     from slamray.train.dpo.align import train_dpo
 
+    if known := read_vocabulary(pairs.path):
+        reconcile(read_unit_vocabulary(model, "dpo"), known, str(model), str(pairs))
     training, heldout = preferences.read(pairs, "train"), preferences.read(pairs, "heldout")
     facts = train_dpo(dpo, compute, model, training, heldout, out, report)
     return facts | dpo_cost(dpo, compute.workers, model, training, facts)

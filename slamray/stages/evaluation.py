@@ -14,7 +14,7 @@ from slamray.config.tree import Recipe
 from slamray.data.items import ItemPair
 from slamray.data.published_sets import KINDS, average_of
 from slamray.evaluate.summary import as_rows, summarise_items
-from slamray.speech.encoders.table import check_encoder
+from slamray.speech.encoders.table import EncoderFacts, check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
@@ -44,7 +44,7 @@ def stage(
         "checkpoints": dict(checkpoints),
         "metrics": list(metrics),
         "scoring": part_of(recipe.evaluate, ScoringSettings),
-        "rate_hz": check_encoder(recipe.speech.encoder).rate_hz,
+        "encoder": check_encoder(recipe.speech.encoder),
     }
     cost = f"{len(checkpoints)} checkpoints by {len(metrics)} metrics"
     return Stage("evaluation", run, settings, tuple(inputs), cost=lambda: cost)
@@ -65,14 +65,14 @@ def run(
     checkpoints: Mapping[str, Located | None],
     metrics: Sequence[str],
     scoring: ScoringSettings,
-    rate_hz: float,
+    encoder: EncoderFacts,
 ) -> EvaluationFacts:
     """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json."""
     models = {name: str(at.place if at else inputs[name].fetch(MODEL)) for name, at in checkpoints.items()}
     pairs = _pairs(inputs, metrics)
     work = [task for name, model in models.items() for task in _tasks(name, model, str(out / name), pairs, metrics)]
     folders = {name: folder for name, folder in inputs.items() if name not in models}
-    scores.measure("evaluation", work, folders, machine, scoring, rate_hz)
+    scores.measure("evaluation", work, folders, machine, scoring, encoder)
     rows = [{"checkpoint": task.checkpoint, **row} for task in work if task.kind == PAIRS for row in task.result]
     out.write_table(SCORES, pa.Table.from_pylist(rows, SCHEMA))
     found = {name: _figures(name, rows, work, scoring) for name in models}

@@ -12,15 +12,16 @@ from slamray.config.corpora import RecordedSettings
 from slamray.config.model import PackSettings
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import corpus, recorded, units
-from slamray.tokens.documents import to_document
+from slamray.tokens.documents import Document, unit_document
 from slamray.tokens.packing import join_packings, pack_apart
 from slamray.tokens.rows import MIXTURE, write_rows
-from slamray.tokens.sampler import Part, rows_per_round
-from slamray.tokens.vocabulary import Tokens, to_tokens
+from slamray.tokens.sampler import MixedSource, rows_per_round
+from slamray.tokens.vocabulary import Vocabulary
 
 TRAIN, VALIDATION = "train", "validation"
 STORIES = "stories"  # the spoken documents, as a source of a mixture
@@ -28,12 +29,21 @@ SOURCES = {"recorded": "recordings"}  # of stages whose name is not their source
 
 
 def stage(recipe: Recipe, spoken: Stage, documents: Stage, recordings: Sequence[Stage]) -> Stage:
-    settings = {"pack": recipe.pack, "recorded_validation_share": recipe.recorded.validation_share}
+    settings = {
+        "pack": recipe.pack,
+        "recorded_validation_share": recipe.recorded.validation_share,
+        "vocabulary": check_encoder(recipe.speech.encoder).vocabulary,
+    }
     return Stage("packed", run, settings, (spoken, documents, *recordings))
 
 
 def run(
-    inputs: Inputs, out: Folder, machine: Machine, pack: PackSettings, recorded_validation_share: float
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    pack: PackSettings,
+    recorded_validation_share: float,
+    vocabulary: Vocabulary,
 ) -> dict[str, Any]:
     """Pack each split's documents, in the order of their ids; facts count rows, tokens and targets of each split.
 
@@ -43,12 +53,12 @@ def run(
     facts: dict[str, Any] = {}
     for split in (TRAIN, VALIDATION):
         found = read_units(inputs, split, recorded_validation_share)
-        documents = {name: [to_document(to_tokens(row)) for row in rows] for name, rows in found.items()}
+        documents = {name: [unit_document(row, vocabulary) for row in rows] for name, rows in found.items()}
         if split == TRAIN and pack.mixture:
-            facts[split] = write_mixture(out / split, documents, pack.mixture, pack.context)
+            facts[split] = write_mixture(out / split, documents, vocabulary, pack.mixture, pack.context)
         else:
             together = [document for own in documents.values() for document in own]
-            facts[split] = write_documents(out / split, together, pack.context, split)
+            facts[split] = write_documents(out / split, together, vocabulary, pack.context, split)
     return facts
 
 
@@ -65,16 +75,21 @@ def read_units(inputs: Inputs, split: str, recorded_validation_share: float) -> 
     return found
 
 
-def write_documents(folder: Folder, documents: Sequence[Tokens], context: int, split: str) -> dict[str, Any]:
-    """Pack documents of token ids; BadInput when a split is empty."""
+def write_documents(
+    folder: Folder, documents: Sequence[Document], vocabulary: Vocabulary, context: int, split: str
+) -> dict[str, Any]:
+    """Pack documents; BadInput when a split is empty."""
     if not documents:
         raise BadInput(f"no {split} document to pack; bring more text or raise corpus.validation_share")
-    lengths = np.array([len(document) for document in documents])
-    return dict(write_rows(folder.path, np.concatenate(documents), lengths, context))
+    return dict(write_rows(folder.path, documents, vocabulary, context))
 
 
 def write_mixture(
-    folder: Folder, documents: Mapping[str, Sequence[Tokens]], weights: Mapping[str, float], context: int
+    folder: Folder,
+    documents: Mapping[str, Sequence[Document]],
+    vocabulary: Vocabulary,
+    weights: Mapping[str, float],
+    context: int,
 ) -> dict[str, Any]:
     """Pack each source apart, and lay down how many of its rows a round reads so that its token share is its weight.
 
@@ -88,29 +103,29 @@ def write_mixture(
     together = [document for name in names for document in documents[name]]
     lengths = np.array([len(document) for document in together])
     packings = pack_apart(lengths, [len(documents[name]) for name in names], context)
-    facts: dict[str, Any] = write_rows(folder.path, np.concatenate(together), lengths, context, join_packings(packings))
+    facts: dict[str, Any] = write_rows(folder.path, together, vocabulary, context, join_packings(packings))
     rows = [packing.rows for packing in packings]
     tokens = [int(packing.length_P.sum()) for packing in packings]
     per_round = rows_per_round([weights[name] for name in names], tokens, rows)
     firsts = np.cumsum(rows) - rows
-    parts = [Part(*part) for part in zip(names, firsts.tolist(), rows, per_round, strict=True)]
-    folder.write_json(MIXTURE, [asdict(part) for part in parts])
-    facts["sources"] = _sources(parts, tokens, weights)
+    sources = [MixedSource(*source) for source in zip(names, firsts.tolist(), rows, per_round, strict=True)]
+    folder.write_json(MIXTURE, [asdict(source) for source in sources])
+    facts["sources"] = _shares(sources, tokens, weights)
     return facts
 
 
-def _sources(parts: Sequence[Part], tokens: Sequence[int], weights: Mapping[str, float]) -> dict[str, Any]:
-    read = [part.per_round / part.rows * count for part, count in zip(parts, tokens, strict=True)]
+def _shares(sources: Sequence[MixedSource], tokens: Sequence[int], weights: Mapping[str, float]) -> dict[str, Any]:
+    read = [source.per_round / source.rows * count for source, count in zip(sources, tokens, strict=True)]
     return {
-        part.name: {
-            "weight": weights[part.name],
+        source.name: {
+            "weight": weights[source.name],
             "token_share": given / sum(read),
             "tokens": count,
-            "rows": part.rows,
-            "rows_per_round": part.per_round,
-            "passes": part.per_round / part.rows,
+            "rows": source.rows,
+            "rows_per_round": source.per_round,
+            "passes": source.per_round / source.rows,
         }
-        for part, given, count in zip(parts, read, tokens, strict=True)
+        for source, given, count in zip(sources, read, tokens, strict=True)
     }
 
 

@@ -23,18 +23,18 @@ def unit_shape(config: ModelSettings, n_units: int) -> PreTrainedConfig:
     """The unit LM's configuration; of a family that is known by name, without the hub."""
     from slamray.model.families import FAMILIES, family_config
     from slamray.model.unit_lm import read_lm_config, unit_lm_config
-    from slamray.tokens.vocabulary import vocab_size
+    from slamray.tokens.vocabulary import Vocabulary
 
     known = config.base in FAMILIES
     text = family_config(config.base) if known else read_lm_config(asset_path(config.base), config.revision)
-    return unit_lm_config(text, vocab_size(n_units), config.rope_theta)
+    return unit_lm_config(text, Vocabulary.of_units(n_units), config.rope_theta)
 
 
 def parameters(config: ModelSettings, n_units: int) -> int:
     """Parameters of the unit LM."""
-    from slamray.model.unit_lm import count_unit_lm_parameters
+    from slamray.model.unit_lm import count_config_parameters
 
-    return count_unit_lm_parameters(unit_shape(config, n_units), n_units)
+    return count_config_parameters(unit_shape(config, n_units))
 
 
 def memory(recipe: Recipe, n_units: int) -> Memory:

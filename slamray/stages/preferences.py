@@ -24,6 +24,7 @@ from slamray.data.preference_pairs import PARTS, SPOKEN_COLUMNS, PairSet, Prefer
 from slamray.data.recordings import Recording, parquet_length, published_split
 from slamray.data.text import cut_sentences
 from slamray.errors import BadInput
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
@@ -31,6 +32,7 @@ from slamray.stages import corpus, units
 from slamray.stages.speech import SpeechFacts, listen, speak
 from slamray.stages.units import SPEAKING
 from slamray.tokens.documents import join_units
+from slamray.tokens.vocabulary import Vocabulary, write_vocabulary
 
 PAIRS = "pairs.parquet"
 PUBLISHED_SPLITS = ("train", "validation")  # of SpokenSwag as published; the second is held out
@@ -72,6 +74,7 @@ def stage(recipe: Recipe, documents: Stage) -> Stage:
         "speaking": part_of(recipe.speech, SpeakingSettings),
         "validation_share": recipe.corpus.validation_share,
         "evaluation_share": recipe.corpus.evaluation_share,
+        "vocabulary": check_encoder(recipe.speech.encoder).vocabulary,
     }
     many = recipe.preferences.max_pairs or "all"
     return Stage(
@@ -87,6 +90,7 @@ def run(
     speaking: SpeakingSettings,
     validation_share: float,
     evaluation_share: float,
+    vocabulary: Vocabulary,
 ) -> PreferencesFacts:
     """Make, filter and speak the pairs; held-out pairs come from text that no training stage sees.
 
@@ -110,6 +114,7 @@ def run(
     by_id = units.by_id(out)
     rows = [row for split, pair in chosen if (row := _row(split, pair, [by_id.get(key) for key in ids(pair)]))]
     out.write_table(PAIRS, pa.Table.from_pylist(rows, SCHEMA))
+    write_vocabulary(out.path, vocabulary)
     return PreferencesFacts(
         **asdict(facts),
         pairs_train=sum(row["split"] == "train" for row in rows),

@@ -12,7 +12,7 @@ from slamray.config.base import part_of
 from slamray.config.evaluation import ScoringSettings
 from slamray.config.tree import Recipe
 from slamray.evaluate.summary import as_rows, summarise_metrics, summarise_parts
-from slamray.speech.encoders.table import check_encoder
+from slamray.speech.encoders.table import EncoderFacts, check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Pool
@@ -44,14 +44,14 @@ def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: 
     settings = {
         "checkpoint": checkpoint.name,
         "scoring": part_of(recipe.evaluate, ScoringSettings),
-        "rate_hz": check_encoder(recipe.speech.encoder).rate_hz,
+        "encoder": check_encoder(recipe.speech.encoder),
     }
     inputs = (checkpoint, tests, rows, spoken, documents)
     return Stage(f"scores_{checkpoint.name}", run, settings, inputs, group=SCORING)
 
 
 def run(
-    inputs: Inputs, out: Folder, machine: Machine, checkpoint: str, scoring: ScoringSettings, rate_hz: float
+    inputs: Inputs, out: Folder, machine: Machine, checkpoint: str, scoring: ScoringSettings, encoder: EncoderFacts
 ) -> ScoresFacts:
     """Measure a checkpoint, named by its stage; a row for each pair to Parquet."""
     asked = items.read(inputs["items"]).pairs
@@ -63,7 +63,7 @@ def run(
     ]
     work += [Task(checkpoint, model, PERPLEXITY, str(out))]
     folders = {name: folder for name, folder in inputs.items() if name != checkpoint}
-    measure(f"scores_{checkpoint}", work, folders, machine, scoring, rate_hz)
+    measure(f"scores_{checkpoint}", work, folders, machine, scoring, encoder)
     rows = [row for task in work if task.kind == PAIRS for row in task.result]
     out.write_table(SCORES, pa.Table.from_pylist(rows, SCHEMA))
     return ScoresFacts(
@@ -86,7 +86,7 @@ def measure(
     folders: Mapping[str, Folder],
     machine: Machine,
     scoring: ScoringSettings,
-    rate_hz: float,
+    encoder: EncoderFacts,
 ) -> None:
     """Do the tasks that have not left their result yet, in one stream over the score actors.
 
@@ -97,7 +97,8 @@ def measure(
     args = {
         "folders": dict(folders),
         "scoring": scoring,
-        "rate_hz": rate_hz,
+        "rate_hz": encoder.rate_hz,
+        "vocabulary": encoder.vocabulary,
         "device": "cuda" if cuda else "cpu",
         "batch_tokens": machine.compute.score_batch_tokens,
     }

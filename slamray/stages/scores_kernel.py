@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from slamray.config.base import asset_path
 from slamray.config.evaluation import ScoringSettings
 from slamray.data.items import ItemPair
-from slamray.evaluate.pairs import perplexity, pieces, score_pairs
+from slamray.evaluate.pairs import judge_pairs, perplexity
 from slamray.model import generate
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import to_flac
 from slamray.speech.decoders.source_filter import load_vocoder
@@ -26,6 +27,7 @@ from slamray.stages import corpus, items, packed, published, units
 from slamray.stages.speech_kernels import one_thread
 from slamray.stages.tasks import AUDIO, PAIRS, PERPLEXITY, Task, TaskDone
 from slamray.tokens.rows import RowStore
+from slamray.tokens.vocabulary import Vocabulary, reconcile
 
 
 class Measure:
@@ -36,11 +38,17 @@ class Measure:
     """
 
     def __init__(
-        self, folders: Mapping[str, Folder], scoring: ScoringSettings, rate_hz: float, device: str, batch_tokens: int
+        self,
+        folders: Mapping[str, Folder],
+        scoring: ScoringSettings,
+        rate_hz: float,
+        vocabulary: Vocabulary,
+        device: str,
+        batch_tokens: int,
     ) -> None:
         one_thread()
         self._loaded: tuple[str, PreTrainedModel] | None = None
-        self._folders, self._scoring = folders, scoring
+        self._folders, self._scoring, self._vocabulary = folders, scoring, vocabulary
         self._rate_hz, self._device, self._batch_tokens = rate_hz, device, batch_tokens
         self._known: dict[str, tuple[list[ItemPair], dict[str, np.ndarray]]] = {}
 
@@ -58,6 +66,8 @@ class Measure:
     def _load(self, folder: str) -> PreTrainedModel:
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # before the next one takes its place
+            known = read_unit_vocabulary(Path(folder), "evaluate")
+            reconcile(known, self._vocabulary, folder, "speech.encoder")
             model = load_unit_lm(Path(folder))  # float32: a score must not depend on its batch
             model.to(torch.device(self._device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
             self._loaded = folder, model.eval()
@@ -65,7 +75,9 @@ class Measure:
 
     def _perplexity(self, model: PreTrainedModel) -> dict[str, float]:
         rows = RowStore(self._folders["packed"].fetch(packed.VALIDATION))
-        return perplexity(model, pieces(rows), self._batch_tokens)
+        if rows.vocabulary is not None:
+            reconcile(self._vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
+        return perplexity(model, rows.pieces(), self._batch_tokens)
 
     def _pairs(self, model: PreTrainedModel, task: Task) -> list[dict[str, Any]]:
         if task.source not in self._known:
@@ -76,7 +88,7 @@ class Measure:
         asked = [pair for pair in pairs if pair.metric == task.metric]
         asked = asked[task.start : None if task.stop < 0 else task.stop]
         spoken = [p for p in asked if all(u in known and len(known[u]) for u in (*p.prompt, *p.chosen, *p.rejected))]
-        return score_pairs(model, spoken, known, self._scoring.normalise, self._batch_tokens)
+        return judge_pairs(model, spoken, known, self._vocabulary, self._scoring.normalise, self._batch_tokens)
 
     def _continue(self, model: PreTrainedModel, out: Folder) -> dict[str, Any]:
         sampling = self._scoring.sampling

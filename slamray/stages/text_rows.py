@@ -32,14 +32,13 @@ def run(inputs: Inputs, out: Folder, machine: Machine, shape: TextLmShape, seed:
 
 
 def _make(documents: Folder, out: Folder, shape: TextLmShape, seed: int) -> dict[str, Any]:
-    from slamray.model.text_lm import build_text_lm, encode_documents, train_tokeniser
+    from slamray.model.text_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
     from slamray.tokens.rows import write_rows
 
     texts = {split: [document.text for document in corpus.read(documents, split)] for split in (TRAIN, VALIDATION)}
     tokeniser = out.fetch(TOKENISER)
     train_tokeniser(texts[TRAIN], shape.vocab_size, tokeniser)
     build_text_lm(shape, seed).save_pretrained(out.fetch(MODEL))
-    return {
-        split: write_rows(out.fetch(split), *encode_documents(found, tokeniser), shape.context)
-        for split, found in texts.items()
-    }
+    vocabulary = text_vocabulary(tokeniser)
+    packed = {split: encode_documents(found, tokeniser, vocabulary) for split, found in texts.items()}
+    return {split: write_rows(out.fetch(split), found, vocabulary, shape.context) for split, found in packed.items()}

@@ -55,8 +55,10 @@ def run(
 
 def _build(model: ModelSettings, n_units: int, seed: int, out: Path) -> UntrainedFacts:
     from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
+    from slamray.tokens.vocabulary import Vocabulary
 
-    built = build_unit_lm(model, n_units, seed)
+    # Who the units are is not known here: training makes embeddings mean units, and marks the model with the rows'.
+    built = build_unit_lm(model, Vocabulary.of_units(n_units), seed)
     save_unit_lm(built, out)
     return UntrainedFacts(count_parameters(built))
 

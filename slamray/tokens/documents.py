@@ -1,16 +1,43 @@
-"""Units of utterances to documents of tokens."""
+"""A document: token ids, and a loss mask that says which of them a model is trained to predict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from slamray.tokens.vocabulary import BOS, Tokens
+from slamray.tokens.vocabulary import Tokens, Units, Vocabulary
+
+Mask = npt.NDArray[np.bool_]
 
 
-def join_units(parts: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.integer]:
+@dataclass(frozen=True)
+class Document:
+    """Token ids (T,) uint16 or uint32, and a loss mask (T,) bool: True where the id is a target.
+
+    mask None: every id is a target. The first id of a sequence is never one, for nothing predicts it.
+    """
+
+    ids: Tokens
+    mask: Mask | None = None
+
+    def __post_init__(self) -> None:
+        assert self.mask is None or self.mask.shape == self.ids.shape, "a mask has a value for each id"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> Mask:
+        """(T,) bool: the mask with its first place False."""
+        found = np.ones(len(self), np.bool_) if self.mask is None else self.mask.copy()
+        found[:1] = False
+        return found
+
+
+def join_units(parts: Sequence[Units]) -> Units:
     """Units of utterances that were encoded one by one, as one sequence: deduplicated across the joins too.
 
     The same sound goes on over a join (mostly silence), so its unit stands once, as it would in continuous speech.
@@ -19,7 +46,21 @@ def join_units(parts: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.integ
     return units[np.insert(units[1:] != units[:-1], 0, True)] if len(units) else units
 
 
-def to_document(tokens: Tokens) -> Tokens:
-    """`<S> t1 .. tT <S>`, once for a whole document, before it is cut (recipe.md 1.2)."""
-    special = np.array([BOS], dtype=tokens.dtype)
-    return np.concatenate([special, tokens, special])
+def delimit(ids: Tokens, vocabulary: Vocabulary) -> Document:
+    """`<S> t1 .. tT <S>`, every id a target: once for a whole document, before it is cut (docs/paper.md 1.2)."""
+    special = np.array([vocabulary.bos], dtype=ids.dtype)
+    return Document(np.concatenate([special, ids, special]))
+
+
+def unit_document(units: Units, vocabulary: Vocabulary) -> Document:
+    """`<S> u1 .. uT <S>` of units."""
+    return delimit(vocabulary.to_tokens(units), vocabulary)
+
+
+def concatenate(documents: Sequence[Document]) -> Document:
+    """All documents end to end; the mask is None where none of them masks out an id that something predicts."""
+    ids = np.concatenate([document.ids for document in documents])
+    if all(document.mask is None or document.mask[1:].all() for document in documents):
+        return Document(ids)
+    masks = [np.ones(len(d), np.bool_) if d.mask is None else d.mask for d in documents]
+    return Document(ids, np.concatenate(masks))

@@ -5,6 +5,7 @@ Legend: R rows, C context (tokens of a row), P pieces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,65 +14,83 @@ import numpy.typing as npt
 
 from slamray import store
 from slamray.errors import BadInput
+from slamray.tokens.documents import Document, Mask, concatenate
 from slamray.tokens.packing import Packing, pack
-from slamray.tokens.sampler import Part, batch_rows, mixed_rows
-from slamray.tokens.vocabulary import PAD, Ints, Tokens
+from slamray.tokens.sampler import MixedSource, batch_rows, mixed_rows
+from slamray.tokens.vocabulary import Ints, Tokens, Vocabulary, read_vocabulary, write_vocabulary
 
 IGNORE = -100  # torch's cross_entropy leaves such targets out
-MIXTURE = "mixture.json"  # beside packed rows: the parts of a mixture
+MIXTURE = "mixture.json"  # beside packed rows: the sources of a mixture
 _COPY_ROWS = 4096  # rows filled at once: bounds memory at about 100 MB for context 1024 (chosen, not tuned)
 
 
 def write_rows(
     folder: Path,
-    tokens: Tokens,
-    document_lengths: npt.NDArray[np.integer],
+    documents: Sequence[Document],
+    vocabulary: Vocabulary,
     context: int,
     packing: Packing | None = None,
 ) -> dict[str, float]:
-    """Pack concatenated documents into `folder`; the same input gives the same bytes. Returns facts for the manifest.
+    """Pack documents into `folder`; the same documents give the same bytes. Returns facts for the manifest.
 
     packing: where the pieces go, if it was decided before; else best fit over all documents.
 
     tokens.npy (R, C) uint16 or uint32, PAD at the end of a row; lengths.npy (P,) int32 of the pieces in row order;
-    offsets.npy (R + 1,) int64: the pieces of row r are lengths[offsets[r] : offsets[r + 1]].
+    offsets.npy (R + 1,) int64: the pieces of row r are lengths[offsets[r] : offsets[r + 1]]; vocabulary.json.
+    Where a document masks an id out: mask.npy (R, C) bool, True where the token is a target, and targets.npy (R,)
+    int64, how many of a row are.
     """
-    assert len(tokens) == int(np.sum(document_lengths, dtype=np.int64)), "lengths do not add up to the tokens"
-    packing = packing or pack(document_lengths, context)
+    packing = packing or pack(np.array([len(document) for document in documents]), context)
+    whole = concatenate(documents)
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (packing.rows, context)
-    rows_RC = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=tokens.dtype, shape=shape)
     pieces_R = np.bincount(packing.row_P, minlength=packing.rows)
     offsets = np.concatenate([[0], np.cumsum(pieces_R)]).astype(np.int64)
+    _write_packed(folder / "tokens.npy", whole.ids, packing, offsets, vocabulary.pad)
+    np.save(folder / "lengths.npy", packing.length_P.astype(np.int32))
+    np.save(folder / "offsets.npy", offsets)
+    targets = len(whole) - len(packing.length_P)
+    if whole.mask is not None:
+        mask = whole.mask.copy()
+        mask[packing.source_P] = False  # the first token of a piece is no target
+        mask_RC = _write_packed(folder / "mask.npy", mask, packing, offsets, False)
+        targets_R = np.array([np.count_nonzero(row) for row in mask_RC], np.int64)
+        np.save(folder / "targets.npy", targets_R)
+        targets = int(targets_R.sum())
+    write_vocabulary(folder, vocabulary)
+    return {
+        "rows": packing.rows,
+        "context": context,
+        "documents": len(documents),
+        "pieces": len(packing.length_P),
+        "tokens": len(whole),
+        "targets": targets,
+        "padding_share": 1.0 - len(whole) / (packing.rows * context),
+    }
+
+
+def _write_packed(path: Path, values: npt.NDArray, packing: Packing, offsets: Ints, padding: int) -> npt.NDArray:
+    """Values of concatenated tokens, laid out in rows (R, C) as packing says, some thousand rows at once."""
+    shape = (packing.rows, packing.context)
+    rows_RC = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
     for first in range(0, packing.rows, _COPY_ROWS):
         last = min(first + _COPY_ROWS, packing.rows)
         these = slice(offsets[first], offsets[last])
         length_P = packing.length_P[these]
         within = np.arange(length_P.sum()) - np.repeat(np.cumsum(length_P) - length_P, length_P)
-        block = np.full((last - first) * context, PAD, dtype=tokens.dtype)
-        target_P = (packing.row_P[these] - first) * context + packing.column_P[these]
-        block[np.repeat(target_P, length_P) + within] = tokens[np.repeat(packing.source_P[these], length_P) + within]
-        rows_RC[first:last] = block.reshape(-1, context)
+        block = np.full((last - first) * packing.context, padding, dtype=values.dtype)
+        place_P = (packing.row_P[these] - first) * packing.context + packing.column_P[these]
+        block[np.repeat(place_P, length_P) + within] = values[np.repeat(packing.source_P[these], length_P) + within]
+        rows_RC[first:last] = block.reshape(-1, packing.context)
     rows_RC.flush()
-    np.save(folder / "lengths.npy", packing.length_P.astype(np.int32))
-    np.save(folder / "offsets.npy", offsets)
-    targets = len(tokens) - len(packing.length_P)
-    return {
-        "rows": packing.rows,
-        "context": context,
-        "documents": len(document_lengths),
-        "pieces": len(packing.length_P),
-        "tokens": len(tokens),
-        "targets": targets,
-        "padding_share": 1.0 - len(tokens) / (packing.rows * context),
-    }
+    return rows_RC
 
 
 @dataclass(frozen=True)
 class Batch:
     """Rows ready for a model: int64 arrays (rows, context).
 
-    targets are the next token inside the same piece, else IGNORE: a first token is never a target, padding neither.
+    targets are the next token inside the same piece where the loss mask lets it count, else IGNORE: a first token is
+    never a target, padding neither.
     positions restart with each piece, which is how transformers tells pieces apart; padding goes on counting.
     """
 
@@ -84,24 +103,29 @@ class RowStore:
     """A folder written by `write_rows`, read by row index through a memory map."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         try:
             self.tokens_RC: Tokens = np.load(folder / "tokens.npy", mmap_mode="r")
             self.lengths_P: npt.NDArray[np.int32] = np.load(folder / "lengths.npy", mmap_mode="r")
             self.offsets: Ints = np.load(folder / "offsets.npy")
+            masked = (folder / "mask.npy").exists()
+            self.mask_RC: Mask | None = np.load(folder / "mask.npy", mmap_mode="r") if masked else None
+            targets_R: Ints | None = np.load(folder / "targets.npy") if masked else None
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder} is not a folder of packed rows ({error}); run the pack stage again") from error
         self.rows, self.context = self.tokens_RC.shape
         pieces_R = np.diff(self.offsets)
         assert int(pieces_R.min()) > 0, "a row without pieces"
         self.tokens_R: Ints = np.add.reduceat(self.lengths_P.astype(np.int64), self.offsets[:-1])
-        self.targets_R: Ints = self.tokens_R - pieces_R
+        self.targets_R: Ints = self.tokens_R - pieces_R if targets_R is None else targets_R
+        self.vocabulary = read_vocabulary(folder)
         mixed = folder / MIXTURE
-        self.parts = tuple(Part(**part) for part in store.read_json(mixed)) if mixed.exists() else ()
+        self.sources = tuple(MixedSource(**source) for source in store.read_json(mixed)) if mixed.exists() else ()
 
     def rows_of_step(self, seed: int, step: int, rows_per_step: int) -> Ints:
         """Row indices of the global batch of `step` (from 0), by the mixture where the folder has one."""
-        if self.parts:
-            return mixed_rows(seed, step, self.parts, rows_per_step)
+        if self.sources:
+            return mixed_rows(seed, step, self.sources, rows_per_step)
         return batch_rows(seed, step, self.rows, rows_per_step)
 
     def batch(self, rows: Ints) -> Batch:
@@ -117,4 +141,16 @@ class RowStore:
                 positions[place, column:end] = np.arange(length)
                 last, column = column, end
             positions[place, last:] = np.arange(self.context - last)
+        if self.mask_RC is not None:  # the target at a place is the token after it, whose mask says whether it counts
+            targets[:, :-1][~self.mask_RC[rows][:, 1:]] = IGNORE
         return Batch(inputs, targets, positions)
+
+    def pieces(self) -> list[Document]:
+        """The pieces of all rows in their order, each with its mask; padding is left behind."""
+        found = []
+        for row in range(self.rows):
+            ends = np.cumsum(self.lengths_P[self.offsets[row] : self.offsets[row + 1]])
+            for first, last in zip([0, *ends[:-1]], ends, strict=True):
+                mask = None if self.mask_RC is None else self.mask_RC[row, first:last]
+                found.append(Document(self.tokens_RC[row, first:last], mask))
+        return found

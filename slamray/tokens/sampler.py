@@ -21,7 +21,7 @@ def batch_rows(seed: int, step: int, n_rows: int, rows_per_step: int) -> Ints:
 
 
 @dataclass(frozen=True)
-class Part:
+class MixedSource:
     """A source of a mixture: its rows are first .. first + rows, and a round reads `per_round` of them."""
 
     name: str
@@ -30,23 +30,23 @@ class Part:
     per_round: int
 
 
-def mixed_rows(seed: int, step: int, parts: Sequence[Part], rows_per_step: int) -> Ints:
+def mixed_rows(seed: int, step: int, sources: Sequence[MixedSource], rows_per_step: int) -> Ints:
     """Row indices of the global batch of `step` from a mixture: a pure function of its arguments.
 
-    Rounds follow each other without a gap. A round is a permutation of as many places for each part as it is to give
-    rows, and a part's places are filled from its own epochs, so that no row of a part comes again before all others of
-    that part have come, however often or seldom the part is read.
+    Rounds follow each other without a gap. A round is a permutation of as many places for each source as it is to give
+    rows, and a source's places are filled from its own epochs, so that no row of a source comes again before all its
+    others have come, however often or seldom the source is read.
     """
     position = _positions(step, rows_per_step)
-    per_round = sum(part.per_round for part in parts)
+    per_round = sum(source.per_round for source in sources)
     place = _in_epochs((seed, 0), position, per_round)
     rows = np.empty_like(position)
     first_place = 0
-    for number, part in enumerate(parts, start=1):
-        here = (first_place <= place) & (place < first_place + part.per_round)
-        read = position[here] // per_round * part.per_round + place[here] - first_place
-        rows[here] = part.first + _in_epochs((seed, number), read, part.rows)
-        first_place += part.per_round
+    for number, source in enumerate(sources, start=1):
+        here = (first_place <= place) & (place < first_place + source.per_round)
+        read = position[here] // per_round * source.per_round + place[here] - first_place
+        rows[here] = source.first + _in_epochs((seed, number), read, source.rows)
+        first_place += source.per_round
     return rows
 
 

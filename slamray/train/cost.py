@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from slamray.config.training import DpoSettings, PretrainSettings
-from slamray.model.unit_lm import count_unit_lm_parameters, read_lm_config, training_flops
+from slamray.model.unit_lm import count_config_parameters, read_lm_config, training_flops
 from slamray.tokens.rows import RowStore
 from slamray.tokens.sampler import batch_rows
-from slamray.tokens.vocabulary import FIRST_UNIT, Ints
+from slamray.tokens.vocabulary import Ints
 from slamray.train.dpo.pairs import to_pair_tokens
 
 
@@ -47,7 +47,7 @@ def _cost(
 ) -> dict[str, float]:
     """lengths_P: tokens of a piece; times_P: how often it was read."""
     config = read_lm_config(str(model))
-    parameters = count_unit_lm_parameters(config, config.vocab_size - FIRST_UNIT)
+    parameters = count_config_parameters(config)
     length_P = lengths_P.astype(np.int64)
     tokens, pairs = int((times_P * length_P).sum()), int((times_P * (length_P * (length_P + 1) // 2)).sum())
     return {

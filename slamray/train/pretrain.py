@@ -26,6 +26,7 @@ from slamray.config.training import PretrainSettings
 from slamray.errors import BadInput
 from slamray.model.attention import piece_mask, register_blockwise
 from slamray.model.memory import bucket_elements
+from slamray.model.saved_vocabulary import adopt_vocabulary
 from slamray.model.unit_lm import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
 from slamray.stage.work import CHECKPOINTS, NOTICE, Report
 from slamray.tokens.rows import IGNORE, Batch, RowStore
@@ -124,6 +125,8 @@ class Pretraining:
         self.saver = checkpoint.Saver(out / CHECKPOINTS)
         self.attention = register_blockwise() if compute.device == "cpu" else compute.attention
         model = load_unit_lm(model_folder if newest is None else newest / "model", self.attention)
+        for rows in (train, validation):
+            adopt_vocabulary(model.config, rows.vocabulary, str(model_folder), str(rows.folder))
         self.flops_per_token = flops_per_token(count_parameters(model))
         self.engine, self.optimiser = make_engine(model, config, compute, self.accumulation)
         if newest is not None:

@@ -16,13 +16,16 @@ from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
 
 from slamray.commands.export import ExportWords, export, main, unit_tokeniser
 from slamray.commands.words import find_model, split_words
+from slamray.config.base import asset_path
 from slamray.config.load import load_recipe
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import build_unit_lm, load_unit_lm, save_unit_lm
-from slamray.tokens.vocabulary import BOS, PAD
+from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 
 N_UNITS = 20
+UNITS = Vocabulary.of_units(N_UNITS)
 SIZE: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 FAMILIES: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZE, num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=True),
@@ -81,7 +84,7 @@ def unit_lm(text: Path, config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(text)
     return build_unit_lm(
-        ModelSettings.model_validate({"base": str(text), "embedding": "normal", "rope_theta": 5000.0}), N_UNITS, seed=0
+        ModelSettings.model_validate({"base": str(text), "embedding": "normal", "rope_theta": 5000.0}), UNITS, seed=0
     )
 
 
@@ -110,7 +113,7 @@ def test_both_layouts_load_back_to_evaluate_and_to_go_on_training(families: Path
     assert torch.equal(logits_of(load_unit_lm(folder), families / name), expected)
     # `embedding` and `rope_theta` are about text LMs: a unit LM keeps its own.
     config = ModelSettings.model_validate({"base": str(folder), "embedding": "mean", "rope_theta": 777.0})
-    again = build_unit_lm(config, N_UNITS, seed=3)
+    again = build_unit_lm(config, UNITS, seed=3)
     assert torch.equal(logits_of(again, families / name), expected)
     assert (again.config.pad_token_id, again.config.bos_token_id, again.config.eos_token_id) == (PAD, BOS, BOS)
 
@@ -119,9 +122,9 @@ def test_a_unit_lm_saved_before_it_was_marked_goes_on_too(families: Path, tmp_pa
     model = load_unit_lm(families / "qwen2" / "unit")
     save_unit_lm(model, tmp_path)
     tree = json.loads((tmp_path / "config.json").read_text())
-    assert tree.pop("n_units") == N_UNITS
+    assert Vocabulary.from_json(tree.pop("vocabulary"), "config.json") == UNITS
     (tmp_path / "config.json").write_text(json.dumps(tree))
-    again = build_unit_lm(ModelSettings(base=str(tmp_path), embedding="normal"), N_UNITS, seed=0)
+    again = build_unit_lm(ModelSettings(base=str(tmp_path), embedding="normal"), UNITS, seed=0)
     assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
@@ -180,7 +183,7 @@ def test_a_published_checkpoint_is_read_as_it_is(families: Path, tmp_path: Path,
     folder = published(tmp_path / "slam", model, weights)
     expected = logits_of(model, families / "qwen2")
     assert torch.equal(logits_of(load_unit_lm(folder), families / "qwen2"), expected)
-    again = build_unit_lm(ModelSettings(base=str(folder)), N_UNITS, seed=0)
+    again = build_unit_lm(ModelSettings(base=str(folder)), UNITS, seed=0)
     assert torch.equal(logits_of(again, families / "qwen2"), expected)
 
 
@@ -211,12 +214,13 @@ def test_a_checkpoint_that_lacks_weights_is_refused(families: Path, tmp_path: Pa
 def test_a_unit_lm_of_other_units_is_refused_by_its_numbers(families: Path) -> None:
     for layout in ("transformers", "slamkit"):
         base = str(families / "qwen2" / "out" / layout)
-        with pytest.raises(BadInput, match="a unit LM of 20 units, but the encoder gives 12"):
-            build_unit_lm(ModelSettings(base=base), 12, seed=0)
+        message = r"model\.base=.*20 units.* and speech\.encoder .* different vocabularies: 20 units here, 12 there"
+        with pytest.raises(BadInput, match=message):
+            build_unit_lm(ModelSettings(base=base), Vocabulary.of_units(12), seed=0)
 
 
 def test_text_that_is_no_unit_is_an_error_of_the_tokeniser() -> None:
-    tokeniser = unit_tokeniser(N_UNITS)
+    tokeniser = unit_tokeniser(UNITS)
     assert tokeniser.encode("<Un0><Un19>").ids == [1, 2, 21]
     for text in ("<Un20>", "hello"):
         with pytest.raises(Exception, match="WordLevel error"):
@@ -266,3 +270,20 @@ def test_own_words_and_a_recipes_words_are_told_apart() -> None:
 def test_a_stage_folder_stands_for_the_model_in_it(families: Path, tmp_path: Path) -> None:
     save_unit_lm(load_unit_lm(families / "qwen2" / "unit"), tmp_path / "model")
     assert find_model(str(tmp_path), "aligned", lambda: load_recipe([])) == tmp_path / "model"
+
+
+def test_a_text_lm_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"out={tmp_path / 'out'}", f"checkpoint={asset_path('assets:story-lm')}"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: checkpoint: ") and "story-lm is a text LM (2048 rows), not a unit LM" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_both_layouts_carry_who_the_units_are(families: Path, tmp_path: Path) -> None:
+    known = Vocabulary.of_units(N_UNITS, "c" * 64)
+    base = ModelSettings(base=str(families / "qwen2" / "unit"))
+    save_unit_lm(build_unit_lm(base, known, seed=0), tmp_path / "unit")
+    for folder in export(tmp_path / "unit", tmp_path / "out", "both", "float32"):
+        assert read_unit_vocabulary(folder, "checkpoint") == known
+        save_unit_lm(load_unit_lm(folder), tmp_path / "back" / folder.name)
+        assert read_unit_vocabulary(tmp_path / "back" / folder.name, "checkpoint") == known

@@ -12,6 +12,7 @@ import soundfile
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from slamray.commands.generate import main
+from slamray.config.base import asset_path
 
 RATE_HZ = 16_000
 HOP = 640  # of the tiny encoder and its decoder: 25 Hz
@@ -116,10 +117,12 @@ def test_what_is_wrong_with_the_words_is_one_line_before_any_work(
     assert "no .wav .flac .mp3 .ogg file" in error(f"input={tmp_path}", f"out={tmp_path}/out")
     assert "lies inside input" in error(f"input={prompts}", f"out={prompts}/out")
     assert "is the prompt itself" in error(f"input={prompts}/a.wav", f"out={prompts}")
-    assert "22 rows, but speech.encoder gives 500 units" in error(
+    assert "speech.encoder (2 specials, 500 units (f4f057de)) have different vocabularies: 20 units here" in error(
         f"input={prompts}", f"out={tmp_path}/out", "speech.encoder.model=assets:hubert-nano",
         "speech.encoder.centroids=assets:hubert-nano/centroids.safetensors", "speech.encoder.layer=5",
     )  # fmt: skip
+    story_lm = f"checkpoint={asset_path('assets:story-lm')}"
+    assert "is a text LM (2048 rows), not a unit LM" in error(f"input={prompts}", f"out={tmp_path}/out", story_lm)
     long = "evaluate.sampling.max_new_tokens=120"
     assert "the model has 128 positions" in error(f"input={prompts}/a.wav", f"out={tmp_path}/out", long)
     (tmp_path / "two").mkdir()

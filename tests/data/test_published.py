@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ from slamray.config.speech import SpeechSettings
 from slamray.data.items import ItemPair
 from slamray.data.published_sets import KINDS, SALMON_PARTS, average_of, read_set
 from slamray.errors import BadInput
-from slamray.evaluate.pairs import pair_tokens, score_pairs
+from slamray.evaluate.pairs import judge_pairs, pair_documents
 from slamray.evaluate.summary import as_rows, bootstrap, summarise, summarise_items
 from slamray.recipe.evaluation import build, split_words
 from slamray.recipe.slam import build as build_run
@@ -39,9 +39,16 @@ from slamray.report.page import METRIC_NAMES, ReportData, write_report
 from slamray.runtime.engine import Engine
 from slamray.stage.stage import Facts, Send, order
 from slamray.stages import evaluation, published, tasks, units
+from slamray.tokens.vocabulary import Vocabulary
 
 N_UNITS = 500
+VOCABULARY = Vocabulary.of_units(N_UNITS)
 COMPUTE = Compute()
+
+
+def right_sides(pairs: Sequence[ItemPair], known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The token ids of each pair's right sequence."""
+    return [document.ids for document in pair_documents(pairs, known, VOCABULARY)[::2]]
 
 
 class Oracle(nn.Module):
@@ -101,7 +108,9 @@ def score(
     heard: Path, out: Path, models: dict[str, Path], metrics: Sequence[str], compute: Compute = COMPUTE,
     send: Send = here,
 ) -> Facts:  # fmt: skip
-    return finish(evaluation.run({"published": heard}, out, models, metrics, EvaluateSettings(), 25.0, compute), send)
+    return finish(
+        evaluation.run({"published": heard}, out, models, metrics, EvaluateSettings(), 25.0, VOCABULARY, compute), send
+    )
 
 
 @pytest.fixture(scope="session")
@@ -174,8 +183,8 @@ def test_an_oracle_gets_100_its_mirror_0_and_a_constant_50_all_ties(
     heard: Path, name: str, weight: float, accuracy: float
 ) -> None:
     pairs, known = [pair for pair in published.read(heard) if pair.metric == name], units.by_id(heard)
-    model = Oracle(pair_tokens(pairs, known)[::2], weight)
-    rows = score_pairs(model, pairs, known)
+    model = Oracle(right_sides(pairs, known), weight)
+    rows = judge_pairs(model, pairs, known, VOCABULARY)
     items = {pair.pair_id: pair.item for pair in pairs}
     whole, *parts = summarise_items([row | {"item": items[row["pair_id"]]} for row in rows], average_of(name))
     assert [part.accuracy for part in parts] == [accuracy] * len(parts) and len(parts) != 1
@@ -191,7 +200,7 @@ def test_every_metric_has_the_known_answers_on_sequences_made_for_it(metric: str
         ItemPair(str(i), metric, f"part {i % 2}", (f"{i}p",), (f"{i}+",), (f"{i}-",), "", "", "") for i in range(20)
     ]
     for weight, accuracy in ((3.0, 1.0), (-3.0, 0.0), (0.0, 0.5)):
-        rows = score_pairs(Oracle(pair_tokens(pairs, known)[::2], weight), pairs, known)
+        rows = judge_pairs(Oracle(right_sides(pairs, known), weight), pairs, known, VOCABULARY)
         (simple,) = summarise(rows)
         whole, *parts = summarise_items([row | {"item": ""} for row in rows])
         assert simple.accuracy == whole.accuracy == accuracy and len(parts) == 2
@@ -239,7 +248,7 @@ def test_a_flipped_label_is_another_set_of_the_same_files(sets: dict[str, str], 
 def test_scores_do_not_depend_on_the_batch(
     scored: Path, heard: Path, models: dict[str, Path], sets: dict[str, str], tmp_path: Path, sequences_in_batch: int
 ) -> None:
-    longest = max(len(tokens) for tokens in pair_tokens(published.read(heard), units.by_id(heard)))
+    longest = max(map(len, pair_documents(published.read(heard), units.by_id(heard), VOCABULARY)))
     budget = 1 if sequences_in_batch == 1 else sequences_in_batch * longest
     score(heard, tmp_path, models, list(sets), Compute(score_batch_tokens=budget))
     for name in sets:
@@ -252,8 +261,8 @@ def test_a_score_is_the_mean_log_likelihood_of_the_models_own_logits(
     model, known = LlamaForCausalLM.from_pretrained(models["one"]).eval(), units.by_id(heard)
     found = by_pair(scored, "salmon")
     for pair in [pair for pair in published.read(heard) if pair.metric == "salmon"][::5]:
-        for tokens, ll in zip(pair_tokens([pair], known), found["one", pair.pair_id], strict=False):
-            ids = torch.as_tensor(tokens.astype(np.int64))[None]
+        for document, ll in zip(pair_documents([pair], known, VOCABULARY), found["one", pair.pair_id], strict=False):
+            ids = torch.as_tensor(document.ids.astype(np.int64))[None]
             with torch.no_grad():
                 assert ll == pytest.approx(-model(ids, labels=ids).loss.item(), rel=1e-4)
 
@@ -382,7 +391,10 @@ def test_the_report_shows_published_sets_with_their_parts(tmp_path: Path) -> Non
         (["checkpoints=[{one}, {one}]"], r"give each checkpoint, and a name of its own"),
         (["checkpoints=[{one}]", "metrics=[grammer]"], r"no such metric grammer; there are ssc perplexity"),
         (["checkpoints=[{one}]", "sets={{sc: /nowhere}}"], r"evaluate\.sets\.sc: no such kind of set"),
-        (["checkpoints=[{small}]"], r"small has 64 rows, but speech\.encoder gives 500 units, which need 502"),
+        (
+            ["checkpoints=[{small}]"],
+            r"small \(2 specials, 62 units\) and speech\.encoder .*: 62 units here, 500 there",
+        ),
         ([], r"holds none of untrained pretrained aligned for this recipe; run jobs/slam\.py"),
     ],
 )

@@ -181,6 +181,7 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
     from slamray.model.unit_lm import build_unit_lm, save_unit_lm
     from slamray.stage import store, tables
     from slamray.stages import genppl, items
+    from slamray.tokens.vocabulary import Vocabulary
 
     folders = {"items": tmp_path / "items", "pretrained": tmp_path / "pretrained"}
     draw = np.random.default_rng(0)
@@ -190,7 +191,9 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
     tables.write_table(folders["items"] / tables.SHARDS / "shard-000000.parquet", pa.Table.from_pylist(rows))
     pairs = tuple(pair(f"i{i}", (f"u{i}",), (f"u{i + 1}",)) for i in range(0, 8, 2))
     store.write_json(folders["items"] / items.ITEMS, ItemSet((), pairs).to_json())
-    save_unit_lm(build_unit_lm(ModelSettings(base=str(tiny_lm)), 20, 0), folders["pretrained"] / "model")
+    save_unit_lm(
+        build_unit_lm(ModelSettings(base=str(tiny_lm)), Vocabulary.of_units(20), 0), folders["pretrained"] / "model"
+    )
     config = EvaluateSettings(
         vocoder=str(tiny_vocoder), sampling=SamplingSettings(max_new_tokens=8, batch=2),
         genppl=GenPplSettings(prompts=3, metric="cloze", asr=str(whisper_folder), asr_revision=None,

@@ -14,13 +14,15 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from slamray.data.items import ItemPair
-from slamray.evaluate.pairs import judge, perplexity, pieces, score_pairs, sequence_tokens, token_log_likelihoods
+from slamray.evaluate.pairs import judge, judge_pairs, pair_documents, perplexity
 from slamray.evaluate.summary import Summary, compare, summarise, wilson
-from slamray.tokens.documents import join_units, to_document
+from slamray.model.log_likelihood import log_likelihoods
+from slamray.tokens.documents import Document, join_units, unit_document
 from slamray.tokens.rows import RowStore, write_rows
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, to_tokens
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, Vocabulary
 
 N_UNITS = 20
+VOCABULARY = Vocabulary.of_units(N_UNITS)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,9 @@ class Likes(nn.Module):
         return SimpleNamespace(logits=logits)
 
 
-def sequences(n: int = 12) -> list[np.ndarray]:
+def sequences(n: int = 12) -> list[Document]:
     draw = np.random.default_rng(0)
-    return [sequence_tokens([draw.integers(0, N_UNITS, draw.integers(1, 60))]) for _ in range(n)]
+    return [unit_document(draw.integers(0, N_UNITS, draw.integers(1, 60)), VOCABULARY) for _ in range(n)]
 
 
 def pair(name: str, prompt: tuple[str, ...] = (), metric: str = "words") -> ItemPair:
@@ -64,7 +66,8 @@ def zero_against_others(n: int = 7) -> tuple[list[ItemPair], dict[str, np.ndarra
 
 
 def test_log_likelihood_is_the_sum_of_log_softmax_over_all_tokens_but_the_first(model: PreTrainedModel) -> None:
-    for tokens, total, count in zip(sequences(), *token_log_likelihoods(model, sequences()), strict=True):
+    for document, total, count in zip(sequences(), *log_likelihoods(model, sequences()), strict=True):
+        tokens = document.ids
         with torch.no_grad():
             logits = model(torch.as_tensor(tokens.astype(np.int64))[None]).logits[0].double().numpy()
         expected = sum(logits[i, tokens[i + 1]] - math.log(np.exp(logits[i]).sum()) for i in range(len(tokens) - 1))
@@ -73,29 +76,29 @@ def test_log_likelihood_is_the_sum_of_log_softmax_over_all_tokens_but_the_first(
 
 
 def test_scores_do_not_depend_on_the_batch(model: PreTrainedModel) -> None:
-    alone, _ = token_log_likelihoods(model, sequences(), batch_tokens=1)
-    together, _ = token_log_likelihoods(model, sequences(), batch_tokens=32 * 64)
+    alone, _ = log_likelihoods(model, sequences(), batch_tokens=1)
+    together, _ = log_likelihoods(model, sequences(), batch_tokens=32 * 64)
     np.testing.assert_allclose(alone, together, rtol=1e-5)
 
 
 def test_a_model_that_prefers_the_right_side_gets_one_its_mirror_zero_and_a_constant_one_half_all_ties() -> None:
     pairs, units = zero_against_others()
     for weight, accuracy, ties in ((2.0, 1.0, 0), (-2.0, 0.0, 0), (0.0, 0.5, 7)):
-        (summary,) = summarise(score_pairs(Likes(weight), pairs, units))
+        (summary,) = summarise(judge_pairs(Likes(weight), pairs, units, VOCABULARY))
         assert (summary.accuracy, summary.ties, summary.n) == (accuracy, ties, 7)
 
 
 def test_mean_and_sum_differ_by_the_number_of_targets(model: PreTrainedModel) -> None:
     pairs, units = [pair("a")], {"a+": np.arange(9), "a-": np.arange(4)}
-    mean, total = (score_pairs(model, pairs, units, normalise)[0] for normalise in ("mean", "sum"))
+    mean, total = (judge_pairs(model, pairs, units, VOCABULARY, normalise)[0] for normalise in ("mean", "sum"))
     assert total["ll_chosen"] == pytest.approx(10 * mean["ll_chosen"])
     assert total["ll_rejected"] == pytest.approx(5 * mean["ll_rejected"])
 
 
 def test_the_prompt_belongs_to_the_scored_sequence(model: PreTrainedModel) -> None:
     units = {"p": np.array([4, 5]), "a+": np.array([6]), "a-": np.array([7])}
-    row = score_pairs(model, [pair("a", prompt=("p",))], units, "sum")[0]
-    sums, _ = token_log_likelihoods(model, [to_document(to_tokens(np.array([4, 5, 6])))])
+    row = judge_pairs(model, [pair("a", prompt=("p",))], units, VOCABULARY, "sum")[0]
+    sums, _ = log_likelihoods(model, [unit_document(np.array([4, 5, 6]), VOCABULARY)])
     assert row["ll_chosen"] == pytest.approx(sums[0])
 
 
@@ -107,7 +110,10 @@ def test_units_are_deduplicated_across_joins() -> None:
         np.array([3], np.uint16),
     ]
     assert join_units(parts).tolist() == [1, 2, 3]
-    assert sequence_tokens(parts).tolist() == [BOS, 3, 4, 5, BOS]
+    units = {str(number): part for number, part in enumerate(parts)}
+    pair_of_both = ItemPair("a", "words", "all", ("0",), ("1", "2", "3"), ("1",), "", "", "")
+    right, wrong = pair_documents([pair_of_both], units | {"1": np.array([2])}, VOCABULARY)
+    assert right.ids.tolist() == [BOS, 3, 4, 5, BOS] and wrong.ids.tolist() == [BOS, 3, 4, BOS]
 
 
 def test_a_tie_counts_one_half_and_is_reported() -> None:
@@ -148,16 +154,16 @@ def test_two_checkpoints_are_compared_item_by_item() -> None:
 
 def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary(tmp_path: Path) -> None:
     documents = sequences()
-    write_rows(tmp_path, np.concatenate(documents), np.array([len(d) for d in documents]), context=32)
+    write_rows(tmp_path, documents, VOCABULARY, context=32)
     store = RowStore(tmp_path)
-    found = perplexity(Likes(0.0), pieces(store))
+    found = perplexity(Likes(0.0), store.pieces())
     assert found["perplexity"] == pytest.approx(N_UNITS + FIRST_UNIT, rel=1e-5)
     assert found["targets"] == store.targets_R.sum()
 
 
 def test_perplexity_is_that_of_the_packed_rows(model: PreTrainedModel, tmp_path: Path) -> None:
     documents = sequences()
-    write_rows(tmp_path, np.concatenate(documents), np.array([len(d) for d in documents]), context=32)
+    write_rows(tmp_path, documents, VOCABULARY, context=32)
     store = RowStore(tmp_path)
     batch = store.batch(np.arange(store.rows))
     with torch.no_grad():  # transformers keeps packed pieces apart by their positions
@@ -167,4 +173,4 @@ def test_perplexity_is_that_of_the_packed_rows(model: PreTrainedModel, tmp_path:
     loss = nn.functional.cross_entropy(
         logits.flatten(0, 1), torch.as_tensor(batch.targets).flatten(), ignore_index=-100
     )
-    assert perplexity(model, pieces(store))["loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert perplexity(model, store.pieces())["loss"] == pytest.approx(float(loss), rel=1e-4)

@@ -18,6 +18,7 @@ from slamray.errors import BadInput
 from slamray.model.families import family_config
 from slamray.model.memory import GIB, bucket_elements, check_memory, planned_memory
 from slamray.model.unit_lm import count_unit_lm_parameters, unit_lm_config
+from slamray.tokens.vocabulary import Vocabulary
 
 ROWS, CONTEXT = 4, 192
 SHAPES: dict[str, PreTrainedConfig] = {
@@ -34,11 +35,11 @@ SHAPES: dict[str, PreTrainedConfig] = {
         vocab_size=600, max_position_embeddings=256,
     ),
 }  # fmt: skip
-QWEN_05B = unit_lm_config(family_config("Qwen/Qwen2.5-0.5B"), 502, 10_000.0)
+QWEN_05B = unit_lm_config(family_config("Qwen/Qwen2.5-0.5B"), Vocabulary.of_units(500), 10_000.0)
 
 
 def test_weights_gradients_and_state_are_what_table_7_makes_them() -> None:
-    parameters = count_unit_lm_parameters(family_config("Qwen/Qwen2.5-0.5B"), 500)
+    parameters = count_unit_lm_parameters(family_config("Qwen/Qwen2.5-0.5B"), Vocabulary.of_units(500))
     assert parameters == 358_347_904
     planned = planned_memory(QWEN_05B, OptimSettings(), PROFILES["a5000"], 1024)
     assert (planned.weights, planned.gradients, planned.optimiser) == (4 * parameters, 4 * parameters, 8 * parameters)
@@ -105,7 +106,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 def test_the_plan_is_within_a_tenth_of_the_allocators_peak(
     tmp_path: Path, shape: str, optimiser: str, changes: dict[str, Any]
 ) -> None:
-    config = unit_lm_config(SHAPES[shape], 502, 10_000.0)
+    config = unit_lm_config(SHAPES[shape], Vocabulary.of_units(500), 10_000.0)
     compute = Compute(micro_batch=ROWS, **changes)
     planned = planned_memory(config, OptimSettings.model_validate({"name": optimiser}), compute, CONTEXT)
     measured = measured_bytes(tmp_path, config, optimiser, compute)

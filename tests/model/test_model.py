@@ -21,7 +21,7 @@ from slamray.model.unit_lm import (
     save_unit_lm,
     unit_lm_config,
 )
-from slamray.tokens.vocabulary import BOS, PAD
+from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 
 # The paper's Table 7, by hand in recipe.md 1.3; Slam large (1.5B) is arithmetic by the same formula.
 TABLE_7 = {
@@ -70,6 +70,7 @@ SMALL: dict[str, PreTrainedConfig] = {
     ),
 }
 N_UNITS = 20
+UNITS = Vocabulary.of_units(N_UNITS)
 
 
 @pytest.fixture(params=SMALL)
@@ -82,7 +83,7 @@ def text_lm(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, torch
 
 @pytest.mark.parametrize("name", TABLE_7)
 def test_parameter_counts_are_exact(name: str) -> None:
-    assert count_unit_lm_parameters(family_config(name), 500) == TABLE_7[name]
+    assert count_unit_lm_parameters(family_config(name), Vocabulary.of_units(500)) == TABLE_7[name]
 
 
 def test_every_family_has_a_count() -> None:
@@ -91,7 +92,7 @@ def test_every_family_has_a_count() -> None:
 
 def test_twist_keeps_the_body_and_the_first_rows_of_embedding_and_head(text_lm: tuple[Path, torch.nn.Module]) -> None:
     folder, text = text_lm
-    model = build_unit_lm(ModelSettings(base=str(folder)), N_UNITS, seed=0)
+    model = build_unit_lm(ModelSettings(base=str(folder)), UNITS, seed=0)
     before = dict(text.named_parameters(remove_duplicate=False))
     for name, weight in model.named_parameters(remove_duplicate=False):
         assert torch.equal(weight, before[name][: len(weight)]), name
@@ -102,7 +103,7 @@ def test_twist_keeps_the_body_and_the_first_rows_of_embedding_and_head(text_lm: 
 
 
 def test_no_trace_of_dropout_or_of_the_text_lms_specials_is_left(text_lm: tuple[Path, torch.nn.Module]) -> None:
-    model = build_unit_lm(ModelSettings(base=str(text_lm[0])), N_UNITS, seed=0)
+    model = build_unit_lm(ModelSettings(base=str(text_lm[0])), UNITS, seed=0)
     assert all(module.p == 0 for module in model.modules() if isinstance(module, torch.nn.Dropout))
     assert not [key for key, value in model.config.to_dict().items() if "dropout" in key and value]
     assert (model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id) == (PAD, BOS, BOS)
@@ -112,9 +113,9 @@ def test_no_trace_of_dropout_or_of_the_text_lms_specials_is_left(text_lm: tuple[
 
 def test_a_fresh_start_shares_nothing_but_the_shape(text_lm: tuple[Path, torch.nn.Module]) -> None:
     folder, text = text_lm
-    fresh = build_unit_lm(ModelSettings(base=str(folder), twist=False), N_UNITS, seed=1)
-    again = build_unit_lm(ModelSettings(base=str(folder), twist=False), N_UNITS, seed=1)
-    other = build_unit_lm(ModelSettings(base=str(folder), twist=False), N_UNITS, seed=2)
+    fresh = build_unit_lm(ModelSettings(base=str(folder), twist=False), UNITS, seed=1)
+    again = build_unit_lm(ModelSettings(base=str(folder), twist=False), UNITS, seed=1)
+    other = build_unit_lm(ModelSettings(base=str(folder), twist=False), UNITS, seed=2)
     before = dict(text.named_parameters(remove_duplicate=False))
     matrices = [name for name, weight in fresh.named_parameters() if weight.ndim == 2]
     for name in matrices:
@@ -122,14 +123,14 @@ def test_a_fresh_start_shares_nothing_but_the_shape(text_lm: tuple[Path, torch.n
         assert torch.equal(weight, again.get_parameter(name))
         assert not torch.equal(weight, other.get_parameter(name))
         assert not torch.equal(weight, before[name][: len(weight)])
-    assert count_parameters(fresh) == count_unit_lm_parameters(text.config, N_UNITS)
+    assert count_parameters(fresh) == count_unit_lm_parameters(text.config, UNITS)
 
 
 @pytest.mark.parametrize("embedding", ["mean", "normal"])
 def test_other_starts_of_the_embedding_keep_the_body(text_lm: tuple[Path, torch.nn.Module], embedding: str) -> None:
     folder, text = text_lm
     config = ModelSettings.model_validate({"base": str(folder), "embedding": embedding})
-    model = build_unit_lm(config, N_UNITS, seed=0)
+    model = build_unit_lm(config, UNITS, seed=0)
     rows = model.get_input_embeddings().weight
     text_rows = text.get_input_embeddings().weight
     centre = (rows - text_rows.mean(dim=0)).pow(2).mean().sqrt() / text_rows.std()
@@ -140,7 +141,7 @@ def test_other_starts_of_the_embedding_keep_the_body(text_lm: tuple[Path, torch.
 
 
 def test_a_saved_unit_lm_is_a_plain_transformers_folder(text_lm: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
-    model = build_unit_lm(ModelSettings(base=str(text_lm[0])), N_UNITS, seed=0)
+    model = build_unit_lm(ModelSettings(base=str(text_lm[0])), UNITS, seed=0)
     save_unit_lm(model, tmp_path / "units")
     tokens = torch.randint(2, 22, (2, 9), generator=torch.Generator().manual_seed(0))
     expected = model.eval()(tokens).logits
@@ -151,16 +152,16 @@ def test_a_saved_unit_lm_is_a_plain_transformers_folder(text_lm: tuple[Path, tor
 
 def test_rope_base_is_the_recipes_unless_kept() -> None:
     text = Qwen2Config(rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0})
-    assert unit_lm_config(text, 502, 10_000.0).rope_parameters["rope_theta"] == 10_000.0
-    assert unit_lm_config(text, 502, None).rope_parameters["rope_theta"] == 1_000_000.0
+    assert unit_lm_config(text, Vocabulary.of_units(500), 10_000.0).rope_parameters["rope_theta"] == 10_000.0
+    assert unit_lm_config(text, Vocabulary.of_units(500), None).rope_parameters["rope_theta"] == 1_000_000.0
     assert text.rope_parameters["rope_theta"] == 1_000_000.0
 
 
 def test_bad_bases_are_one_line_errors(tmp_path: Path, text_lm: tuple[Path, torch.nn.Module]) -> None:
     with pytest.raises(BadInput, match=r"^model\.base="):
-        build_unit_lm(ModelSettings(base=str(tmp_path / "nothing")), N_UNITS, seed=0)
+        build_unit_lm(ModelSettings(base=str(tmp_path / "nothing")), UNITS, seed=0)
     with pytest.raises(BadInput, match="64 embedding rows, fewer than 502"):
-        build_unit_lm(ModelSettings(base=str(text_lm[0])), 500, seed=0)
+        build_unit_lm(ModelSettings(base=str(text_lm[0])), Vocabulary.of_units(500), seed=0)
     with pytest.raises(BadInput, match=r"config\.json is missing"):
         load_unit_lm(tmp_path)
 
@@ -175,7 +176,7 @@ def test_logits_of_a_piece_do_not_depend_on_its_neighbours_in_the_row(
     text_lm: tuple[Path, torch.nn.Module], attention: str
 ) -> None:
     register_blockwise()
-    model = build_unit_lm(ModelSettings(base=str(text_lm[0])), N_UNITS, seed=0, attention=attention).eval()
+    model = build_unit_lm(ModelSettings(base=str(text_lm[0])), UNITS, seed=0, attention=attention).eval()
     generator = torch.Generator().manual_seed(1)
     piece, before, after, other = (torch.randint(2, 22, (n,), generator=generator) for n in (300, 11, 7, 30))
     with torch.no_grad():
@@ -198,7 +199,7 @@ def test_blockwise_attention_has_the_gradients_of_torchs_own(tmp_path: Path) -> 
     tokens, positions = _packed(pieces)
     gradients = []
     for attention in ("sdpa", BLOCKWISE):
-        model = build_unit_lm(ModelSettings(base=str(tmp_path)), N_UNITS, seed=0, attention=attention)
+        model = build_unit_lm(ModelSettings(base=str(tmp_path)), UNITS, seed=0, attention=attention)
         mask = piece_mask(positions, attention)
         output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
         output.logits.logsumexp(-1).sum().backward()

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 from slamray.config.model import ModelSettings
 from slamray.config.training import TextLmSettings
 from slamray.errors import BadInput
-from slamray.model.text_lm import build_text_lm, encode_documents, train_tokeniser
+from slamray.model.text_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
 from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
-from slamray.tokens.vocabulary import BOS, PAD
+from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 
 TEXTS = [f"Once upon a time there was a dog number {n}. It ran to tree {n * 7} and sat." for n in range(50)]
 
@@ -38,12 +38,13 @@ def test_the_same_texts_give_the_same_tokeniser(tokeniser: Path, tmp_path: Path)
 
 
 def test_documents_begin_and_end_with_the_special(tokeniser: Path) -> None:
-    tokens, lengths = encode_documents(TEXTS, tokeniser)
-    assert tokens.dtype == np.uint16 and lengths.sum() == len(tokens)
+    vocabulary = text_vocabulary(tokeniser)
+    assert (vocabulary.size, vocabulary.n_units, vocabulary.pad, vocabulary.bos) == (300, 0, PAD, BOS)
     loaded = AutoTokenizer.from_pretrained(tokeniser)
-    for text, document in zip(TEXTS, np.split(tokens, np.cumsum(lengths)[:-1]), strict=True):
-        assert document[0] == document[-1] == BOS
-        assert loaded.decode(document[1:-1]) == text
+    for text, document in zip(TEXTS, encode_documents(TEXTS, tokeniser, vocabulary), strict=True):
+        assert document.ids.dtype == np.uint16 and document.mask is None
+        assert document.ids[0] == document.ids[-1] == BOS
+        assert loaded.decode(document.ids[1:-1]) == text
 
 
 def test_more_tokens_than_the_text_yields_are_refused(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_more_tokens_than_the_text_yields_are_refused(tmp_path: Path) -> None:
 def test_the_text_lm_becomes_a_unit_lm(tmp_path: Path) -> None:
     config = TextLmSettings(vocab_size=600, hidden=32, layers=2, heads=2, kv_heads=1, ffn=48)
     save_unit_lm(build_text_lm(config, seed=0), tmp_path)
-    units = build_unit_lm(ModelSettings(base=str(tmp_path)), 500, seed=0)
+    units = build_unit_lm(ModelSettings(base=str(tmp_path)), Vocabulary.of_units(500), seed=0)
     assert count_parameters(build_text_lm(config, 0)) - count_parameters(units) == (600 - 502) * 32
 
 

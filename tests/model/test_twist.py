@@ -16,8 +16,10 @@ from slamray.model.families import SHAPES, family_config
 from slamray.model.unit_lm import build_unit_lm, count_parameters, read_lm_config
 from slamray.stages.planning import parameters
 from slamray.stages.untrained import shape_numbers
+from slamray.tokens.vocabulary import Vocabulary
 
 N_UNITS = 20
+UNITS = Vocabulary.of_units(N_UNITS)
 ROWS = N_UNITS + 2
 TEXT: dict[str, PreTrainedConfig] = {
     "tied": Qwen2Config(
@@ -45,7 +47,7 @@ def text_lm(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 
 def build(folder: Path, embedding: str) -> torch.nn.Module:
     return build_unit_lm(
-        ModelSettings.model_validate({"base": str(folder), "embedding": embedding, "rope_theta": None}), N_UNITS, seed=0
+        ModelSettings.model_validate({"base": str(folder), "embedding": embedding, "rope_theta": None}), UNITS, seed=0
     )
 
 
@@ -103,12 +105,10 @@ def test_what_is_trained_on_one_end_of_a_tied_head_shows_on_the_other_and_is_sav
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_is_trained_from_nothing(name: str) -> None:
     config = ModelSettings(base=f"shape:{name}", twist=False)
-    model = build_unit_lm(config, 500, seed=0)
+    model = build_unit_lm(config, Vocabulary.of_units(500), seed=0)
     assert count_parameters(model) == parameters(config, 500)
     assert type(read_lm_config(f"shape:{name}")) is SHAPES[name][0]
-    assert (
-        shape_numbers(config)["hidden_size"] == family_config(name).hidden_size
-    )  # numbers, so that a changed shape is another
+    assert shape_numbers(config)["hidden_size"] == family_config(name).hidden_size
 
 
 def test_shapes_of_one_width_have_about_the_same_size() -> None:
@@ -145,7 +145,7 @@ def test_mobilellm_is_read_as_a_llama_and_its_own_code_is_not_run(tmp_path: Path
     weights = load_file(tmp_path / "model.safetensors")
     assert "lm_head.weight" not in weights
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    model = build_unit_lm(ModelSettings(base=str(tmp_path)), N_UNITS, seed=0)
+    model = build_unit_lm(ModelSettings(base=str(tmp_path)), UNITS, seed=0)
     assert model.config.model_type == "llama" and model.config.rms_norm_eps == 1e-5
     assert not hasattr(model.config, "auto_map")
     assert torch.equal(model.get_input_embeddings().weight, llama.get_input_embeddings().weight[:ROWS])

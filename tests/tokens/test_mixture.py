@@ -9,54 +9,55 @@ import pytest
 
 from slamray.errors import BadInput
 from slamray.stages.packed import check_mixture, write_mixture
-from slamray.tokens.documents import to_document
+from slamray.tokens.documents import Document, unit_document
 from slamray.tokens.packing import join_packings, pack, pack_apart
 from slamray.tokens.rows import RowStore
-from slamray.tokens.sampler import Part, mixed_rows, rows_per_round
-from slamray.tokens.vocabulary import to_tokens
+from slamray.tokens.sampler import MixedSource, mixed_rows, rows_per_round
+from slamray.tokens.vocabulary import Vocabulary
 
-PARTS = (Part("a", 0, 40, 9), Part("b", 40, 7, 21), Part("c", 47, 100, 30))
+SOURCES = (MixedSource("a", 0, 40, 9), MixedSource("b", 40, 7, 21), MixedSource("c", 47, 100, 30))
+VOCABULARY = Vocabulary.of_units(500)
 
 
-def documents(seed: int, count: int, longest: int) -> list[np.ndarray]:
+def documents(seed: int, count: int, longest: int) -> list[Document]:
     rng = np.random.default_rng(seed)
-    return [to_document(to_tokens(rng.integers(0, 500, rng.integers(1, longest)))) for _ in range(count)]
+    return [unit_document(rng.integers(0, 500, rng.integers(1, longest)), VOCABULARY) for _ in range(count)]
 
 
 def read(steps: int, rows_per_step: int, seed: int = 0) -> np.ndarray:
-    return np.concatenate([mixed_rows(seed, step, PARTS, rows_per_step) for step in range(steps)])
+    return np.concatenate([mixed_rows(seed, step, SOURCES, rows_per_step) for step in range(steps)])
 
 
-def test_a_round_holds_what_each_part_is_to_give() -> None:
+def test_a_round_holds_what_each_source_is_to_give() -> None:
     rows = read(steps=60 * 8, rows_per_step=8)  # 64 rounds of 60 rows
     for number in range(64):
         here = rows[number * 60 : (number + 1) * 60]
-        counts = [int(((part.first <= here) & (here < part.first + part.rows)).sum()) for part in PARTS]
-        assert counts == [part.per_round for part in PARTS]
+        counts = [int(((source.first <= here) & (here < source.first + source.rows)).sum()) for source in SOURCES]
+        assert counts == [source.per_round for source in SOURCES]
 
 
 @pytest.mark.parametrize("steps", [37, 100, 411])
-def test_no_row_comes_again_before_all_others_of_its_part_have_come(steps: int) -> None:
+def test_no_row_comes_again_before_all_others_of_its_source_have_come(steps: int) -> None:
     rows = read(steps, rows_per_step=8)
-    for part in PARTS:
-        own = rows[(part.first <= rows) & (rows < part.first + part.rows)] - part.first
-        # A round is shuffled, so rows at the seam of two of a part's epochs may change places within it.
-        counts = np.bincount(own, minlength=part.rows)
-        assert counts.max() - counts.min() <= 1 + -(-part.per_round // part.rows)
-        whole = (len(own) // (part.rows * part.per_round)) * part.rows * part.per_round
-        assert (np.bincount(own[:whole], minlength=part.rows) == whole // part.rows).all()
+    for source in SOURCES:
+        own = rows[(source.first <= rows) & (rows < source.first + source.rows)] - source.first
+        # A round is shuffled, so rows at the seam of two of a source's epochs may change places within it.
+        counts = np.bincount(own, minlength=source.rows)
+        assert counts.max() - counts.min() <= 1 + -(-source.per_round // source.rows)
+        whole = (len(own) // (source.rows * source.per_round)) * source.rows * source.per_round
+        assert (np.bincount(own[:whole], minlength=source.rows) == whole // source.rows).all()
 
 
 def test_the_batch_of_a_step_depends_on_seed_and_step_alone() -> None:
-    later = mixed_rows(1, 50, PARTS, 8)
-    mixed_rows(2, 3, PARTS, 8)
-    assert (mixed_rows(1, 50, PARTS, 8) == later).all() and (mixed_rows(2, 50, PARTS, 8) != later).any()
+    later = mixed_rows(1, 50, SOURCES, 8)
+    mixed_rows(2, 3, SOURCES, 8)
+    assert (mixed_rows(1, 50, SOURCES, 8) == later).all() and (mixed_rows(2, 50, SOURCES, 8) != later).any()
     # The global batch may be of another size and still be the same stretch of the same sequence.
-    np.testing.assert_array_equal(mixed_rows(1, 3, PARTS, 32), read(16, 8, seed=1)[96:128])
+    np.testing.assert_array_equal(mixed_rows(1, 3, SOURCES, 32), read(16, 8, seed=1)[96:128])
 
 
-def test_one_part_that_gives_all_its_rows_is_an_epoch() -> None:
-    rows = np.concatenate([mixed_rows(0, step, (Part("a", 0, 13, 13),), 13) for step in range(3)])
+def test_one_source_that_gives_all_its_rows_is_an_epoch() -> None:
+    rows = np.concatenate([mixed_rows(0, step, (MixedSource("a", 0, 13, 13),), 13) for step in range(3)])
     assert all(sorted(rows[i : i + 13]) == list(range(13)) for i in (0, 13, 26))
 
 
@@ -94,20 +95,20 @@ def test_sources_packed_apart_are_stretches_of_one_store() -> None:
 
 def test_a_store_with_a_mixture_is_read_by_it(tmp_path: Path) -> None:
     sources = {"stories": documents(0, 300, 40), "librilight": documents(1, 80, 400), "swc": documents(2, 9, 50)}
-    facts = write_mixture(tmp_path, sources, {"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
+    facts = write_mixture(tmp_path, sources, VOCABULARY, {"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
     store = RowStore(tmp_path)
-    assert [part.name for part in store.parts] == ["stories", "librilight"]
+    assert [source.name for source in store.sources] == ["stories", "librilight"]
     assert facts["tokens"] == sum(len(d) for name in ("stories", "librilight") for d in sources[name])
-    rounds = sum(part.per_round for part in store.parts)
+    rounds = sum(source.per_round for source in store.sources)
     rows = np.concatenate([store.rows_of_step(0, step, rounds) for step in range(40)])
-    tokens = [store.tokens_R[rows[rows < store.parts[1].first]].sum(), store.tokens_R[rows].sum()]
+    tokens = [store.tokens_R[rows[rows < store.sources[1].first]].sum(), store.tokens_R[rows].sum()]
     assert tokens[0] / tokens[1] == pytest.approx(0.4, abs=1 / rounds)
     for name, weight in (("stories", 0.4), ("librilight", 0.6)):
         assert facts["sources"][name]["token_share"] == pytest.approx(weight, abs=1 / rounds)
         assert facts["sources"][name]["tokens"] == sum(len(d) for d in sources[name])
     # Rows hold documents of one source alone.
-    long = {tuple(d[:8].tolist()) for d in sources["librilight"] if len(d) > 8}
-    starts = {tuple(store.tokens_RC[row, :8].tolist()) for row in range(store.parts[1].first)}
+    long = {tuple(d.ids[:8].tolist()) for d in sources["librilight"] if len(d) > 8}
+    starts = {tuple(store.tokens_RC[row, :8].tolist()) for row in range(store.sources[1].first)}
     assert not starts & long
 
 
@@ -115,14 +116,15 @@ def test_a_store_without_a_mixture_is_read_as_before(tmp_path: Path) -> None:
     from slamray.stages.packed import write_documents
     from slamray.tokens.sampler import batch_rows
 
-    write_documents(tmp_path, documents(0, 100, 60), 64, "train")
+    write_documents(tmp_path, documents(0, 100, 60), VOCABULARY, 64, "train")
     store = RowStore(tmp_path)
     np.testing.assert_array_equal(store.rows_of_step(3, 5, 8), batch_rows(3, 5, store.rows, 8))
 
 
 def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_mixture(tmp_path / name, {"x": documents(0, 50, 60), "y": documents(1, 50, 60)}, {"x": 0.5, "y": 0.5}, 64)
+        both = {"x": documents(0, 50, 60), "y": documents(1, 50, 60)}
+        write_mixture(tmp_path / name, both, VOCABULARY, {"x": 0.5, "y": 0.5}, 64)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -145,4 +147,5 @@ def test_a_mixture_that_is_none_is_refused(mixture: dict[str, float], message: s
 
 def test_a_source_with_a_share_and_no_documents_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"pack.mixture: swc has no training document"):
-        write_mixture(tmp_path, {"stories": documents(0, 5, 20), "swc": []}, {"stories": 0.5, "swc": 0.5}, 64)
+        both = {"stories": documents(0, 5, 20), "swc": []}
+        write_mixture(tmp_path, both, VOCABULARY, {"stories": 0.5, "swc": 0.5}, 64)

@@ -8,25 +8,27 @@ import numpy as np
 import pytest
 
 from slamray.errors import BadInput
-from slamray.tokens.documents import to_document
+from slamray.tokens.documents import Document, unit_document
 from slamray.tokens.packing import pack
 from slamray.tokens.rows import IGNORE, RowStore, write_rows
 from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
-from slamray.tokens.vocabulary import BOS, PAD, to_tokens, vocab_size
+from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
+
+VOCABULARY = Vocabulary.of_units(500)
 
 
-def _documents(seed: int, count: int = 200, longest: int = 150) -> list[np.ndarray]:
+def _documents(seed: int, count: int = 200, longest: int = 150) -> list[Document]:
     rng = np.random.default_rng(seed)
-    return [to_document(to_tokens(rng.integers(0, 500, rng.integers(1, longest)))) for _ in range(count)]
+    return [unit_document(rng.integers(0, 500, rng.integers(1, longest)), VOCABULARY) for _ in range(count)]
 
 
-def _write(folder: Path, documents: list[np.ndarray], context: int) -> dict[str, float]:
-    return write_rows(folder, np.concatenate(documents), np.array([len(d) for d in documents]), context)
+def _write(folder: Path, documents: list[Document], context: int) -> dict[str, float]:
+    return write_rows(folder, documents, VOCABULARY, context)
 
 
 def test_five_hundred_units_make_the_papers_502_rows() -> None:
-    assert vocab_size(500) == 502
-    assert to_document(to_tokens(np.array([0, 499]))).tolist() == [1, 2, 501, 1]
+    assert VOCABULARY.size == 502
+    assert unit_document(np.array([0, 499]), VOCABULARY).ids.tolist() == [1, 2, 501, 1]
 
 
 @pytest.mark.parametrize("context", [16, 50, 64, 300])
@@ -60,7 +62,7 @@ def test_rows_hold_the_documents_pieces_unbroken(tmp_path: Path) -> None:
             found.append(tuple(rows.tokens_RC[row, column : column + length].tolist()))
             column += length
         assert (rows.tokens_RC[row, column:] == PAD).all()
-    expected = [tuple(d[at : at + context].tolist()) for d in documents for at in range(0, len(d), context)]
+    expected = [tuple(d.ids[at : at + context].tolist()) for d in documents for at in range(0, len(d), context)]
     assert sorted(found) == sorted(expected)
 
 
@@ -91,7 +93,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_targets_are_the_next_token_of_the_same_piece_and_counted_beforehand(tmp_path: Path) -> None:
-    facts = _write(tmp_path, [np.array([1, 5, 6, 1], np.uint16), np.array([1, 7, 1], np.uint16)], 10)
+    documents = [Document(np.array(ids, np.uint16)) for ids in ([1, 5, 6, 1], [1, 7, 1])]
+    facts = _write(tmp_path, documents, 10)
     rows = RowStore(tmp_path)
     batch = rows.batch(np.array([0]))
     assert batch.inputs.tolist() == [[1, 5, 6, 1, 1, 7, 1, PAD, PAD, PAD]]

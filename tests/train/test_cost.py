@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from slamray.config.training import DpoSettings, PretrainSettings
 from slamray.model.unit_lm import count_parameters, training_flops
+from slamray.tokens.documents import Document
 from slamray.tokens.rows import RowStore, write_rows
+from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.cost import dpo_cost, pretraining_cost
 
 
@@ -53,8 +55,8 @@ def model(tmp_path: Path) -> Path:
 
 def test_pretraining_is_charged_the_pieces_that_its_steps_read(model: Path, tmp_path: Path) -> None:
     # Rows of 16: one piece of 16, then one of 10 and one of 6. Two rows a step, so each step reads both.
-    lengths = np.array([16, 10, 6])
-    write_rows(tmp_path / "rows", np.ones(32, np.uint16), lengths, 16)
+    documents = [Document(np.ones(length, np.uint16)) for length in (16, 10, 6)]
+    write_rows(tmp_path / "rows", documents, Vocabulary.of_units(20), 16)
     config = PretrainSettings(budget="steps:3", tokens_per_step=32)
     facts = {"step": 3, "tokens": 96, "train_seconds": 5.0}
     cost = pretraining_cost(config, 2, model, RowStore(tmp_path / "rows"), facts)

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from slamray.config.compute import Compute
 from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
-from slamray.tokens.documents import to_document
+from slamray.tokens.documents import Document, unit_document
 from slamray.tokens.rows import RowStore, write_rows
 from slamray.tokens.sampler import batch_rows
-from slamray.tokens.vocabulary import to_tokens
+from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.pretrain import Part, pretrain
 from slamray.train.trunk import trunk_config
 
@@ -40,8 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """rows/ and model/: documents that count upwards, and a tiny Qwen2."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    documents = [to_document(to_tokens((np.arange(n) + n) % 20)) for n in rng.integers(5, 60, 60)]
-    write_rows(folder / "rows", np.concatenate(documents), np.array([len(d) for d in documents]), CONTEXT)
+    vocabulary = Vocabulary.of_units(20, "the centroids")
+    documents = [unit_document((np.arange(n) + n) % 20, vocabulary) for n in rng.integers(5, 60, 60)]
+    write_rows(folder / "rows", documents, vocabulary, CONTEXT)
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = Qwen2Config(vocab_size=22, num_hidden_layers=2, tie_word_embeddings=True, **shape)
@@ -263,3 +265,34 @@ def test_any_number_of_workers_trains_what_one_trains(data: Path, tmp_path: Path
     for rank in range(world):
         losses, samples = json.loads((tmp_path / f"{rank}.json").read_text())
         assert losses == pytest.approx(whole.losses(), rel=2e-5) and samples == facts["samples"]
+
+
+def test_training_marks_the_model_with_the_rows_vocabulary_and_refuses_rows_of_another(
+    data: Path, tmp_path: Path
+) -> None:
+    config = STEPS.model_copy(update={"budget": "steps:1"})
+    _train(data, tmp_path, config)
+    known = RowStore(data / "rows").vocabulary
+    assert known is not None and read_unit_vocabulary(tmp_path / "model", "checkpoint") == known
+    others = Vocabulary.of_units(20, "other centroids")
+    write_rows(tmp_path / "rows", [unit_document(np.arange(20), others)] * 20, others, CONTEXT)
+    with pytest.raises(BadInput, match=r"/model .* and .*/rows .*: the units are the centroids here, other centroids"):
+        pretrain(config, EXACT, tmp_path / "model", tmp_path / "rows", tmp_path / "rows", tmp_path / "out", Reports())
+
+
+def test_a_loss_mask_leaves_out_what_it_masks(data: Path, tmp_path: Path) -> None:
+    """One step on rows of one document each, against plain torch on the documents themselves."""
+    rng = np.random.default_rng(0)
+    vocabulary = Vocabulary.of_units(20)
+    drawn = [rng.integers(2, 22, CONTEXT).astype(np.uint16) for _ in range(8)]
+    documents = [Document(ids, rng.random(CONTEXT) < 0.3) for ids in drawn]
+    write_rows(tmp_path / "rows", documents, vocabulary, CONTEXT)
+    reports = Reports()
+    config = STEPS.model_copy(update={"budget": "steps:1"})
+    pretrain(config, EXACT, data / "model", tmp_path / "rows", tmp_path / "rows", tmp_path / "out", reports)
+    model, total, count = load_unit_lm(data / "model"), 0.0, 0
+    for document in documents:
+        tokens, mask = torch.from_numpy(document.ids.astype(np.int64)), torch.from_numpy(document.targets)
+        losses = cross_entropy(model(tokens[None]).logits[0, :-1], tokens[1:], reduction="none")
+        total, count = total + float(losses[mask[1:]].sum()), count + int(mask.sum())
+    assert reports.losses() == pytest.approx([total / count], rel=2e-5)

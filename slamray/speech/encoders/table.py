@@ -19,6 +19,7 @@ from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ
 from slamray.speech.hub import model_folder
+from slamray.tokens.vocabulary import Vocabulary
 
 CENTROIDS = "centroids_KD"
 KEY = "speech.encoder"
@@ -30,6 +31,12 @@ class EncoderFacts:
 
     n_units: int
     rate_hz: float  # frames per second
+    centroids: str  # SHA-256 of the matrix: a unit is a centroid, so this is who the units are
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The unit-only vocabulary of this encoder's units."""
+        return Vocabulary.of_units(self.n_units, self.centroids)
 
 
 class Encoder:
@@ -89,10 +96,10 @@ def check_encoder(settings: EncoderSettings) -> EncoderFacts:
         raise BadInput(f"{key}={settings.model}: its config.json has no {error}; it is no HubertModel") from error
     if settings.layer > layers:
         raise BadInput(f"{KEY}.layer={settings.layer}: {settings.model} has {layers} layers")
-    n_units, found = _centroids_shape(settings)
+    n_units, found, centroids = _centroids_of(settings)
     if found != width:
         raise BadInput(f"{KEY}.centroids={settings.centroids}: {found} wide, but {settings.model} gives {width}")
-    return EncoderFacts(n_units, RATE_HZ / hop_samples)
+    return EncoderFacts(n_units, RATE_HZ / hop_samples, centroids)
 
 
 def _config(settings: EncoderSettings) -> dict[str, Any]:
@@ -109,12 +116,19 @@ def _config(settings: EncoderSettings) -> dict[str, Any]:
     return config
 
 
-def _centroids_shape(settings: EncoderSettings) -> tuple[int, int]:
+def _centroids_of(settings: EncoderSettings) -> tuple[int, int, str]:
+    """How many there are, how wide they are, and the checksum of the matrix."""
     key = f"{KEY}.centroids"
     file_content(settings.centroids, key)  # BadInput where there is no such file
     try:
         with safe_open(Path(asset_path(settings.centroids)), "np") as file:
             rows, width = file.get_slice(CENTROIDS).get_shape()
+            checksum = (file.metadata() or {}).get("sha256")
     except (SafetensorError, ValueError) as error:
         raise BadInput(f"{key}={settings.centroids}: no matrix {CENTROIDS} ({error})") from error
-    return rows, width
+    if checksum is None:
+        from slamray.speech.encoders.kmeans import checksum as checksum_of  # torch, which other files do not need
+        from slamray.speech.encoders.kmeans import load_centroids
+
+        checksum = checksum_of(load_centroids(Path(asset_path(settings.centroids))))
+    return rows, width, checksum

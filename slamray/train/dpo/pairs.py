@@ -18,8 +18,10 @@ import torch.distributed as dist
 
 from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
+from slamray.model.log_likelihood import score_batch
+from slamray.tokens.documents import Document
 from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, to_tokens
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def to_pair_tokens(
 
 
 def _ids(units: npt.NDArray[np.int64]) -> list[int]:
-    return [int(token) for token in to_tokens(units)]
+    return [int(token) for token in units + FIRST_UNIT]
 
 
 class StepBatches(torch.utils.data.Sampler[list[int]]):
@@ -154,19 +156,10 @@ def score_pairs(model: torch.nn.Module, pairs: Sequence[PairTokens], batch: int,
 
 def _score_batch(model: torch.nn.Module, pairs: Sequence[PairTokens], device: torch.device, dtype: str) -> torch.Tensor:
     """Scores (P, 2) of one padded batch."""
-    rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
-    width = max(len(prompt) + len(rest) for prompt, rest in rows)
-    ids_ST = torch.full((len(rows), width), PAD)
-    attended_ST, scored_ST = torch.zeros_like(ids_ST), torch.zeros_like(ids_ST, dtype=torch.bool)
-    for row, (prompt, rest) in enumerate(rows):
-        length = len(prompt) + len(rest)
-        ids_ST[row, :length] = torch.tensor(prompt + rest)
-        attended_ST[row, :length] = 1
-        scored_ST[row, len(prompt) : length] = True
-    ids_ST, attended_ST, scored_ST = ids_ST.to(device), attended_ST.to(device), scored_ST.to(device)
+    sides = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
+    documents = [
+        Document(np.array(prompt + rest), np.array([False] * len(prompt) + [True] * len(rest)))
+        for prompt, rest in sides
+    ]
     with autocast(device, dtype):
-        logits_STV = model(input_ids=ids_ST, attention_mask=attended_ST, use_cache=False).logits
-    log_probs_STV = logits_STV[:, :-1].float().log_softmax(-1)
-    log_probs_ST = log_probs_STV.gather(-1, ids_ST[:, 1:, None]).squeeze(-1)
-    scores_S = (log_probs_ST * scored_ST[:, 1:]).sum(-1)
-    return scores_S.view(2, len(pairs)).T
+        return score_batch(model, documents).view(2, len(pairs)).T

@@ -1,0 +1,62 @@
+"""Summed log-likelihoods of documents under a causal LM: what evaluation and DPO score sequences by.
+
+Shapes: N documents, B documents of a batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from slamray.tokens.documents import Document
+
+BATCH_TOKENS = 8192  # padded tokens in a forward pass: the memory of the logits, not the result; chosen, not tuned
+_UNSEEN = 0  # id at padded places, which attention does not see and no score counts: any id would do
+
+
+def log_likelihoods(
+    model: nn.Module, documents: Sequence[Document], batch_tokens: int = BATCH_TOKENS
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """(sum of log-likelihoods in nats (N,) float64, number of targets (N,) int64) of each document.
+
+    Documents are sorted by length into batches of at most batch_tokens padded tokens (always at least one), so the
+    result does not depend on the batch: load the model in float32 for that to hold to 1e-5. model: a transformers
+    causal LM; run on the device its weights are on.
+    """
+    lengths = np.array([len(document) for document in documents], np.int64)
+    assert len(lengths) == 0 or lengths.min() >= 2, "a sequence needs at least one target"
+    order = np.argsort(lengths, kind="stable")
+    sums = np.zeros(len(documents))
+    was_training = model.training
+    model.eval()
+    start = 0
+    with torch.inference_mode():
+        while start < len(order):
+            end = start + 1
+            while end < len(order) and lengths[order[end]] * (end + 1 - start) <= batch_tokens:
+                end += 1
+            rows = order[start:end]
+            sums[rows] = score_batch(model, [documents[row] for row in rows]).cpu().numpy()
+            start = end
+    model.train(was_training)
+    return sums, np.array([document.targets.sum() for document in documents], np.int64)
+
+
+def score_batch(model: nn.Module, documents: Sequence[Document]) -> torch.Tensor:
+    """Sums of log-likelihoods (B,) float64 in nats over each document's targets, in one forward pass."""
+    device = next(model.parameters()).device
+    lengths_B = torch.tensor([len(document) for document in documents])
+    tokens_BT = torch.full((len(documents), int(lengths_B.max())), _UNSEEN, dtype=torch.long)
+    scored_BT = torch.zeros_like(tokens_BT, dtype=torch.bool)
+    for row, document in enumerate(documents):
+        tokens_BT[row, : len(document)] = torch.as_tensor(document.ids.astype(np.int64))
+        scored_BT[row, : len(document)] = torch.as_tensor(document.targets)
+    seen_BT = (torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]).long()
+    tokens_BT, scored_BT, seen_BT = tokens_BT.to(device), scored_BT.to(device), seen_BT.to(device)
+    logits_BTV = model(input_ids=tokens_BT, attention_mask=seen_BT, use_cache=False).logits[:, :-1].float()
+    nll_BT = nn.functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
+    return -(nll_BT.double() * scored_BT[:, 1:]).sum(1)
