@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from slamray.errors import BadInput
+from slamray.stage.folder import Folder
 from slamray.stages.packed import check_mixture, write_mixture
 from slamray.tokens.documents import Document, unit_document
 from slamray.tokens.packing import join_packings, pack, pack_apart
@@ -95,7 +96,7 @@ def test_sources_packed_apart_are_stretches_of_one_store() -> None:
 
 def test_a_store_with_a_mixture_is_read_by_it(tmp_path: Path) -> None:
     sources = {"stories": documents(0, 300, 40), "librilight": documents(1, 80, 400), "swc": documents(2, 9, 50)}
-    facts = write_mixture(tmp_path, sources, VOCABULARY, {"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
+    facts = write_mixture(Folder(tmp_path), sources, VOCABULARY, {"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
     store = RowStore(tmp_path)
     assert [source.name for source in store.sources] == ["stories", "librilight"]
     assert facts["tokens"] == sum(len(d) for name in ("stories", "librilight") for d in sources[name])
@@ -116,7 +117,7 @@ def test_a_store_without_a_mixture_is_read_as_before(tmp_path: Path) -> None:
     from slamray.stages.packed import write_documents
     from slamray.tokens.sampler import batch_rows
 
-    write_documents(tmp_path, documents(0, 100, 60), VOCABULARY, 64, "train")
+    write_documents(Folder(tmp_path), documents(0, 100, 60), VOCABULARY, 64, "train")
     store = RowStore(tmp_path)
     np.testing.assert_array_equal(store.rows_of_step(3, 5, 8), batch_rows(3, 5, store.rows, 8))
 
@@ -124,7 +125,7 @@ def test_a_store_without_a_mixture_is_read_as_before(tmp_path: Path) -> None:
 def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         both = {"x": documents(0, 50, 60), "y": documents(1, 50, 60)}
-        write_mixture(tmp_path / name, both, VOCABULARY, {"x": 0.5, "y": 0.5}, 64)
+        write_mixture(Folder(tmp_path) / name, both, VOCABULARY, {"x": 0.5, "y": 0.5}, 64)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -148,4 +149,4 @@ def test_a_mixture_that_is_none_is_refused(mixture: dict[str, float], message: s
 def test_a_source_with_a_share_and_no_documents_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"pack.mixture: swc has no training document"):
         both = {"stories": documents(0, 5, 20), "swc": []}
-        write_mixture(tmp_path, both, VOCABULARY, {"stories": 0.5, "swc": 0.5}, 64)
+        write_mixture(Folder(tmp_path), both, VOCABULARY, {"stories": 0.5, "swc": 0.5}, 64)
