@@ -1,4 +1,4 @@
-"""Export a checkpoint: `python jobs/export.py out=FOLDER [checkpoint=FOLDER | a recipe's words] [layout=...]`."""
+"""Export a checkpoint: `python jobs/export.py out=FOLDER [checkpoint=FOLDER | recipe=NAME a.b=c ...] [layout=...]`."""
 
 import sys
 

@@ -15,22 +15,24 @@ from slamray.config.base import Settings
 
 
 class Space(Settings):
-    """What may be tried."""
+    """Shares of synthetic stories, and how the recordings divide the rest."""
 
-    synthetic: str = Field("stories", description="the source that is synthetic, as pack.mixture calls it")
+    synthetic: str = Field("stories", description="name of the synthetic source in pack.mixture")
     recordings: dict[str, float] = Field(
-        {"recordings": 1.0}, min_length=1, description="the other sources, and their weights among themselves"
+        {"recordings": 1.0}, min_length=1, description="the other sources, and their weights relative to each other"
     )
-    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1, description="of synthetic stories")
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        min_length=1, description="shares of synthetic stories"
+    )
 
 
 def axes(space: Space) -> list[Axis]:
-    """Shares in percent."""
+    """The shares, in percent."""
     return [Axis("stories", [round(100 * share, 2) for share in space.shares], " % of the tokens")]
 
 
 def changes(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The mixture of a point."""
+    """The mixture at a point."""
     share, total = values["stories"] / 100, sum(space.recordings.values())
     others = {name: (1 - share) * weight / total for name, weight in space.recordings.items()}
     return {"pack.mixture": {space.synthetic: share, **others}}

@@ -1,4 +1,4 @@
-"""Which model learns most from equal FLOPs? The paper's figures 2 and 3, by size, with text weights or without."""
+"""Which model learns most from equal FLOPs? The paper's figures 2 and 3: by family, size and initialisation."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from slamray.config.base import Settings
 
 
 class Space(Settings):
-    """What may be tried."""
+    """Models, and the FLOPs that each may spend."""
 
-    flops: str = Field(pattern=r"^flops:", description="of pre-training, the same for all")
-    families: dict[str, dict[str, Any]] = Field(min_length=1, description="name: {dotted key: value} of model")
+    flops: str = Field(pattern=r"^flops:", description="budget of pre-training, the same for all models")
+    families: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="{name: {dotted key: value}}, the settings of each model"
+    )
 
 
 def axes(space: Space) -> list[Axis]:
-    """Families by name."""
+    """The models, by name."""
     return [Axis("family", list(space.families))]
 
 
 def changes(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The model of a point."""
+    """The model at a point."""
     return {"pretrain.budget": space.flops, **space.families[values["family"]]}

@@ -14,19 +14,19 @@ KEYS = {"learning rate": "pretrain.optim.learning_rate", "tokens a step": "pretr
 
 
 class Space(Settings):
-    """What may be tried."""
+    """Learning rates, and batches to try each with."""
 
-    learning_rates: tuple[float, ...] = Field(min_length=1, description="of pre-training, at its peak")
-    tokens_per_step: tuple[int, ...] = Field(min_length=1, description="tokens of a global batch")
+    learning_rates: tuple[float, ...] = Field(min_length=1, description="peak learning rates of pre-training")
+    tokens_per_step: tuple[int, ...] = Field(min_length=1, description="sizes of a global batch in tokens")
 
 
 def axes(space: Space) -> list[Axis]:
-    """Rates from left to right, batches as lines."""
+    """Learning rates from left to right, batches as lines."""
     return [
         Axis(name, values) for name, values in zip(KEYS, (space.learning_rates, space.tokens_per_step), strict=True)
     ]
 
 
 def changes(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The two settings of a point."""
+    """The two settings at a point."""
     return {KEYS[name]: value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Settings of an own encoder, decoder and text LM."""
+"""Settings of the training of an encoder, a decoder and a small text LM (jobs/assets.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slamray.config.training import TextLmSettings
 
 
 class VocoderSettings(Settings):
-    """The small unit-to-waveform decoder (speech/vocode.py); sizes chosen for <= 1 MB and 3 minutes on 2 cores."""
+    """The source-filter decoder (slamray/speech/decoders/source_filter.py): under 1 MB, trained in 3 minutes."""
 
     hidden: int = Field(128, ge=16, description="channels of the convolutions")
     unit_blocks: int = Field(3, ge=1, description="residual blocks at the unit rate")
@@ -25,32 +25,40 @@ class VocoderSettings(Settings):
 
 
 class UnitVocoderSettings(Settings):
-    """A HiFi-GAN code generator (speech/unit_vocoder.py) and its training; sized for tens of minutes on 2 cores."""
+    """A HiFi-GAN over units (slamray/speech/decoders/hifigan.py) and its training, tens of minutes on 2 cores."""
 
-    embedding_dim: int = Field(128, ge=8, description="of a unit; textless-lib: 128")
+    embedding_dim: int = Field(128, ge=8, description="width of a unit's embedding; textless-lib: 128")
     channels: int = Field(
-        512, ge=32, description="after the first convolution, halved by each upsampling; HiFi-GAN V1: 512"
+        512, ge=32, description="channels after the first convolution, halved by each upsampling; HiFi-GAN V1: 512"
     )
     upsample_rates: tuple[int, ...] = Field(
-        (1, 5, 8, 4, 4), min_length=1, description="multiply to the samples of a unit; the 1 hears 0.5 s to either side"
+        (1, 5, 8, 4, 4),
+        min_length=1,
+        description="their product is the samples of a unit; the block at rate 1 hears 0.5 s on either side",
     )
     upsample_kernel_sizes: tuple[int, ...] = Field((3, 11, 16, 8, 8), min_length=1, description="about twice the rates")
     resblock_kernel_sizes: tuple[int, ...] = Field((3,), min_length=1, description="HiFi-GAN V1: 3, 7, 11")
     resblock_dilations: tuple[int, ...] = Field((1, 3, 5), min_length=1, description="HiFi-GAN V1")
     discriminator_divisor: Literal[1, 2, 4, 8, 16, 32] = Field(
-        16, description="widths of HiFi-GAN's discriminators are divided by it"
+        16, description="the widths of HiFi-GAN's discriminators are divided by this"
     )
     documents: int = Field(300, ge=1, description="training recordings, about 4 h of stories; chosen, not tuned")
-    steps: int = Field(100_000, ge=1, description="at most that many optimiser steps")
-    seconds: float = Field(1200, gt=0, description="of training; whichever of steps and seconds is spent first ends it")
+    steps: int = Field(100_000, ge=1, description="at most this many optimiser steps")
+    seconds: float = Field(
+        1200, gt=0, description="at most this much training; it ends when steps or seconds are spent"
+    )
     adversarial_share: float = Field(
-        0.3, ge=0, le=1, description="last share of the budget, in which discriminators take part; chosen, not tuned"
+        0.3, ge=0, le=1, description="share of the budget, at its end, with discriminators; chosen, not tuned"
     )
     batch: int = Field(4, ge=1, description="crops in a step")
     crop_frames: int = Field(40, ge=1, description="length of a crop in units: 1.6 s; chosen, not tuned")
-    peak_rate: float = Field(1e-3, gt=0, description="AdamW; HiFi-GAN's 2e-4 is for 500 times the steps")
+    peak_rate: float = Field(
+        1e-3, gt=0, description="learning rate of AdamW; HiFi-GAN's 2e-4 is for 500 times the steps"
+    )
     warmup_share: float = Field(0.02, gt=0, lt=1, description="share of the budget; chosen, not tuned")
-    clip_norm: float = Field(20.0, gt=0, description="of gradients, against outliers alone; chosen, not tuned")
+    clip_norm: float = Field(
+        20.0, gt=0, description="gradients are clipped to it, outliers alone reach it; chosen, not tuned"
+    )
     seed: int = Field(0, ge=0, description="crops, initialisation, dropout")
     bfloat16: bool = Field(True, description="convolutions in bfloat16")
     report_every: int = Field(50, ge=1, description="steps between two reports")
@@ -60,58 +68,66 @@ class UnitVocoderSettings(Settings):
 class HubertTrainingSettings(Settings):
     """One iteration of masked prediction; values without a source are measured in the card of assets/hubert-nano."""
 
-    steps: int = Field(100_000, ge=1, description="at most that many optimiser steps")
-    seconds: float = Field(1200, gt=0, description="of training; whichever of steps and seconds is spent first ends it")
+    steps: int = Field(100_000, ge=1, description="at most this many optimiser steps")
+    seconds: float = Field(
+        1200, gt=0, description="at most this much training; it ends when steps or seconds are spent"
+    )
     seed: int = Field(0, ge=0, description="crops, masks, initialisation")
     batch_crops: int = Field(12, ge=1, description="crops in a step, over all workers")
     crop_frames: int = Field(125, ge=10, description="length of a crop: 5 s")
     mask_share: float = Field(
-        0.4, gt=0, lt=1, description="of a crop's frames; HuBERT's 8 % starts x 10 frames at 50 Hz mask about 57 %"
+        0.4,
+        gt=0,
+        lt=1,
+        description="share of a crop's frames; HuBERT masks about 57 % (8 % of starts x 10 frames, 50 Hz)",
     )
-    mask_frames: int = Field(5, ge=1, description="200 ms, as HuBERT")
+    mask_frames: int = Field(5, ge=1, description="frames of a masked span: 200 ms, as in HuBERT")
     unmasked_weight: float = Field(1.0, ge=0, description="weight of the loss over frames that are not masked")
-    peak_rate: float = Field(1e-3, gt=0, description="learning rate, linear up and linear down")
-    warmup_share: float = Field(0.08, gt=0, lt=1, description="HuBERT section IV-B")
+    peak_rate: float = Field(1e-3, gt=0, description="learning rate, reached and left linearly")
+    warmup_share: float = Field(0.08, gt=0, lt=1, description="share of the budget; HuBERT section IV-B")
     weight_decay: float = Field(0.01, ge=0, description="HuBERT section IV-B")
-    clip_norm: float = Field(1.0, gt=0, description="chosen, not tuned")
+    clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to it; chosen, not tuned")
     bfloat16: bool = Field(True, description="matrix products in bfloat16")
     report_every: int = Field(50, ge=1, description="steps between two reports")
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
 
 
 class EncoderTrainingSettings(Settings):
-    """An own HuBERT and its units, for a voice or a language that has none (Hsu et al. 2021)."""
+    """Training of a HuBERT and its units, for a voice or a language that has none (Hsu et al. 2021)."""
 
     train_documents: int = Field(596, ge=1, description="documents spoken to train on, about 8 h of stories")
     evaluation_documents: int = Field(80, ge=1, description="documents to measure phones on")
     seed: int = Field(0, ge=0, description="seeds every k-means")
     mfcc_clusters: int = Field(
-        256, ge=2, description="of 39-dimensional MFCCs, iteration 1's targets; chosen, not tuned"
+        256, ge=2, description="clusters of 39-dimensional MFCCs, the targets of iteration 1; chosen, not tuned"
     )
     first: HubertTrainingSettings = HubertTrainingSettings()
     feature_layer: int = Field(5, ge=1, description="layer of iteration 1 whose clusters are iteration 2's targets")
     feature_clusters: tuple[int, ...] = Field(
-        (100, 500), min_length=1, description="one codebook each (HuBERT section III-C)"
+        (100, 500),
+        min_length=1,
+        description="clusters of each codebook of iteration 2's targets (HuBERT section III-C)",
     )
     second: HubertTrainingSettings = HubertTrainingSettings(seed=1)
     layer: int = Field(5, ge=1, description="layer of iteration 2 that becomes units")
-    n_units: int = Field(500, ge=2, description="recipe 1.2")
+    n_units: int = Field(500, ge=2, description="clusters that become units (docs/paper.md 1.2)")
     kmeans_frames: int = Field(200_000, ge=500, description="frames that the k-means is fitted on; chosen, not tuned")
 
 
 class AssetsSettings(Settings):
-    """What the offline default is made of; jobs/assets.py makes it."""
+    """The models of the offline default; jobs/assets.py trains them."""
 
     encoder: EncoderTrainingSettings = EncoderTrainingSettings()
     text_lm: TextLmSettings = TextLmSettings()
     vocoder: VocoderSettings = VocoderSettings()
     unit_vocoder: UnitVocoderSettings = UnitVocoderSettings()
     decoder: Literal["source_filter", "hifigan"] = Field(
-        "source_filter", description="what the stage `vocoder` trains: by `vocoder`, or by `unit_vocoder`"
+        "source_filter",
+        description="which decoder is trained: `vocoder` has the settings of the first, `unit_vocoder` of the second",
     )
     decoder_only: bool = Field(
         False,
-        description="make only a decoder, for the encoder of speech.encoder; false: an own encoder and text LM too",
+        description="train only a decoder, for the encoder of speech.encoder; false: an encoder and a text LM too",
     )
     intelligibility_documents: int = Field(
         12, ge=1, description="evaluation stories whose word error rate is measured; chosen, not tuned"

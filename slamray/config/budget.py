@@ -1,4 +1,4 @@
-"""A training budget in steps, tokens, FLOPs or optimiser time, as a word."""
+"""A training budget as it is written in a recipe: `steps:200`, `tokens:2e6`, `flops:3e18`, `time:23h30m`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parse_budget(text: str, key: str) -> Budget:
 
 
 def parse_seconds(text: str, key: str) -> float:
-    """`23h30m`, `5m`, `90s`, `1h2m3s` in seconds. A bare number is refused: nobody knows its unit."""
+    """`23h30m`, `5m`, `90s`, `1h2m3s` in seconds; BadInput for a bare number, which does not say its unit."""
     match = _DURATION.fullmatch(text.strip())
     if not match or not any(match.groups()):
         raise BadInput(f"{key}={text!r}: write a duration like 23h30m, 5m or 90s")
@@ -52,7 +52,7 @@ def parse_seconds(text: str, key: str) -> float:
 
 
 def scaled(budget: Budget, share: float) -> str:
-    """The word for a share of a budget; steps and tokens are whole numbers, rounded up."""
+    """A share of a budget, written as `parse_budget` reads it; steps and tokens are rounded up to whole numbers."""
     amount = budget.amount * share
     if budget.kind == "time":
         return f"time:{amount:.12g}s"

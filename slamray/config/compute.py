@@ -1,4 +1,4 @@
-"""Where and how fast: execution, never part of a fingerprint."""
+"""Settings of machines and of tracking: where a run goes and how fast, never part of a fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slamray.config.base import Settings
 
 
 class TrackingSettings(Settings):
-    """Where runs are compared. Execution: never part of a fingerprint."""
+    """The MLflow store in which runs are compared; never part of a fingerprint."""
 
     enabled: bool = Field(True, description="false: no MLflow at all")
     uri: str = Field("", description="MLflow server; empty: MLFLOW_TRACKING_URI, else a SQLite store under root")
@@ -21,14 +21,14 @@ class TrackingSettings(Settings):
 
 
 class Compute(Settings):
-    """Where and how fast; one row of PROFILES. Execution: never part of a fingerprint."""
+    """The machine of a run; `profile=` names one (slamray/config/profiles.py). Never part of a fingerprint."""
 
     workers: int = Field(1, ge=1, description="training workers, one GPU each where device is cuda")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where training and scoring run")
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores, and torch threads, of a training worker")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="of matrix products in training; weights stay float32. auto: bfloat16 on GPUs and on CPUs with "
+        description="type of matrix products in training; weights stay float32. auto: bfloat16 on GPUs and CPUs with "
         "instructions for it, else float32",
     )
     micro_batch: int = Field(8, ge=1, description="packed rows that one worker holds at once in pre-training")
@@ -36,31 +36,33 @@ class Compute(Settings):
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     attention: Literal["sdpa", "flash_attention_2"] = Field("sdpa", description="attention kernel")
     memory_gb: float | None = Field(
-        None, gt=0, description="memory of one device; what is planned to need more is refused; null: nothing is"
+        None, gt=0, description="memory of one device; a run that is planned to need more is refused; null: none is"
     )
     peak_tflops: float | None = Field(
         None, gt=0, description="dense bf16 peak of one device, for MFU; null: MFU is not reported"
     )
     report_every_steps: int = Field(10, ge=1, description="optimiser steps between two reports")
-    checkpoint_every_seconds: float = Field(60.0, gt=0, description="at most this much training is lost by a kill")
+    checkpoint_every_seconds: float = Field(60.0, gt=0, description="a kill loses at most this much training")
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="go on with as few workers while nodes are gone, and with all when they are back; "
-        "null: wait for all",
+        description="training goes on with as few workers as this while nodes are gone, and with all when they are "
+        "back; null: it waits for all",
     )
     max_failures: int = Field(
-        3, ge=0, description="failures in a row, with no new checkpoint between them, that training starts again after"
+        3,
+        ge=0,
+        description="training starts again after this many failures in a row without a new checkpoint, not after more",
     )
     stall_seconds: int = Field(
         60,
         ge=1,
-        description="a worker silent for so long is taken for dead; more than copying a checkpoint takes",
+        description="a worker that is silent for this long counts as dead; copying a checkpoint must take less",
     )
     notice_seconds: float = Field(
         25.0,
         ge=0,
-        description="after SIGTERM, how long a last checkpoint is waited for; Kubernetes sends SIGKILL after 30 s",
+        description="how long a run waits for a last checkpoint after SIGTERM; Kubernetes sends SIGKILL after 30 s",
     )
     tts_actors: int = Field(1, ge=1, description="actors that speak, one CPU core each")
     encoder_actors: int = Field(1, ge=1, description="actors that encode, one CPU core each")
@@ -86,8 +88,8 @@ class Compute(Settings):
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies matrices in bfloat16.
 
-    One that does not emulates it: 0.9 GFLOPS against 67 in float32 for a product of 1024 x 1024 on one core of an EPYC
-    without AVX512-BF16.
+    A CPU without instructions for it emulates it: 0.9 GFLOPS against 67 in float32, for a product of 1024 x 1024 on
+    one core of an EPYC without AVX512-BF16.
     """
     try:
         flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))

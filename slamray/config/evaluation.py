@@ -11,7 +11,7 @@ from slamray.config.outside import Revision, folder_field, model_field
 
 
 class ItemsSettings(Settings):
-    """How many test items of each kind, and the rules they are made by (evaluate/items.py)."""
+    """How many test items of each kind, and the rules they are made by (slamray/data/items.py)."""
 
     topic_cloze: int = Field(250, ge=0, description="pairs: true ending against another story's ending")
     sentence_order: int = Field(250, ge=0, description="pairs: four sentences in order against permuted")
@@ -27,7 +27,9 @@ class ItemsSettings(Settings):
         12, ge=3, description="longest sentence used, keeps the speech short; chosen, not tuned"
     )
     sentences_per_word: int = Field(
-        4, ge=1, description="words_in_sentence: sentences for a word, which is one item; chosen, not tuned"
+        4,
+        ge=1,
+        description="words_in_sentence: sentences for each word; a word is one item however many; chosen, not tuned",
     )
     min_word_count: int = Field(
         5, ge=1, description="a word that occurs this often in the training text shows which phonemes go together"
@@ -51,15 +53,15 @@ class SamplingSettings(Settings):
     )
     max_new_tokens: int = Field(150, ge=1, description="paper, Table 6")
     prompts: int = Field(16, ge=0, description="how many continuations; the paper uses 1000, the demo's report a few")
-    prompt_seconds: float = Field(3.0, gt=0, description="paper, section on GenPPL: the first 3 s of correct items")
+    prompt_seconds: float = Field(3.0, gt=0, description="docs/paper.md 1.10: the first 3 s of correct items")
     batch: int = Field(
-        16, ge=1, description="prompts sampled together; the draw depends on it, hence part of the identity"
+        16, ge=1, description="prompts sampled together; what is drawn depends on it, so it is part of the identity"
     )
     seed: int = Field(0, ge=0, description="seeds every draw")
 
 
 class GenPplSettings(Settings):
-    """GenPPL (recipe 1.10; evaluate/genppl.py): continuations, transcribed, judged by a text LM."""
+    """GenPPL (docs/paper.md 1.10; slamray/evaluate/genppl.py): continuations, transcribed, judged by a text LM."""
 
     prompts: int = Field(0, ge=0, description="how many continuations; the paper uses 1000; 0: GenPPL is not measured")
     metric: str = Field("topic_cloze", description="items whose right ones are prompts; paper: Spoken StoryCloze")
@@ -98,6 +100,8 @@ class EvaluateSettings(ScoringSettings):
 
     items: ItemsSettings = ItemsSettings()
     sets: dict[str, str] = Field(
-        {}, description="published test sets, {kind or kind-anything: folder}; kinds and layouts: evaluate/published.py"
+        {},
+        description="published test sets, {kind or kind-anything: folder}; slamray/data/published_sets.py lists the "
+        "kinds and their layouts",
     )
     genppl: GenPplSettings = GenPplSettings()

@@ -1,7 +1,8 @@
 """Resolve a command's words to recipes: defaults <- recipe file and its parents <- profile <- variant <- `a.b=c` words.
 
-A recipe file is a tree of values. Three more keys may stand at its top: `extends: NAME`, the recipe that it changes,
-`study`, variants of itself to be compared, and `sweep`, a space of them to be searched (neither is inherited).
+A recipe file is a tree of values. Its top level may also hold `extends: NAME` (the recipe that it changes), `study`
+(variants of the recipe that are compared) and `sweep` (a space of variants that is searched). `study` and `sweep` are
+not inherited.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 
 EXECUTION = ("compute", "root", "mirror", "tracking")
-SEED_KEYS = ("pretrain.seed", "dpo.seed")  # what a study's seed seeds: new weights, and the order of rows and of pairs
+SEED_KEYS = ("pretrain.seed", "dpo.seed")  # a study's seed sets them: new weights, and the order of rows and of pairs
 
 Tree = dict[str, Any]
 Variants = Mapping[str, Mapping[str, Any]]  # name: {dotted key: value}
@@ -30,7 +31,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Study(Settings):
-    """What is compared, and how it is drawn."""
+    """Section `study` of a recipe file: what is compared, and how it is drawn."""
 
     title: str = Field(min_length=1, description="above the picture")
     of: str = Field(min_length=1, description="the figure or table of the paper that it is a study of")
@@ -45,11 +46,11 @@ class Study(Settings):
 
 
 class Sweep(Settings):
-    """What is searched, how, and by what it is judged."""
+    """Section `sweep` of a recipe file: what is searched, how, and what is optimised."""
 
     title: str = Field(min_length=1, description="above the picture")
-    tuning: str = Field(pattern=r"^\w+$", description="the file of tuning/ that makes recipes of the space")
-    space: dict[str, Any] = Field(description="the space, by the names of that file's Space")
+    tuning: str = Field(pattern=r"^\w+$", description="the file of tuning/ that turns the space into recipes")
+    space: dict[str, Any] = Field(description="values of that file's Space")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="every point is tried with each")
     metrics: tuple[str, ...] = Field(
         ("perplexity", "topic_cloze"), min_length=1, description="panels of the picture: `perplexity`, metrics of pairs"
@@ -58,14 +59,16 @@ class Sweep(Settings):
         ("topic_cloze",), min_length=1, description="metrics of pairs; the mean of their accuracies is to be greatest"
     )
     search: int = Field(
-        0, ge=0, description="that many points with the first seed, proposed by Optuna, then the best two with all; "
+        0,
+        ge=0,
+        description="Optuna proposes this many points with the first seed, then the best two run with all seeds; "
         "0: every point with every seed",
-    )  # fmt: skip
+    )
     stop: Literal["none", "asha"] = Field(
-        "none", description="asha: a DPO that falls behind others at the same share of its budget ends; "
-        "needs dpo.evaluations",
-    )  # fmt: skip
-    at_once: int = Field(0, ge=0, description="trials beside each other; 0: as many as the cluster can train")
+        "none",
+        description="asha: a DPO that falls behind others at the same share of its budget ends; needs dpo.evaluations",
+    )
+    at_once: int = Field(0, ge=0, description="trials that run at the same time; 0: as many as the cluster can train")
     keep: int = Field(3, ge=0, description="points whose models are kept; the others' are removed, their scores stay")
 
 
@@ -83,12 +86,12 @@ def load_recipe(words: Sequence[str]) -> Recipe:
 
     Raises BadInput that names the dotted key and, for a misspelt one, the nearest that exists.
     """
-    asked = _split(words)
-    tree, sections = _read_recipe(asked.recipe)
+    given = _split(words)
+    tree, sections = _read_recipe(given.recipe)
     for kind, job in (("study", "jobs/study.py"), ("sweep", "jobs/sweep.py")):
         if kind in sections:
-            raise BadInput(f"recipe={asked.recipe} is a {kind}; run it with {job}, or extend it in your own file")
-    return parse_recipe(_lay(tree, asked.profile, dict(asked.overrides)))
+            raise BadInput(f"recipe={given.recipe} is a {kind}; run it with {job}, or extend it in your own file")
+    return parse_recipe(_lay(tree, given.profile, dict(given.overrides)))
 
 
 def load_study(words: Sequence[str]) -> tuple[Study, list[Member]]:
@@ -96,35 +99,35 @@ def load_study(words: Sequence[str]) -> tuple[Study, list[Member]]:
 
     BadInput when a word would set what the variants differ in, and whatever is wrong with a variant, with its name.
     """
-    asked = _split(words)
-    tree, study, overrides = _read_section(asked, "study", Study)
-    return study, _members(asked, tree, overrides, study.variants, study.seeds, "study")
+    given = _split(words)
+    tree, study, overrides = _read_section(given, "study", Study)
+    return study, _members(given, tree, overrides, study.variants, study.seeds, "study")
 
 
 def load_sweep(words: Sequence[str], points: Callable[[Sweep], Variants]) -> tuple[Sweep, list[Member]]:
-    """The same for a sweep: `points` makes variants of its space."""
-    asked = _split(words)
-    tree, sweep, overrides = _read_section(asked, "sweep", Sweep)
-    return sweep, _members(asked, tree, overrides, points(sweep), sweep.seeds, "sweep")
+    """The same for a sweep, whose space `points` turns into variants."""
+    given = _split(words)
+    tree, sweep, overrides = _read_section(given, "sweep", Sweep)
+    return sweep, _members(given, tree, overrides, points(sweep), sweep.seeds, "sweep")
 
 
-def _read_section(asked: _Asked, name: str, kind: type[Kind]) -> tuple[Tree, Kind, Tree]:
-    """A recipe's tree, its section of that name under the words that are for it, and the other words."""
-    tree, sections = _read_recipe(asked.recipe)
+def _read_section(given: _Words, name: str, kind: type[Kind]) -> tuple[Tree, Kind, Tree]:
+    """A recipe's tree, its section `name` with the words `name.x=y` applied, and the other words."""
+    tree, sections = _read_recipe(given.recipe)
     if name not in sections:
-        raise BadInput(f"recipe={asked.recipe} is no {name}: it has no `{name}`; run it with jobs/slam.py")
+        raise BadInput(f"recipe={given.recipe} is no {name}: it has no `{name}`; run it with jobs/slam.py")
     section, others = sections[name], {}
-    for key, value in asked.overrides:
+    for key, value in given.overrides:
         if key.startswith(f"{name}."):
             section = dict(section)
             _set(section, key.removeprefix(f"{name}."), value)
         else:
             others[key] = value
-    return tree, validate(kind, section, f"recipe={asked.recipe}: {name}."), others
+    return tree, validate(kind, section, f"recipe={given.recipe}: {name}."), others
 
 
 def _members(
-    asked: _Asked, tree: Tree, overrides: Tree, variants: Variants, seeds: Sequence[int], kind: str
+    given: _Words, tree: Tree, overrides: Tree, variants: Variants, seeds: Sequence[int], kind: str
 ) -> list[Member]:
     for key in overrides:
         differ = [name for name, values in variants.items() if any(_overlap(key, other) for other in values)]
@@ -135,10 +138,10 @@ def _members(
     members = []
     for variant, values in variants.items():
         for seed in seeds:
-            name = f"{tree.get('name', asked.recipe)}/{variant}/{seed}"
+            name = f"{tree.get('name', given.recipe)}/{variant}/{seed}"
             changes = {**values, **dict.fromkeys(SEED_KEYS, seed), "name": name, **overrides}
             try:
-                members.append(Member(variant, seed, parse_recipe(_lay(tree, asked.profile, changes))))
+                members.append(Member(variant, seed, parse_recipe(_lay(tree, given.profile, changes))))
             except BadInput as error:
                 raise BadInput(f"variant {variant}: {error}") from error
     return members
@@ -150,13 +153,13 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Words:
     recipe: str
     profile: str
     overrides: list[tuple[str, Any]]
 
 
-def _split(words: Sequence[str]) -> _Asked:
+def _split(words: Sequence[str]) -> _Words:
     named = {"recipe": "demo", "profile": "laptop"}
     overrides: list[tuple[str, Any]] = []
     for word in words:
@@ -169,12 +172,12 @@ def _split(words: Sequence[str]) -> _Asked:
             overrides.append((key, _parse(key, value)))
     if named["profile"] not in PROFILES:
         raise BadInput(f"profile={named['profile']}: choose one of {' '.join(PROFILES)}")
-    return _Asked(named["recipe"], named["profile"], overrides)
+    return _Words(named["recipe"], named["profile"], overrides)
 
 
 def _lay(tree: Tree, profile: str, changes: Mapping[str, Any]) -> Tree:
-    # A group that is named in part keeps the rest of *its* defaults (dpo.optim is not pretrain.optim), so the whole
-    # tree of defaults is laid first.
+    # The whole tree of defaults comes first: of a group that is given in part, pydantic would fill the rest with its
+    # class's defaults, and dpo.optim's are not those of OptimSettings.
     laid = _merge(Recipe().model_dump(), tree) | {"compute": PROFILES[profile].model_dump()}
     for key, value in changes.items():
         _set(laid, key, value)
@@ -182,7 +185,7 @@ def _lay(tree: Tree, profile: str, changes: Mapping[str, Any]) -> Tree:
 
 
 def _read_recipe(name: str) -> tuple[Tree, Tree]:
-    """A recipe file over its parents, and its own study or sweep by that name if it has one."""
+    """The values of a recipe file over those of its parents, and its sections `study` and `sweep`."""
     seen: list[str] = []
     laid: Tree = {}
     sections: Tree = {}
@@ -193,12 +196,12 @@ def _read_recipe(name: str) -> tuple[Tree, Tree]:
             raise BadInput(f"recipe={name}: extends runs in a circle: {' -> '.join([*seen, str(path)])}")
         tree = _read_file(path, str(current))
         for section in ("study", "sweep"):
-            own = tree.pop(section, None)
-            if own is None or seen:
+            found = tree.pop(section, None)
+            if found is None or seen:
                 continue
-            if not isinstance(own, dict):
+            if not isinstance(found, dict):
                 raise BadInput(f"recipe={name}: {section} is not a mapping of keys")
-            sections[section] = own
+            sections[section] = found
         seen.append(str(path))
         current = tree.pop("extends", None)
         laid = _merge(tree, laid)
@@ -235,7 +238,7 @@ def _parse(key: str, value: str) -> Any:
 
 
 def _set(tree: Tree, key: str, value: Any) -> None:
-    """Set a dotted key; changes no group of `tree` that another tree may share."""
+    """Set a dotted key. Groups on the way are copied, as another tree may share them."""
     *parents, last = key.split(".")
     for parent in parents:
         below = tree.get(parent, {})
@@ -259,6 +262,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def validate(kind: type[Kind], tree: Mapping[str, Any], place: str) -> Kind:
+    """The tree as a `kind`; BadInput with the dotted key (after the prefix `place`) and what it may be."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from slamray.config.outside import Revision, model_field
 
 
 class PackSettings(Settings):
-    """Documents to fixed rows."""
+    """How documents are packed into rows of a fixed length."""
 
     context: int = Field(
         1024, ge=16, le=131072, description="tokens of a packed row; pieces are at most this long (Table 4)"
@@ -24,7 +24,7 @@ class PackSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The text LM and how it becomes a unit LM (recipe 1.3)."""
+    """The text LM and how it becomes a unit LM (docs/paper.md 1.3)."""
 
     base: Annotated[str, model_field("model.base")] = Field(
         "Qwen/Qwen2.5-0.5B",
@@ -33,11 +33,13 @@ class ModelSettings(Settings):
     revision: Revision = Field(
         None, description="commit of the hub id; required there, so that a name never changes meaning"
     )
-    twist: bool = Field(True, description="keep the text LM's body; false keeps its shape and draws all weights anew")
+    twist: bool = Field(
+        True, description="start from the text LM's weights; false: keep its shape and draw all weights anew"
+    )
     embedding: Literal["first_rows", "mean", "normal"] = Field(
         "first_rows",
         description="where unit embeddings start: first rows of the text embedding (slamkit), its mean, or fresh",
     )
     rope_theta: float | None = Field(
-        10_000.0, gt=0, description="RoPE base; null keeps the text LM's (section 4.1: 10 000)"
+        10_000.0, gt=0, description="RoPE base; null keeps the text LM's (docs/paper.md 1.5: 10 000)"
     )

@@ -1,11 +1,11 @@
-"""One word that moves a recipe: the machines that `profile=` names."""
+"""The machines that `profile=` names; a profile moves any recipe to one of them."""
 
 from __future__ import annotations
 
 from slamray.config.compute import Compute
 
-# One dial. The peaks are NVIDIA's dense bf16 figures; the A100s are those of 80 GB (the paper does not say which it
-# used; on the ones of 40 GB say compute.memory_gb=40); the pool sizes on GPU machines are chosen, not tuned.
+# The peaks are NVIDIA's dense bf16 figures; the A100s are those of 80 GB (the paper does not say which it
+# used; on the ones of 40 GB say compute.memory_gb=40); the numbers of actors on GPU machines are chosen, not tuned.
 PROFILES: dict[str, Compute] = {
     "laptop": Compute(cpus_per_worker=2, micro_batch=4, report_every_steps=10),
     "a5000": Compute(

@@ -9,11 +9,11 @@ from pydantic import Field
 from slamray.config.base import ASSETS, Chosen, Settings, execution
 from slamray.config.outside import Revision, file_field, model_field
 
-DEFAULT_VOICE = "default"  # whichever voice the back end speaks with when none is asked for
+DEFAULT_VOICE = "default"  # the back end's default voice, where a recipe names none
 
 
 class KokoroSettings(Settings):
-    """Kokoro-82M, the voices of SpokenSwag (section 4.4)."""
+    """Kokoro-82M, the voices of SpokenSwag (docs/paper.md 1.6)."""
 
     model: Annotated[str, model_field("speech.tts.kokoro.model")] = Field(
         "hexgrad/Kokoro-82M", description="local folder or hub id: config.json, *.pth, voices/*.pt"
@@ -23,7 +23,7 @@ class KokoroSettings(Settings):
 
 
 class FastSpeech2Settings(Settings):
-    """FastSpeech 2 with HiFi-GAN, the voice of sTinyStories (recipe 1.6)."""
+    """FastSpeech 2 with HiFi-GAN, the voice of sTinyStories (docs/paper.md 1.6)."""
 
     model: Annotated[str, model_field("speech.tts.fastspeech2.model")] = Field(
         "espnet/fastspeech2_conformer_with_hifigan",
@@ -44,7 +44,7 @@ class TtsSettings(Settings):
 
 
 class EncoderSettings(Settings):
-    """HuBERT and its k-means: what turns sound into units (recipe 1.2)."""
+    """A HuBERT and its k-means, which turn sound into units (docs/paper.md 1.2)."""
 
     model: Annotated[str, model_field("speech.encoder.model")] = Field(
         ASSETS + "hubert-nano", description="local folder or hub id of a transformers HubertModel"
@@ -89,6 +89,9 @@ class SpeechSettings(SpeakingSettings):
     """How text and recordings become units, and how much of the corpus is spoken to train on."""
 
     train_documents: int | None = Field(
-        0, ge=0, description="speak that many training documents, by order of id; 0: all; null: none, recordings alone"
+        0,
+        ge=0,
+        description="speak this many training documents, in the order of their ids; 0: all; null: none, train on "
+        "recordings alone",
     )
     validation_documents: int = Field(0, ge=0, description="the same for validation; 0: all")

@@ -11,7 +11,7 @@ from slamray.config.budget import parse_budget
 
 
 class AdEMAMixSettings(Settings):
-    """AdEMAMix's slow mean of gradients (arXiv 2409.03137); the fast mean and the square have AdamW's betas."""
+    """AdEMAMix's slow mean of gradients (arXiv 2409.03137); its fast mean and its square use AdamW's betas."""
 
     beta3: float = Field(0.9999, ge=0, lt=1, description="decay of the slow mean; unstated in the paper, 2409.03137")
     alpha: float = Field(
@@ -47,7 +47,7 @@ class OptimSettings(Settings):
         "cosine", description="after a linear warm-up (Table 4)"
     )
     floor_learning_rate: float = Field(5e-5, ge=0, description="where cosine and wsd end (Table 4)")
-    warmup_share: float = Field(0.01, ge=0, lt=1, description="share of the budget (section 4.1: 1 %)")
+    warmup_share: float = Field(0.01, ge=0, lt=1, description="share of the budget (docs/paper.md 1.5: 1 %)")
     decay_share: float = Field(
         0.2, gt=0, le=1, description="wsd only: share of the budget that decays; chosen, not tuned"
     )
@@ -55,7 +55,7 @@ class OptimSettings(Settings):
     beta2: float = Field(0.999, ge=0, lt=1, description="unstated in the paper; torch's and HF Trainer's default")
     epsilon: float = Field(1e-8, gt=0, description="unstated in the paper; torch's and HF Trainer's default")
     weight_decay: float = Field(0.0, ge=0, description="unstated in the paper; HF Trainer's default")
-    clip_norm: float = Field(0.5, gt=0, description="global gradient norm is clipped to this (section 4.1)")
+    clip_norm: float = Field(0.5, gt=0, description="global gradient norm is clipped to this (docs/paper.md 1.5)")
 
     @property
     def decay_start(self) -> float:
@@ -80,15 +80,15 @@ BudgetWord = Annotated[str, AfterValidator(_check_budget)]
 
 
 class PretrainSettings(Settings):
-    """Pre-training on packed rows (recipe 1.5, Table 4)."""
+    """Pre-training on packed rows (docs/paper.md 1.5, Table 4)."""
 
     budget: BudgetWord = Field(
         "time:23h30m", description="steps:N, tokens:N, flops:N or time:1h30m of optimiser time (Table 4: 23.5 h)"
     )
     trunk: BudgetWord | None = Field(
         None,
-        description="wsd only: a budget of the same kind, not smaller. Its warm-up is this run's too, so that runs of "
-        "all smaller budgets have their stable part in common, which is trained once; null: by itself",
+        description="wsd only: a budget of the same kind as `budget`, at least as large. The run warms up as a run of "
+        "that budget would, so all runs with this trunk share their stable part, which is trained once; null: no trunk",
     )
     tokens_per_step: int = Field(
         131_072, ge=1, description="tokens of a global batch, padding included (Table 4: 128 x 1024)"
@@ -99,7 +99,7 @@ class PretrainSettings(Settings):
         10, ge=1, description="validations, evenly spaced over the budget, the last at its end; chosen, not tuned"
     )
     validation_rows: int = Field(
-        512, ge=1, description="rows of the validation split that each reads, the first ones; chosen, not tuned"
+        512, ge=1, description="the first rows of the validation split, which each validation reads; chosen, not tuned"
     )
 
 
@@ -126,7 +126,7 @@ class TextLmSettings(TextLmShape):
 
 
 class DpoSettings(Settings):
-    """Preference training (recipe 1.5, Table 5)."""
+    """Preference training (docs/paper.md 1.5, Table 5)."""
 
     budget: BudgetWord | None = Field(
         "time:30m",
@@ -141,6 +141,8 @@ class DpoSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="order of the pairs")
     evaluations: int = Field(
-        0, ge=0, description="held-out pairs scored, and their prompts continued, so often during DPO; for sweep.stop"
+        0,
+        ge=0,
+        description="how often held-out pairs are scored and their prompts continued in DPO; sweep.stop needs it",
     )
     optim: OptimSettings = OptimSettings(learning_rate=5e-5, schedule="inverse_sqrt", floor_learning_rate=0.0)

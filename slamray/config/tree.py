@@ -1,4 +1,4 @@
-"""The whole Recipe tree. load.py resolves it from a command's words."""
+"""All settings of a run as one tree, `Recipe`; slamray/config/load.py resolves it from a command's words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slamray.config.training import DpoSettings, PretrainSettings
 
 
 class Recipe(Settings):
-    """A whole run, from text to report."""
+    """The settings of a whole run, from text to report."""
 
     name: str = Field("demo", description="name of the run in MLflow and in the report")
     corpus: CorpusSettings = CorpusSettings()
@@ -35,7 +35,7 @@ class Recipe(Settings):
     root: Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))] = execution(
         "runs",
         validate_default=True,
-        description="folder of all stages; execution, made absolute for workers elsewhere",
+        description="folder of all stages; never part of a fingerprint; made absolute for workers on other nodes",
     )
     mirror: str | None = execution(
         None, description="s3://bucket/folder (or gs://, file:///) that keeps a copy of root while the run goes on"

@@ -2,7 +2,7 @@
 
 The two sentences of a pair have the same number of words and differ in one place. Pairs come in twins in which the
 two forms change roles ("The dog is | are", "The dogs are | is"), so no form is right more often than it is wrong;
-in word_order both sentences hold the same words. Names, nouns, verbs and adjectives are used if the stories have them.
+in word_order both sentences hold the same words. A name, noun, verb or adjective is used only if the stories have it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,24 @@ FORMS = (("is", "are"), ("was", "were"))
 PRESENT = (("has", "have"), ("likes", "like"), ("wants", "want"), ("sees", "see"))
 DETERMINERS = (("this", "these"), ("that", "those"), ("one", "two"))
 CASES = (("he", "him"), ("she", "her"), ("they", "them"), ("we", "us"), ("I", "me"))
-# past, participle, what follows
+# past, participle, and what may follow either
 IRREGULAR = (
-    ("went", "gone", "to the {place}"), ("saw", "seen", "the {thing}"), ("took", "taken", "the {thing}"),
-    ("gave", "given", "them the {thing}"), ("flew", "flown", "over the {place}"), ("broke", "broken", "the {thing}"),
-    ("fell", "fallen", "near the {place}"), ("hid", "hidden", "the {thing}"), ("threw", "thrown", "the {thing}"),
-    ("forgot", "forgotten", "the {thing}"), ("ate", "eaten", "near the {place}"), ("knew", "known", "the {place}"),
-    ("did", "done", "it again"), ("wrote", "written", "about the {thing}"), ("grew", "grown", "near the {place}"),
-)  # fmt: skip
+    ("went", "gone", "to the {place}"),
+    ("saw", "seen", "the {thing}"),
+    ("took", "taken", "the {thing}"),
+    ("gave", "given", "them the {thing}"),
+    ("flew", "flown", "over the {place}"),
+    ("broke", "broken", "the {thing}"),
+    ("fell", "fallen", "near the {place}"),
+    ("hid", "hidden", "the {thing}"),
+    ("threw", "thrown", "the {thing}"),
+    ("forgot", "forgotten", "the {thing}"),
+    ("ate", "eaten", "near the {place}"),
+    ("knew", "known", "the {place}"),
+    ("did", "done", "it again"),
+    ("wrote", "written", "about the {thing}"),
+    ("grew", "grown", "near the {place}"),
+)
 Twin = list[tuple[str, str]]  # (right, wrong) sentences, without the capital and the full stop
 
 
@@ -140,14 +150,15 @@ def _word_order(words: Vocabulary) -> Twin:
     bare, adjective, mood, past = words.pick("bare"), words.pick("adjective"), words.pick("mood"), words.pick("past")
     auxiliary = words.draw.choice(("did", "could", "would", "will"))
     negated = (f"the {animal} {auxiliary} not {bare}", f"the {animal} not {auxiliary} {bare}")
-    described = words.draw.choice((
-        (f"{name} {past} a {adjective} {thing}", f"{name} {past} {adjective} a {thing}"),
-        (f"the {animal} was very {mood}", f"the {animal} very was {mood}"),
-    ))  # fmt: skip
-    return [negated, described]
+    found = (f"{name} {past} a {adjective} {thing}", f"{name} {past} {adjective} a {thing}")
+    felt = (f"the {animal} was very {mood}", f"the {animal} very was {mood}")
+    return [negated, words.draw.choice((found, felt))]
 
 
 TEMPLATES: dict[str, Callable[[Vocabulary], Twin]] = {
-    "agreement": _agreement, "determiner": _determiner, "pronoun": _pronoun, "participle": _participle,
+    "agreement": _agreement,
+    "determiner": _determiner,
+    "pronoun": _pronoun,
+    "participle": _participle,
     "word_order": _word_order,
-}  # fmt: skip
+}

@@ -1,7 +1,7 @@
-"""Make test items from text that no training stage saw: what is to be spoken, and which of it is right.
+"""Make test items from text that no training stage saw: what is spoken, and which of it is right.
 
-An item set is utterances, each to be spoken and encoded once, and pairs that refer to them by id. Four metrics:
-topic_cloze and sentence_order (here), words (pseudowords.py), grammar (grammar.py).
+An item set holds utterances, each of which is spoken and encoded once, and pairs that refer to them by id. Metrics
+are topic_cloze and sentence_order (here), words and words_in_sentence (word_items.py), and grammar (grammar_items.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something to be spoken as one recording: sentences, or a phoneme string in the synthesiser's alphabet.
+    """What is spoken as one recording: sentences, or a phoneme string in the synthesiser's alphabet.
 
-    Utterances of one `noise_id` share the voice's random noise, so that a pair differs in what is said alone; without
-    one the noise is drawn by `utterance_id`. `voice` is one of the synthesiser's; empty: its default.
+    Utterances with the same `noise_id` share the voice's random noise, so that the two sides of a pair differ only in
+    what they say; without one, `utterance_id` seeds the noise. `voice` is one of the synthesiser's; empty: its default.
     """
 
     utterance_id: str
@@ -40,8 +40,8 @@ class Utterance:
 class ItemPair:
     """A right and a wrong sequence of utterances after a common prompt, which may be empty.
 
-    `part` names the rule inside the metric, for a finer table. The texts are for the reader. Pairs of one `item` say
-    the same in several voices and count as one; empty: the pair is an item by itself.
+    `part` is a subdivision of the metric, for a finer table. The texts are shown in the report. Pairs with the same
+    `item` say the same in several voices and count as one; empty: the pair is an item by itself.
     """
 
     pair_id: str
@@ -84,12 +84,16 @@ def spoken(*sentences: str) -> Utterance:
 
 
 def spoken_phonemes(phonemes: str, noise_id: str) -> Utterance:
-    """An utterance given by its phonemes, and whose noise it shares."""
+    """An utterance of phonemes; utterances with the same noise_id share the voice's noise."""
     return Utterance(content_id("phonemes", phonemes, noise_id), None, phonemes, noise_id)
 
 
 def make_pair(
-    metric: str, part: str, prompt: Sequence[Utterance], chosen: Sequence[Utterance], rejected: Sequence[Utterance],
+    metric: str,
+    part: str,
+    prompt: Sequence[Utterance],
+    chosen: Sequence[Utterance],
+    rejected: Sequence[Utterance],
     texts: tuple[str, str, str] | None = None,
 ) -> ItemPair:  # fmt: skip
     """A pair with its id; texts (prompt, chosen, rejected) default to what the utterances say."""
@@ -126,9 +130,9 @@ def find_passages(
 ) -> list[tuple[str, ...]]:
     """At most n passages of prompt_sentences + 1 consecutive sentences, one of each story, from documents.
 
-    Of a story it is the last whose sentences are all short and distinct and whose ending takes up a content word of
-    the sentences before it, so that a listener can know that it belongs there. Which stories: by hash of (seed,
-    doc_id).
+    The passage of a story is its last one whose sentences are all short and distinct, and whose ending repeats a
+    content word of the sentences before it, so that a listener can know that it belongs there. A hash of (seed, doc_id)
+    chooses the stories.
     """
     common, size = _common_words(documents), prompt_sentences + 1
     passages: dict[str, tuple[str, ...]] = {}  # by ending, so that no two passages end in the same words
@@ -152,8 +156,8 @@ def make_topic_cloze(
 ) -> ItemSet:
     """At most n pairs: a passage with its true ending (its last sentence) against another story's ending.
 
-    The wrong endings are a permutation of the right ones, so that an ending by itself says nothing; each stands
-    beside one of about its own length and takes up no content word of the passage it is put to.
+    The wrong endings are a permutation of the right ones, so that an ending by itself does not say which it is. A wrong
+    ending is about as long as the right one and repeats no content word of the passage.
     """
     common = _common_words(documents)
     passages = find_passages(documents, n, seed, prompt_sentences, max_words)
@@ -168,9 +172,9 @@ def make_topic_cloze(
 def make_sentence_order(documents: Sequence[Document], n: int, seed: int, sentences: int, max_words: int) -> ItemSet:
     """At most n pairs: a story's first sentences in order against the same in another order, one pair for each story.
 
-    The opening, because a story's start has an order that a listener can know (who is introduced, what "he" refers
-    to). Its sentences are distinct and of at most max_words words. The wrong order is drawn by (seed, doc_id) among
-    those in which no sentence keeps its place (nine of four sentences).
+    It is the opening, because there a listener can know the order (who is introduced, what "he" refers to). Its
+    sentences are distinct and of at most max_words words. The wrong order is drawn by (seed, doc_id) among those in
+    which no sentence keeps its place (of four sentences there are nine).
     """
     made: list[tuple[ItemPair, list[Utterance]]] = []
     for document in sorted(documents, key=lambda document: content_id(seed, document.doc_id)):
@@ -194,7 +198,7 @@ def _common_words(documents: Sequence[Document]) -> frozenset[str]:
 
 
 def _content(sentences: Sequence[str], common: frozenset[str]) -> set[str]:
-    """Words of 3 letters or more that tell something: the plural s is cut, so that 'dogs' takes up 'dog'."""
+    """Words of 3 letters or more that are not common, without a plural s, so that 'dogs' and 'dog' are the same."""
     words = (word.removesuffix("'s") for word in _WORD.findall(" ".join(sentences).lower()))
     return {word.removesuffix("s") for word in words if len(word) >= 3 and word not in common}
 
@@ -202,9 +206,9 @@ def _content(sentences: Sequence[str], common: frozenset[str]) -> set[str]:
 def _derange(
     rows: list[tuple[str, ...]], allowed: Callable[[tuple[str, ...], tuple[str, ...]], bool]
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Give each row another as its distractor, each used once: its neighbour, or the nearest that is allowed.
+    """Give each row another row as its distractor: its neighbour, or the nearest that is allowed. Each is used once.
 
-    A row for which there is none is left out, and the rest is matched anew.
+    A row without an allowed distractor is left out, and the rest is matched again.
     """
     rows = list(rows)
     while len(rows) > 1:

@@ -1,7 +1,7 @@
-"""Preference pairs as text: SWAG's endings, those of SpokenSwag as published or, with no download, stories.
+"""Preference pairs as text: from SWAG, from SpokenSwag as it is published or, without a download, from stories.
 
-A pair is a prompt, its chosen continuation and a rejected one. Pure: no files, and every draw is seeded by
-(seed, pair_id), so that neither the order of the rows nor their number of readers changes a pair.
+A pair is a prompt, its chosen continuation and a rejected one. Nothing here reads files, and every draw is seeded by
+(seed, pair_id), so neither the order of the rows nor the number of readers changes a pair.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SWAG_COLUMNS = ("sent1", "sent2", *ENDINGS, "label", "gold-source")
 PARTS = ("prompt", "chosen", "rejected")  # of a pair; SpokenSwag's columns of audio
 SPOKEN_COLUMNS = (*(f"{part}_text" for part in PARTS), "speaker")
 
-# How many other stories are asked for a continuation of fitting length before a pair is given up; chosen, not tuned:
-# with it 2 % of the windows of the shipped stories, those with a very short or very long continuation, find none.
+# How many other stories are tried for a continuation of similar length before a pair is given up; chosen, not tuned. Of
+# the shipped stories 2 % of the windows find none: those with a very short or very long continuation.
 DISTRACTOR_TRIES = 50
 
 
@@ -51,7 +51,7 @@ class PairSet:
 
 
 def from_swag(rows: Iterable[Mapping[str, Any]], config: PreferencesSettings) -> PairSet:
-    """Pairs from SWAG's columns (recipe 1.6): prompt sent1, chosen sent2 + true ending, rejected sent2 + a wrong one.
+    """Pairs from SWAG's columns (docs/paper.md 1.6): prompt sent1, chosen sent2 + true ending, rejected + a wrong one.
 
     Only rows whose gold-source is "gold" are used. A row without one of the columns, with empty text, with a label
     outside 0..3, or whose wrong endings all equal the true one, is quarantined with its index and the reason.
@@ -76,7 +76,7 @@ def from_swag(rows: Iterable[Mapping[str, Any]], config: PreferencesSettings) ->
 def from_spoken_swag(rows: Iterable[tuple[str, Mapping[str, Any]]], config: PreferencesSettings) -> PairSet:
     """Pairs from SpokenSwag's text columns; rows come with their place, which becomes a pair's source_id.
 
-    The published set holds repetitive pairs too, so the filter is the same. A row without text is quarantined.
+    The same filter applies, as the published set holds repetitive pairs too. A row without text is quarantined.
     """
     found = PairSet()
     candidates = []

@@ -1,6 +1,6 @@
-"""The doors of the paper's corpora (recipe 1.6, Table 8). Each knows one published layout, English parts alone.
+"""Readers of the paper's corpora (docs/paper.md 1.6, Table 8), one for each published layout; English parts alone.
 
-Test parts are left out and counted: no stage trains or validates on them.
+Test parts are left out and counted, so no stage trains or validates on them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Cuts = list[tuple[float, float]]
 def librispeech(files: Sequence[File]) -> Listing:
     """LibriSpeech: {train,dev,test}-*/speaker/chapter/*.flac with *.trans.txt, or the hub's Parquet.
 
-    dev-clean and dev-other validate.
+    dev-clean and dev-other are the validation split.
     """
     listing = _parquet(files, "text")
     texts = {}
@@ -50,8 +50,8 @@ def librispeech(files: Sequence[File]) -> Listing:
 def librilight(files: Sequence[File]) -> Listing:
     """Libri-Light: {small,medium,large}/speaker/book/*.flac, each with a .json that holds its voice activity.
 
-    Its silences are removed and its pieces made as cut_by_vad.py does; what that script wrote is read as it is. The
-    corpus publishes no split.
+    Silences are removed and pieces cut as Libri-Light's cut_by_vad.py does; pieces which that script has written are
+    read as they are. The corpus publishes no split.
     """
     listing = Listing()
     names = {file.name: file for file in files}
@@ -77,7 +77,7 @@ def librilight(files: Sequence[File]) -> Listing:
 
 
 def cut_by_vad(voiced: Cuts, target_seconds: float) -> list[Cuts]:
-    """Consecutive voiced stretches joined to pieces of at most the target; a longer stretch is a piece by itself."""
+    """Pieces of consecutive voiced stretches, each at most as long as the target; a longer stretch is one piece."""
     pieces: list[Cuts] = []
     filled = 0.0
     for start, end in voiced:
@@ -90,7 +90,7 @@ def cut_by_vad(voiced: Cuts, target_seconds: float) -> list[Cuts]:
 
 
 def _voice_activity(file: File | None) -> Cuts:
-    """ValueError says what is wrong with it."""
+    """The voiced stretches of a recording's .json. ValueError says what is wrong with the file."""
     if file is None:
         raise ValueError("no .json beside it")
     about = json.loads(file.read_text())
@@ -106,8 +106,8 @@ def _voice_activity(file: File | None) -> Cuts:
 def swc(files: Sequence[File]) -> Listing:
     """Spoken Wikipedia (SWC 2.0): english/Article/aligned.swc with audio.ogg, or audio1.ogg, audio2.ogg ...
 
-    A recording is a sentence, from its first word's start to its last word's end. A sentence with a word that was not
-    aligned is left out: what was read there is not known (recipe 1.6). The corpus publishes no split.
+    A recording is a sentence, from its first word's start to its last word's end. A sentence that holds a word without
+    alignment is left out, as nobody knows what was read there (docs/paper.md 1.6). The corpus publishes no split.
     """
     listing = Listing()
     audio = defaultdict(list)
@@ -131,7 +131,7 @@ def swc(files: Sequence[File]) -> Listing:
 def _add_article(listing: Listing, file: File, parts: Sequence[File]) -> None:
     if not parts:
         raise ValueError("no audio*.ogg beside it")
-    starts = [0.0]  # of each part on the article's clock, which runs through all of them
+    starts = [0.0]  # where each audio file starts on the article's clock, which runs through all of them
     for part in parts[:-1]:
         starts.append(starts[-1] + _seconds(part))
     for number, words in enumerate(_aligned_sentences(file.read_text())):
@@ -174,7 +174,7 @@ def _seconds(file: File) -> float:
 def tedlium(files: Sequence[File]) -> Listing:
     """TED-LIUM 3: data/{sph,stm} trains, legacy/dev validates; a recording is a segment of a talk's .stm.
 
-    Talks of legacy/dev and legacy/test never train, and legacy/train is what data holds too.
+    Talks that are also in legacy/dev or legacy/test are not trained on. legacy/train is left out: data holds its talks.
     """
     listing = Listing()
     audio = {file.name: file for file in files if file.name.endswith(".sph")}

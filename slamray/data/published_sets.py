@@ -1,4 +1,4 @@
-"""Published test sets as they lie on disk: which recording is right is told by their labels or names, never by order.
+"""Published test sets as they lie on disk. Labels or names say which recording is right, never the order of files.
 
 A set's name is its kind, or its kind, a hyphen and anything (`sblimp`, `sblimp-dev`):
 
@@ -31,20 +31,29 @@ from slamray.errors import BadInput
 GOLD = "gold.csv"
 IN_VOCABULARY, OUT_OF_VOCABULARY = "in_vocabulary", "out_of_vocabulary"
 SALMON_PARTS = (
-    "bg_alignment", "bg_all_consistency", "bg_domain_consistency", "gender_consistency", "rir_consistency",
-    "sentiment_alignment", "sentiment_consistency", "speaker_consistency",
-)  # fmt: skip
-# Items as published. sBLIMP and sWUGGY: zerospeech.com, task 4, and the number of files (slamkit issue 17); sWUGGY's
-# are of words in the vocabulary. StoryCloze: its test set of 2016. SALMon: 200 in each part (its hub page).
+    "bg_alignment",
+    "bg_all_consistency",
+    "bg_domain_consistency",
+    "gender_consistency",
+    "rir_consistency",
+    "sentiment_alignment",
+    "sentiment_consistency",
+    "speaker_consistency",
+)
+# How many items are published. sBLIMP and sWUGGY: zerospeech.com, task 4, and the number of files (slamkit issue 17),
+# for sWUGGY with words of the vocabulary alone. StoryCloze: its test set of 2016. SALMon: its page on the hub.
 PUBLISHED: dict[str, dict[str, int]] = {
     "sblimp": {"dev": 6_300, "test": 63_000},
     "swuggy": {"dev": 5_000, "test": 20_000},
-    "ssc": {"test": 1_871}, "tsc": {"test": 1_871}, "ms_ssc": {"test": 1_871}, "ms_tsc": {"test": 1_871},
+    "ssc": {"test": 1_871},
+    "tsc": {"test": 1_871},
+    "ms_ssc": {"test": 1_871},
+    "ms_tsc": {"test": 1_871},
     "salmon": {"each part": 200},
-}  # fmt: skip
+}
 KINDS = tuple(PUBLISHED)
-# Column of the right recording -> (column of the wrong one, of the item's number, of the right and the wrong text);
-# slprl/SALMon and slprl/multispeaker-storycloze on the hub.
+# The columns of slprl/SALMon and slprl/multispeaker-storycloze on the hub. The column of the right recording leads to
+# those of the wrong recording, of the item's number, of the right text and of the wrong text.
 _HUB = {
     "positive_audio": ("negative_audio", "ind", None, None),
     "correct_audio": ("negative_audio", "id", "correct_text", "negative_text"),
@@ -55,20 +64,20 @@ _SAMPLE = re.compile(r"sample_(?P<item>\d+)_(?P<label>[01])")
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A set that was read and found whole: its recordings, each once, and its pairs."""
+    """A test set without faults: its recordings, each once, and its pairs."""
 
     name: str
     recordings: tuple[Recording, ...]
     pairs: tuple[ItemPair, ...]
     identity: Mapping[str, Any]
-    """By content: digest of the names and sizes below the folder and of the labels; not where the folder lies."""
+    """A digest of the names and sizes below the folder and of the labels; where the folder lies is no part of it."""
     facts: Mapping[str, Any]
     """pairs, items, items of each part, published counts, and a note where they differ."""
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One recording with its label. `item` is what is tested; several voices may say it."""
+    """A recording with its label. `item` is what is tested; several voices may say it."""
 
     name: str  # for errors and ids: path below the folder, with row and column in a Parquet file
     right: bool
@@ -82,7 +91,7 @@ class _Side:
 
 
 def kind_of(name: str) -> str:
-    """What kind of set a name means; BadInput for a kind that is not known."""
+    """The kind of a set, by its name; BadInput for a kind that is not known."""
     kind = name.partition("-")[0]
     if kind not in PUBLISHED:
         raise BadInput(f"evaluate.sets.{name}: no such kind of set; a name starts with one of {' '.join(KINDS)}")
@@ -90,10 +99,10 @@ def kind_of(name: str) -> str:
 
 
 def average_of(name: str) -> Literal["items", "parts"]:
-    """How a set's one figure is made: the mean over items, or the mean of its parts' means.
+    """How one figure stands for a whole set: the mean over items, or the mean of its parts' means.
 
-    sBLIMP and sWUGGY: over pairs, each the mean over its voices (ZeroSpeech 2021's score). SALMon has figures for its
-    parts alone; the mean of the eight is ours.
+    sBLIMP and sWUGGY are means over items, each the mean over its voices (ZeroSpeech 2021's score). SALMon publishes
+    figures for its parts alone; the mean of the eight is not a published score.
     """
     return "parts" if kind_of(name) == "salmon" else "items"
 
@@ -115,7 +124,7 @@ def read_set(name: str, folder: Path) -> PublishedSet:
     if not sides:
         raise BadInput(
             f"evaluate.sets.{name}={folder}: no recording of a {kind} set in it; "
-            "slamray/evaluate/published.py shows the layouts"
+            "slamray/data/published_sets.py shows the layouts"
         )
     recordings = {
         side.name: Recording(content_id(name, side.name), str(side.path), side.parquet_row, side.column)
@@ -211,8 +220,9 @@ def _read_hub(folder: Path, path: Path, part: str, prefix: str, voice: str) -> I
     for i, row in enumerate(file.read(columns=kept).to_pylist()):
         for column, text in zip((right, wrong), texts, strict=True):
             said = str(row.get(text) or f"{name}:{i}:{column}")
-            yield _Side(f"{name}:{i}:{column}", column == right, part, f"{prefix}{row[number]}", voice, said, path, i,
-                        column)  # fmt: skip
+            yield _Side(
+                f"{name}:{i}:{column}", column == right, part, f"{prefix}{row[number]}", voice, said, path, i, column
+            )
 
 
 def _pair_up(
@@ -262,6 +272,9 @@ def _count(kind: str, pairs: Sequence[ItemPair]) -> dict[str, Any]:
         sort = "a subset" if counted < max(published.values()) else "more"
         note = "" if whole else f"{counted:,} items{of}, {sort}: published are {expected}"
     return {
-        "pairs": len(pairs), "items": items, "parts": dict(sorted(parts.items())), "published": dict(published),
+        "pairs": len(pairs),
+        "items": items,
+        "parts": dict(sorted(parts.items())),
+        "published": dict(published),
         "note": note,
-    }  # fmt: skip
+    }

@@ -1,4 +1,4 @@
-"""What every door is given (the files of a corpus) and what it gives back (recordings)."""
+"""The files of a corpus and the recordings in it: what the readers of published_corpora.py take and return."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _SPLITS = {"train": "train", "dev": "validation", "valid": "validation", "valida
 
 @dataclass(frozen=True)
 class Recording:
-    """Something to be encoded as one document: a file, stretches of one, or a row of a Parquet file.
+    """Audio that is encoded as one document: a file, stretches of a file, or a row of a Parquet file.
 
-    cuts: (start, end) in seconds, to be read and joined; none reads all. text and words (text, start, end in seconds
-    of what is read) as far as the corpus gives them; of a Parquet row they are read with the audio, from the columns
-    named here. split: train or validation where the corpus says, else empty. reason: why it cannot be used.
+    cuts: (start, end) in seconds of the stretches, which are joined; without any the whole file is read. text and
+    words (text, start, end in seconds of what is read) are empty where the corpus has none; those of a Parquet row are
+    read with the audio, from text_column and words_column. split: train or validation where the corpus publishes it,
+    else empty. reason: why the recording cannot be used, else empty.
     """
 
     utterance_id: str
@@ -42,14 +43,14 @@ class Recording:
 
 @dataclass
 class Listing:
-    """The recordings of a corpus, and how many of its parts are left out on purpose, and why."""
+    """The recordings of a corpus; `dropped` counts those that are left out on purpose, by reason."""
 
     recordings: list[Recording] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
 
 def published_split(name: str) -> str:
-    """train, validation or test, by the last part of a name that has such a word in it (`dev-clean`); else empty."""
+    """train, validation or test, by the last part of a path that has such a word in it (`dev-clean`); else empty."""
     for part in reversed(name.lower().split("/")):
         for word in re.split("[^a-z]+", part):
             if word in _SPLITS:
@@ -58,7 +59,7 @@ def published_split(name: str) -> str:
 
 
 def parquet_length(file: File, columns: Sequence[str]) -> int:
-    """Rows of a Parquet file, from its footer; BadInput when it is none or lacks one of the columns."""
+    """Rows of a Parquet file, from its footer. BadInput when it is not Parquet or lacks one of the columns."""
     try:
         with fsspec.open(file.path, "rb") as opened:
             parquet = pq.ParquetFile(opened)
@@ -77,8 +78,12 @@ def parquet_rows(file: File, text_column: str, words_column: str = "") -> list[R
     split = published_split(file.name)
     return [
         Recording(
-            text_id(f"{file.name}:{row}"), file.path, row,
-            text_column=text_column, words_column=words_column, split=split,
+            text_id(f"{file.name}:{row}"),
+            file.path,
+            row,
+            text_column=text_column,
+            words_column=words_column,
+            split=split,
         )
         for row in range(rows)
-    ]  # fmt: skip
+    ]

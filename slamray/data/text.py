@@ -1,7 +1,7 @@
-"""Read documents from files, normalise their text and cut it into sentences: once, here, for every later stage.
+"""Read documents from files, normalise their text and cut it into sentences, once for every later stage.
 
-Doors: JSON lines (.jsonl, .json, with .gz), Parquet, folders of plain text; each local or at any path fsspec can open,
-so a Hugging Face data set is `hf://datasets/roneneldan/TinyStories/**/*.parquet`.
+A source is JSON lines (.jsonl, .json, with .gz), Parquet, or a folder of plain text; it is local or at any path that
+fsspec can open, so a Hugging Face data set is `hf://datasets/roneneldan/TinyStories/**/*.parquet`.
 """
 
 from __future__ import annotations
@@ -36,36 +36,14 @@ _PLAIN = str.maketrans(
         "\u00a0": " ",
     }
 )
-_TITLES = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "st",
-        "mt",
-        "ft",
-        "gen",
-        "gov",
-        "sen",
-        "rep",
-        "capt",
-        "lt",
-        "col",
-        "sgt",
-        "rev",
-        "jr",
-        "sr",
-        "vs",
-    ]
-)
+_ABBREVIATED = "mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt rev jr sr vs"
+_TITLES = frozenset(_ABBREVIATED.split())  # a full stop after one of these ends no sentence
 _END = re.compile(r"[.!?]+[\"')\]]*\s+")
 
 
 @dataclass(frozen=True)
 class RawDocument:
-    """A row as found: where it stood (`file:line` or `file:row`) and its text, or why there is none."""
+    """A row as it was read: its place (`file:line` or `file:row`) and its text, or the reason why it has none."""
 
     place: str
     text: str | None
@@ -163,7 +141,7 @@ def _from_value(place: str, value: Any, column: str) -> RawDocument:
 def to_document(
     raw: RawDocument, min_words: int, max_words: int, validation_share: float, evaluation_share: float
 ) -> Document | str:
-    """A document, or the reason why the row is none."""
+    """A document, or the reason why the row is not one."""
     if raw.text is None:
         return raw.reason
     words = raw.text.count(" ") + 1

@@ -3,9 +3,9 @@
 The rule, after Wuggy (Keuleers and Brysbaert 2010), which changes a third of a word and matches transition
 frequencies: a third of the segments (at least one) are substituted, consonants by consonants and full vowels by full
 vowels; length, stress and reduced vowels stay. Every phoneme trigram of the result, word edges included, occurs in
-the words of the training text (bigram where no such substitution exists: `part` says which), the result is no known
-word, and of the candidates the one is taken whose trigram log-probability is nearest to the word's. What is left to
-tell the two apart is whether one has heard the word: on the 500 pairs of the demo, a trigram model of the word list
+the words of the training text (every bigram, where no such substitution exists: `part` says which). The result is no
+known word, and of the candidates it is the one whose trigram log-probability is nearest to the word's. So the two can
+be told apart only by whether the word has been heard: on the 500 pairs of the demo, a trigram model of the word list
 prefers the word in 71 % if that word is in its list, and in 29 % if it alone is taken out.
 """
 
@@ -65,7 +65,7 @@ class Phonotactics:
 
 @dataclass(frozen=True)
 class Invented:
-    """A word, how it is pronounced, its segments, those of the pseudo-word, and the rule that made it."""
+    """A word, its phonemes, its segments, the segments of its pseudo-word, and the rule that the pseudo-word obeys."""
 
     word: str
     phonemes: str
@@ -75,9 +75,16 @@ class Invented:
 
 
 def invent(
-    word_counts: Mapping[str, int], heard_counts: Mapping[str, int], phonemise: Phonemise, n: int, seed: int,
-    min_count: int, min_heard: int, min_phonemes: int, known: Collection[str] = (),
-) -> list[Invented]:  # fmt: skip
+    word_counts: Mapping[str, int],
+    heard_counts: Mapping[str, int],
+    phonemise: Phonemise,
+    n: int,
+    seed: int,
+    min_count: int,
+    min_heard: int,
+    min_phonemes: int,
+    known: Collection[str] = (),
+) -> list[Invented]:
     """At most n pseudo-words for the n words that were heard most and are long enough; the same words for every seed.
 
     word_counts: of all training text; words that occur min_count times are what the phonotactics come from.
@@ -124,9 +131,9 @@ def make_words_in_sentences(
 ) -> ItemSet:  # fmt: skip
     """At most n pairs: a sentence of documents with the word against the same with its pseudo-word.
 
-    A word by itself sounds like nothing in running speech; here all but its segments is as in the story. The sentences
-    are the first, by hash of their text, of at most max_words words that hold the word once, pronounced as by itself:
-    at most per_word for a word, which is one item, however many.
+    Running speech holds no words by themselves; here all but the word's segments is as in the story. The sentences of a
+    word are the first per_word, by a hash of their text, that have at most max_words words and hold the word once,
+    pronounced as by itself. All sentences of a word count as one item.
     """
     by_word: dict[str, list[str]] = {}
     for sentence in sorted({s for d in documents for s in d.sentences}, key=content_id):

@@ -1,4 +1,4 @@
-"""GenPPL: how plausible a language model finds what a unit LM said, after a vocoder and a recogniser (recipe 1.10).
+"""GenPPL: how plausible a text LM finds what a unit LM said, after a vocoder and a recogniser (docs/paper.md 1.10).
 
 A causal LM judges Whisper's transcripts. The paper's figure is exp(mean over utterances of the mean NLL of a token) of
 prompt and continuation together (slamkit generative_metric.py); beside it exp(total NLL / total tokens), and both for

@@ -1,6 +1,6 @@
 """Shapes of the text LMs the paper compares (its Table 7), known without a download, and of small kin of theirs.
 
-Sources: the config.json of each hub id; the counts in recipe.md 1.3 are reproduced exactly by tests/model/.
+Sources: the config.json of each hub id; the counts in docs/paper.md 1.3 are reproduced exactly by tests/model/.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Title with its unit, range, whether logarithmic, and where the labels stand."""
+    """An axis of a chart: title with unit, range, whether it is logarithmic, and the values that have labels."""
 
     title: str
     low: float
@@ -120,9 +120,10 @@ def interval_chart(title: str, y_title: str, groups: Sequence[str], series: Sequ
 def thin(series: Series, log_x: bool) -> Series:
     """Finite points only (and x > 0 on a logarithmic axis); more than MAX_POINTS are averaged in equal groups."""
     points = [
-        (float(a), float(b)) for a, b in zip(series.x, series.y, strict=True)
+        (float(a), float(b))
+        for a, b in zip(series.x, series.y, strict=True)
         if a is not None and b is not None and math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x)
-    ]  # fmt: skip
+    ]
     size = math.ceil(len(points) / MAX_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)] if points else []
     means = [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]

@@ -1,4 +1,4 @@
-"""Draw scores against training compute, as in the paper's figure 1; our own metrics in a panel of their own."""
+"""Draw scores against training compute, as in the paper's figure 1; metrics that the paper lacks in a second panel."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from slamray.report.panels import CHANCE_PERCENT, COLOURS, save
 from slamray.report.runs import Entry, Paper
 
-METRIC = "tSC"  # figure 1's
+METRIC = "tSC"  # the metric of figure 1
 X_TITLE = "training compute, 6 N D (FLOPs)"
-# Okabe and Ito's colours: told apart by those who do not see red or green.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 SHIFT = 0.045  # decades between the bars of two metrics of one checkpoint; chosen by eye
+# Where a name may stand beside its circle: to the side (-1 left, 1 right), above or below, and how far (1: touching).
 PLACES = ((1, 0, 1), (-1, 0, 1), (0, 1, 1), (0, -1, 1), (0, -1, 1.3), (0, 1, 1.3), (1, 1, 0.8), (-1, -1, 0.8))
-LEGEND_SIZES = (1e8, 1e9, 7e9)
+SIDES = {1: "left", -1: "right", 0: "center"}  # alignment of a name, by the side on which it stands
+RISES = {1: "bottom", -1: "top", 0: "center"}
+LEGEND_SIZES = (1e8, 1e9, 7e9)  # parameters
 
 
 def draw(paper: Paper, entries: Sequence[Entry], path: Path) -> None:
@@ -31,8 +33,7 @@ def draw(paper: Paper, entries: Sequence[Entry], path: Path) -> None:
     _draw_published(left, paper, [entry for entry in entries if entry.flops])
     if metrics:
         _draw_own(rest[0], ours, metrics)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_published(axes: Axes, paper: Paper, ours: Sequence[Entry]) -> None:
@@ -60,7 +61,7 @@ def _draw_published(axes: Axes, paper: Paper, ours: Sequence[Entry]) -> None:
 
 
 def _name_points(axes: Axes, entries: Sequence[Entry]) -> None:
-    """Each name beside its circle, at the first of PLACES that is free: of circles, names and the legend."""
+    """Each name beside its circle, at the first of PLACES where it covers no circle, no other name and no legend."""
     axes.margins(x=0.12)
     figure = axes.get_figure(root=True)
     legend = axes.get_legend()
@@ -72,16 +73,16 @@ def _name_points(axes: Axes, entries: Sequence[Entry]) -> None:
         taken = [*names, *(circle for circle in circles if circle is not own)]
         for side, rise, far in PLACES:
             gap = (own.width / 2 + 3) * 72 / figure.dpi * far
+            shift, across, along = (side * gap, rise * gap), SIDES[side], RISES[rise]
             name = axes.annotate(
-                entry.name, _point(entry), (side * gap, rise * gap), textcoords="offset points", fontsize=8,
-                ha={1: "left", -1: "right", 0: "center"}[side], va={1: "bottom", -1: "top", 0: "center"}[rise],
-            )  # fmt: skip
+                entry.name, _point(entry), shift, textcoords="offset points", fontsize=8, ha=across, va=along
+            )
             box = name.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and box.y1 <= axes.bbox.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 names.append(box)
                 break
-            name.remove()  # with no place at all the circle stays alone; the tables have its name
+            name.remove()  # where no place is free the circle has no name; the tables have it
 
 
 def _point(entry: Entry) -> tuple[float, float]:
@@ -98,7 +99,7 @@ def _circle(axes: Axes, entry: Entry, dpi: float) -> Bbox:
 
 
 def _draw_own(axes: Axes, ours: Sequence[Entry], metrics: Sequence[str]) -> None:
-    """A colour for each metric, a marker for each checkpoint; bars are intervals over items, set apart sideways."""
+    """A colour for each metric, a marker for each checkpoint. Bars are intervals over items, set side by side."""
     for number, entry in enumerate(ours):
         marker = MARKERS[number % len(MARKERS)]
         for i, metric in enumerate(metrics):
@@ -109,7 +110,7 @@ def _draw_own(axes: Axes, ours: Sequence[Entry], metrics: Sequence[str]) -> None
             assert entry.flops
             place = entry.flops * 10 ** ((i - (len(metrics) - 1) / 2) * SHIFT + (number % 2 - 0.5) * SHIFT / 3)
             axes.errorbar(place, score.value, bars, color=colour, marker=marker, ms=5, capsize=2, lw=1, alpha=0.9)
-    axes.axhline(50, color="grey", ls=":", lw=1)
+    axes.axhline(CHANCE_PERCENT, color="grey", ls=":", lw=1)
     axes.set_xscale("log")
     axes.set_xlabel(X_TITLE)
     axes.set_ylabel("pairs scored right (%); chance is 50")
@@ -126,5 +127,5 @@ def _draw_own(axes: Axes, ours: Sequence[Entry], metrics: Sequence[str]) -> None
 
 
 def _area(parameters: float) -> float:
-    """Points squared of a circle: the root of N, so that 80M is seen beside 13B."""
+    """The area of a circle in square points: it grows with the root of N, so that 80M is seen beside 13B."""
     return max(20, 0.0055 * parameters**0.5)

@@ -18,15 +18,17 @@ from slamray.report.charts import Series, interval_chart, line_chart
 
 Row = Mapping[str, Any]
 METRIC_NAMES = {
-    "topic_cloze": "Topic cloze", "sentence_order": "Sentence order", "words": "Word alone",
+    "topic_cloze": "Topic cloze",
+    "sentence_order": "Sentence order",
+    "words": "Word alone",
     "words_in_sentence": "Word in sentence",
     "grammar": "Grammar",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Sound:
-    """Something to listen to: audio float32 (samples,) mono, and what the reader should know about it."""
+    """A sound of the report: audio float32 (samples,) mono, with its title and a line of explanation."""
 
     title: str
     text: str
@@ -73,9 +75,12 @@ class ReportData:
 def write_report(data: ReportData, out: Path) -> None:
     """Write the file; every text is escaped, and a content policy in it forbids any request."""
     page = Environment(
-        loader=PackageLoader("slamray", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("slamray", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page.filters.update(percent=percent, duration=duration, number=number, metric=metric_name)
     text = page.get_template("page.html").render(
         data=data,
@@ -91,7 +96,7 @@ def write_report(data: ReportData, out: Path) -> None:
 
 
 def _drawn(charts: Sequence[str]) -> list[Markup]:
-    """The charts that show something; their texts were escaped when they were drawn."""
+    """The charts that are not empty, marked as safe: their texts were escaped when they were drawn."""
     return [Markup(chart) for chart in charts if chart]
 
 
@@ -187,7 +192,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def metric_name(metric: str) -> str:
-    """The name for readers; a metric without one goes by its own."""
+    """The name of a metric in the report; that of the code where it has no other."""
     return METRIC_NAMES.get(metric, metric)
 
 
@@ -207,5 +212,5 @@ def duration(seconds: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """With thousands separated and so many decimals; a dash for None."""
+    """A number with separated thousands and that many decimals; a dash for None."""
     return "-" if value is None else f"{value:,.{digits}f}"

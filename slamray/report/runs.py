@@ -1,4 +1,4 @@
-"""What was measured, and its cost: the paper's tables, which ship as data; checkpoints and sweeps of MLflow's runs."""
+"""Scores and their costs: the paper's tables, which ship as data, and the checkpoints and sweeps in MLflow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import yaml
 
 from slamray.errors import BadInput
 
-ANSWER = "answer"  # the child of a sweep's run that ends it
+ANSWER = "answer"  # the child that ends the run of a sweep
 CHECKPOINTS = {"untrained": "untrained", "pretrained": "pre-trained", "aligned": "after DPO"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A figure with the ends of its interval (ours) or of its seeds (the paper's), if any; n items, 0 if unknown."""
+    """A figure, the ends of its interval (in the paper: least and greatest seed), and n items (0: unknown)."""
 
     value: float
     low: float | None = None
@@ -27,7 +27,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: a checkpoint or a published model. None is what nobody told. FLOPs are 6 N D without attention."""
+    """A checkpoint or a published model. None where no figure is known. FLOPs are 6 N D, without attention."""
 
     name: str
     devices: str = ""
@@ -38,12 +38,12 @@ class Entry:
     flops_with_attention: float | None = None
     device_hours: float | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)  # by the paper's names
-    own: Mapping[str, Score] = field(default_factory=dict)  # by our names
+    own: Mapping[str, Score] = field(default_factory=dict)  # by the names of slamray's metrics
 
 
 @dataclass(frozen=True)
 class SweepEntry:
-    """A sweep: what it recommends and cost, and a row (variant, metric, value) for each trial and metric."""
+    """A sweep: a note with its answer and its cost, and a row (variant, metric, value) for each trial and metric."""
 
     title: str
     note: str
@@ -52,7 +52,7 @@ class SweepEntry:
 
 @dataclass(frozen=True)
 class Paper:
-    """The tables by name, and for each of their metrics its unit, our name for it ("" if none), numbers of items."""
+    """The paper's tables by name; for each of its metrics the unit, slamray's name ("" if none), numbers of items."""
 
     tables: Mapping[str, Sequence[Entry]]
     units: Mapping[str, str]
@@ -85,7 +85,7 @@ def read_paper() -> Paper:
 
 
 def read_runs(uri: str, experiment: str, names: Sequence[str], paper: Paper) -> list[Entry]:
-    """Every checkpoint of the runs that was scored or trained, oldest first; one that several runs share comes once."""
+    """Every checkpoint that the runs trained or scored, oldest first; one that several runs share comes once."""
     found: dict[str, Entry] = {}
     for parent, stages in _search(uri, experiment, names):
         for checkpoint, title in CHECKPOINTS.items():
@@ -101,7 +101,7 @@ def read_runs(uri: str, experiment: str, names: Sequence[str], paper: Paper) -> 
 
 
 def read_sweeps(uri: str, experiment: str, names: Sequence[str]) -> list[SweepEntry]:
-    """Every sweep that has its answer, oldest first."""
+    """Every sweep that has come to an answer, oldest first."""
     found = []
     for parent, children in _search(uri, experiment, names):
         if ANSWER not in children:
@@ -121,7 +121,7 @@ def _joined(first: Entry, again: Entry) -> Entry:
 
 
 def _search(uri: str, experiment: str, names: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:
-    """The runs of those names, all without any, oldest first; each with its children by name."""
+    """The runs of those names (without names all), oldest first; each with its children by name."""
     from mlflow import MlflowClient  # two seconds
     from mlflow.exceptions import MlflowException
 
@@ -156,10 +156,8 @@ def _search(uri: str, experiment: str, names: Sequence[str]) -> list[tuple[Any, 
     ]
 
 
-def _entry(
-    name: str, checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str], paper: Paper
-) -> Entry:  # fmt: skip
-    """One checkpoint: what it and the stages of training before it have spent, and its scores."""
+def _entry(name: str, checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str], paper: Paper) -> Entry:
+    """A checkpoint: what its training and that of the checkpoints before it have spent, and its scores."""
     before = list(CHECKPOINTS)[1 : list(CHECKPOINTS).index(checkpoint) + 1]
     spent = [stages[stage].data.metrics if stage in stages else {} for stage in before]
 
@@ -211,7 +209,7 @@ def _scores(checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str
 
 
 def _as_in_the_paper(params: Mapping[str, str]) -> bool:
-    """Whether GenPPL was measured with the paper's prompts, recogniser and judge (recipe.md 1.10)."""
-    asked = {key: params.get(f"evaluate.genppl.{key}", "") for key in ("metric", "asr", "judge")}
-    kind = asked["metric"].partition("-")[0]
-    return (kind, asked["asr"], asked["judge"]) == ("ssc", "openai/whisper-large-v3-turbo", "meta-llama/Llama-3.2-1B")
+    """Whether GenPPL was measured with the paper's prompts, recogniser and judge (docs/paper.md 1.10)."""
+    given = {key: params.get(f"evaluate.genppl.{key}", "") for key in ("metric", "asr", "judge")}
+    kind = given["metric"].partition("-")[0]
+    return (kind, given["asr"], given["judge"]) == ("ssc", "openai/whisper-large-v3-turbo", "meta-llama/Llama-3.2-1B")

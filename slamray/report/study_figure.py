@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-# Okabe and Ito's colours, told apart by those who do not see red or green; dashes where they begin again.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":")
-CHANCE = 0.5  # accuracy of a pair that is guessed
-POINTS = 200  # of a mean curve
-SPREAD = 10  # a figure that grows by more from the least variant to the greatest has a logarithmic axis
+from slamray.report.panels import CHANCE_PERCENT, Panel, Row, draw_band, make_panel, save, style
+
+POINTS = 200  # points of a mean curve
+LOG_RATIO = 10  # a figure whose greatest value is more than this times its least has a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -30,21 +27,18 @@ class Curve:
 
 
 def draw(
-    title: str, metrics: Sequence[str], rows: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]],
-    curves: Sequence[Curve], path: Path,
-) -> None:  # fmt: skip
+    title: str, metrics: Sequence[str], rows: Sequence[Row], summary: Sequence[Row], curves: Sequence[Curve], path: Path
+) -> None:
     """A PNG. rows: variant, metric and value of each seed; summary: mean, low and high over the seeds."""
     variants = list(dict.fromkeys(row["variant"] for row in summary))
     figure = Figure(figsize=(5.5 + 3.4 * len(metrics), 2.6 + 0.34 * len(variants)), dpi=130, layout="constrained")
     first, *rest = figure.subplots(1, 1 + len(metrics), width_ratios=[1.5] + [1] * len(metrics), squeeze=False)[0]
     _draw_curves(first, variants, curves)
     for axes, metric in zip(rest, metrics, strict=True):
-        own = [row for row in rows if row["metric"] == metric]
-        _draw_metric(axes, metric, variants, own, [row for row in summary if row["metric"] == metric])
+        _draw_metric(axes, make_panel(metric, rows, summary), variants)
         axes.tick_params(labelleft=axes is rest[0])
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def band(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -55,17 +49,10 @@ def band(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return tokens, losses.mean(0), losses.min(0), losses.max(0)
 
 
-def style(place: int) -> tuple[str, str]:
-    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
-
-
 def _draw_curves(axes: Axes, variants: Sequence[str], curves: Sequence[Curve]) -> None:
     for place, variant in enumerate(variants):
-        own = [curve for curve in curves if curve.variant == variant]
-        colour, dash = style(place)
-        tokens, mean, low, high = band(own)
-        axes.plot(tokens, mean, dash, color=colour, label=variant, linewidth=1.4)
-        axes.fill_between(tokens, low, high, color=colour, alpha=0.18, linewidth=0)
+        tokens, mean, low, high = band([curve for curve in curves if curve.variant == variant])
+        draw_band(axes, tokens, mean, low, high, place, variant, linewidth=1.4)
     # The untrained model's loss would flatten all that comes after it.
     later = [loss for curve in curves for loss in list(curve.loss)[1:]]
     if later:
@@ -77,27 +64,28 @@ def _draw_curves(axes: Axes, variants: Sequence[str], curves: Sequence[Curve]) -
     axes.legend(fontsize=7)
 
 
-def _draw_metric(
-    axes: Axes, metric: str, variants: Sequence[str], rows: Sequence[Mapping[str, Any]],
-    summary: Sequence[Mapping[str, Any]],
-) -> None:  # fmt: skip
-    accuracy = all(row.get("low") is not None for row in rows)
-    scale = 100 if accuracy else 1
-    for row in summary:
-        place = variants.index(row["variant"])
+def _draw_metric(axes: Axes, panel: Panel, variants: Sequence[str]) -> None:
+    for variant, spread in panel.spreads.items():
+        place = variants.index(variant)
         colour, _ = style(place)
-        mean, low, high = (scale * row[key] for key in ("mean", "low", "high"))
-        axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3, markersize=5)
-        own = [scale * one["value"] for one in rows if one["variant"] == row["variant"]]
-        axes.plot(own, [place] * len(own), "|", color=colour, markersize=9, alpha=0.6)
-    if not accuracy and max(row["high"] for row in summary) > SPREAD * min(row["low"] for row in summary) > 0:
+        bars = [[spread.mean - spread.low], [spread.high - spread.mean]]
+        axes.errorbar(spread.mean, place, xerr=bars, fmt="o", color=colour, capsize=3, markersize=5)
+        seeds = [value for name, value in panel.values if name == variant]
+        axes.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=9, alpha=0.6)
+    if not panel.accuracy and _ratio(panel) > LOG_RATIO:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if accuracy:
-        axes.axvline(scale * CHANCE, color="grey", linestyle="--", linewidth=0.8)
+    if panel.accuracy:
+        axes.axvline(CHANCE_PERCENT, color="grey", linestyle="--", linewidth=0.8)
     axes.set_yticks(range(len(variants)), variants, fontsize=8)
     axes.set_ylim(len(variants) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric.replace('_', ' ')} (% right)" if accuracy else metric.replace("_", " "))
+    axes.set_xlabel(f"{panel.name} (% right)" if panel.accuracy else panel.name)
     axes.grid(alpha=0.3, axis="x")
+
+
+def _ratio(panel: Panel) -> float:
+    """Greatest value over the least; 0 where the least is not positive, as no logarithmic axis could show it."""
+    low, high = min(s.low for s in panel.spreads.values()), max(s.high for s in panel.spreads.values())
+    return high / low if low > 0 else 0.0

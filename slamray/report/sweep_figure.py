@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slamray.report.study_figure import CHANCE, style
+from slamray.report.panels import CHANCE_PERCENT, Panel, Row, draw_band, make_panel, save, style
 
 
 def draw(
-    title: str, sentence: str, metrics: Sequence[str], points: Sequence[Mapping[str, Any]], axis: str,
-    rows: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]], chosen: str, path: Path,
-) -> None:  # fmt: skip
+    title: str,
+    sentence: str,
+    metrics: Sequence[str],
+    points: Sequence[Row],
+    axis: str,
+    rows: Sequence[Row],
+    summary: Sequence[Row],
+    chosen: str,
+    path: Path,
+) -> None:
     """A PNG with a panel for each metric.
 
     points: label, x (a number or a word) and line (a word, one line for each) of every point; axis: what x is, with
@@ -25,46 +31,35 @@ def draw(
     figure = Figure(figsize=(max(6.0, 3.9 * len(metrics)), 4.4), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
-        own = [row for row in rows if row["metric"] == metric]
-        means = {row["variant"]: row for row in summary if row["metric"] == metric}
-        _draw_metric(axes, metric, points, own, means, chosen)
+        _draw_metric(axes, make_panel(metric, rows, summary), points, chosen)
         axes.set_xlabel(axis)
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=7)
     figure.suptitle(f"{title}\n{textwrap.fill(sentence, 42 * len(metrics))}", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)
 
 
-def _draw_metric(
-    axes: Axes, metric: str, points: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]],
-    means: Mapping[str, Mapping[str, Any]], chosen: str,
-) -> None:  # fmt: skip
-    accuracy = all(row.get("low") is not None for row in rows)
-    scale = 100 if accuracy else 1
-    ticks = list(dict.fromkeys(point["x"] for point in points))  # equally far apart: shares grow by factors
+def _draw_metric(axes: Axes, panel: Panel, points: Sequence[Row], chosen: str) -> None:
+    ticks = list(dict.fromkeys(point["x"] for point in points))  # equally far apart, as shares grow by factors
     places = {point["label"]: ticks.index(point["x"]) for point in points}
     for number, line in enumerate(dict.fromkeys(point["line"] for point in points)):
-        colour, dash = style(number)
-        shown = [point for point in points if point["line"] == line and point["label"] in means]
-        at = [places[point["label"]] for point in shown]
-        found = [means[point["label"]] for point in shown]
-        mean, low, high = ([scale * row[key] for row in found] for key in ("mean", "low", "high"))
-        label = f"{line or 'mean'}, least to greatest of {found[0]['seeds']} seeds" if found else line
-        axes.plot(at, mean, dash, color=colour, marker="o", markersize=4, label=label)
-        axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
-        own = [(places[row["variant"]], scale * row["value"]) for row in rows if row["variant"] in
-               {point["label"] for point in shown}]  # fmt: skip
-        axes.plot([x for x, _ in own], [y for _, y in own], "_", color=colour, markersize=8, alpha=0.6)
-    if chosen in means:
-        axes.plot(places[chosen], scale * means[chosen]["mean"], "*", color="#D55E00", markersize=14, label="chosen")
-    if accuracy:
-        axes.axhline(scale * CHANCE, color="grey", linestyle="--", linewidth=0.8, label="chance")
-    axes.set_xticks(
-        range(len(ticks)), [f"{tick:g}" if isinstance(tick, float | int) else str(tick) for tick in ticks], fontsize=7
-    )
-    axes.set_title(metric.replace("_", " "), fontsize=9)
-    axes.set_ylabel("% right" if accuracy else "perplexity" if metric == "perplexity" else metric.replace("_", " "))
+        shown = [p["label"] for p in points if p["line"] == line and p["label"] in panel.spreads]
+        at, spreads = [places[label] for label in shown], [panel.spreads[label] for label in shown]
+        mean, low, high = [s.mean for s in spreads], [s.low for s in spreads], [s.high for s in spreads]
+        legend = f"{line or 'mean'}, least to greatest of {spreads[0].seeds} seeds" if spreads else line
+        draw_band(axes, at, mean, low, high, number, legend, marker="o", markersize=4)
+        seeds = [(places[label], value) for label, value in panel.values if label in shown]
+        colour, _ = style(number)
+        axes.plot([x for x, _ in seeds], [y for _, y in seeds], "_", color=colour, markersize=8, alpha=0.6)
+    if chosen in panel.spreads:
+        best = panel.spreads[chosen].mean
+        axes.plot(places[chosen], best, "*", color="#D55E00", markersize=14, label="chosen")
+    if panel.accuracy:
+        axes.axhline(CHANCE_PERCENT, color="grey", linestyle="--", linewidth=0.8, label="chance")
+    names = [f"{tick:g}" if isinstance(tick, float | int) else str(tick) for tick in ticks]
+    axes.set_xticks(range(len(ticks)), names, fontsize=7)
+    axes.set_title(panel.name, fontsize=9)
+    axes.set_ylabel("% right" if panel.accuracy else panel.name)
     axes.grid(alpha=0.3)

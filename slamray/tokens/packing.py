@@ -34,7 +34,7 @@ class Packing:
 def pack(document_lengths: npt.NDArray[np.integer], context: int) -> Packing:
     """Cut documents into pieces of at most `context` tokens and place them by best fit, longest first.
 
-    The remainder of a document is its own piece and specials are not repeated (recipe.md 1.6). Work grows with the
+    The remainder of a document is its own piece and specials are not repeated (docs/paper.md 1.6). Work grows with the
     number of different lengths, not of pieces.
     """
     lengths_D = np.asarray(document_lengths, dtype=np.int64)

@@ -93,7 +93,7 @@ def test_the_papers_tables_are_whole() -> None:
 
 
 def test_flops_of_the_papers_runs_are_those_of_its_figures() -> None:
-    # recipe.md 1.5, from the paper's parameters and tokens: Slam 3.0e18, scaled 3.6e19, large 4.8e19
+    # docs/paper.md 1.5, from the paper's parameters and tokens: Slam 3.0e18, scaled 3.6e19, large 4.8e19
     _, third = read_paper().tables.values()
     flops = {entry.name: power(entry.flops) for entry in third}
     assert (flops["Slam"], flops["Slam (scaled)"], flops["Slam (large)"]) == ("3.0e18", "3.6e19", "4.8e19")

@@ -198,7 +198,7 @@ def clock_ahead(run: Run, rng: random.Random) -> str:
 
 
 def clock_back(run: Run, rng: random.Random) -> str:
-    """An hour back: Ray's placement groups may then stand still for that hour (docs/faults.md)."""
+    """An hour back: Ray's placement groups may then stand still for that hour (docs/results/faults.md)."""
     return _jump(run, -3600)
 
 

@@ -23,7 +23,7 @@ from slamray.model.unit_lm import (
 )
 from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 
-# The paper's Table 7, by hand in recipe.md 1.3; Slam large (1.5B) is arithmetic by the same formula.
+# The paper's Table 7, by hand in docs/paper.md 1.3; Slam large (1.5B) is arithmetic by the same formula.
 TABLE_7 = {
     "Qwen/Qwen2.5-0.5B": 358_347_904,
     "HuggingFaceTB/SmolLM2-135M": 106_492_608,

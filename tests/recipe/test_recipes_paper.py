@@ -1,4 +1,4 @@
-"""Each packaged recipe's resolved values against the paper's tables, cell by cell. The tables are recipe.md's."""
+"""Each packaged recipe's resolved values against the paper's tables, cell by cell. The tables are docs/paper.md's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from slamray.config.load import load_recipe, load_study
 from slamray.config.profiles import PROFILES
 from slamray.config.tree import Recipe
 
-# Table 4, final pre-training, and Table 5, DPO; section 4.4's filter; Table 6, sampling. Sequences are of the context's
-# length, so a batch of them is tokens_per_step / context.
+# Table 4, final pre-training, and Table 5, DPO; the filter of docs/paper.md 1.6; Table 6, sampling. Sequences are of
+# the context's length, so a batch of them is tokens_per_step / context.
 TABLE_4: dict[str, Any] = {
     "model.base": "Qwen/Qwen2.5-0.5B", "model.twist": True, "pretrain.budget": "time:23h30m", "pack.context": 1024,
     "model.rope_theta": 10_000.0, "pretrain.batch": 8 * 16, "pretrain.optim.name": "adamw",
@@ -34,7 +34,7 @@ TABLE_6 = {
     "evaluate.sampling.temperature": 0.8, "evaluate.sampling.top_k": 25, "evaluate.sampling.max_new_tokens": 150,
     "evaluate.sampling.repetition_penalty": 1.1, "evaluate.sampling.prompt_seconds": 3.0,
 }  # fmt: skip
-# recipe.md 1.2, the tokeniser
+# docs/paper.md 1.2, the tokeniser
 TOKENISER = {
     "speech.encoder.model": "slprl/mhubert-base-25hz", "speech.encoder.layer": 11, "speech.encoder.pad_samples": 40,
     "evaluate.normalise": "mean",
@@ -179,7 +179,7 @@ def test_every_recipe_of_the_paper_has_one_for_the_laptop_that_needs_nothing_fro
     paper = [name for name in PACKAGED if not name.endswith("_laptop") and name != "demo"]
     assert {f"{name}_laptop" for name in paper} == {name for name in PACKAGED if name.endswith("_laptop")}
     for name in paper:
-        if name in SWEEPS:  # tests/test_sweep.py
+        if name in SWEEPS:  # tests/commands/test_sweep.py
             continue
         if name.startswith("study_"):
             recipes = [member.recipe for member in load_study([f"recipe={name}_laptop"])[1]]

@@ -64,7 +64,7 @@ def train_dpo(
     before training, a report holds `heldout_accuracy` and `auto_bleu` (see `evaluate`). out/checkpoints holds what a
     second call continues from, on any number of ranks; a file out/.save-now asks for one at once. out/history.json
     holds every report, out/heldout.parquet the held-out pairs' log-likelihoods before and after.
-    Every rank returns the same facts. Slamming section 4.4 and Table 5.
+    Every rank returns the same facts. docs/paper.md 1.5 and 1.6.
     """
     began = time.perf_counter()
     rank, world = dist.get_rank(), dist.get_world_size()

@@ -47,7 +47,7 @@ class Conductor(transformers.TrainerCallback):
 
     Time runs from a step's first forward to the end of its update; waiting for data, saving, evaluating and reporting
     are off the clock. Rank 0's clock decides, and is broadcast once a step. Tokens are those of both sequences of each
-    pair, FLOPs 6 x parameters x tokens (recipe 1.9), the reference not counted.
+    pair, FLOPs 6 x parameters x tokens (docs/paper.md 1.9), the reference not counted.
     """
 
     def __init__(

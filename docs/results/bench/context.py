@@ -1,6 +1,8 @@
 """Does a story help to foresee its own ending? The same ending after its own passage and after another story's.
 
-    python docs/bench/context.py ROOT      # a root that docs/bench/longer.yaml or longer_budget.yaml has filled
+    python docs/results/bench/context.py ROOT
+
+ROOT is the root of a run of docs/results/bench/longer.yaml or longer_budget.yaml.
 
 Topic cloze compares two endings after one passage, so most of a pair's difference is how likely each ending is by
 itself. Its wrong endings are a permutation of the right ones, so each ending can be compared with itself: its
