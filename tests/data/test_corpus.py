@@ -10,12 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.machine import InProcess
 
+from slamray.config.base import identity
 from slamray.config.corpora import CorpusSettings
 from slamray.data.ids import split_of
 from slamray.data.text import RawDocument, cut_sentences, normalise, read_documents, to_document
 from slamray.errors import BadInput
 from slamray.stage import tables
+from slamray.stage.folder import Folder
 from slamray.stages import corpus
 
 GOOD = "One day a dog ran home. It was very happy there."
@@ -89,9 +92,9 @@ def test_bad_rows_are_quarantined_with_their_place_and_good_rows_kept(tmp_path: 
         [json.dumps({"text": GOOD}), "{not json", json.dumps({"text": ""}), json.dumps({"other": 1}), json.dumps([1])],
     )
     config = CorpusSettings(paths=(str(path),), max_bad_share=0.9)
-    facts = corpus.run({}, tmp_path / "out", config)
-    assert (facts["documents"], facts["quarantined"], facts["duplicates"]) == (1, 4, 0)
-    found = tables.read_quarantine(tmp_path / "out")
+    facts = corpus.run({}, Folder(tmp_path / "out"), InProcess(), config)
+    assert (facts.documents, facts.quarantined, facts.duplicates) == (1, 4, 0)
+    found = tables.read_quarantine(Folder(tmp_path / "out"))
     assert [row["id"] for row in found] == ["a.jsonl:2", "a.jsonl:3", "a.jsonl:4", "a.jsonl:5"]
     assert "not JSON" in found[0]["reason"]
 
@@ -99,7 +102,7 @@ def test_bad_rows_are_quarantined_with_their_place_and_good_rows_kept(tmp_path: 
 def test_too_many_bad_rows_name_the_first(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [json.dumps({"text": GOOD}), "{not json"])
     with pytest.raises(BadInput, match=r"corpus.max_bad_share: 1 of 2 rows are bad.*a.jsonl:2: not JSON"):
-        corpus.run({}, tmp_path / "out", CorpusSettings(paths=(str(path),)))
+        corpus.run({}, Folder(tmp_path / "out"), InProcess(), CorpusSettings(paths=(str(path),)))
 
 
 def test_the_order_of_the_rows_does_not_change_the_bytes(tmp_path: Path) -> None:
@@ -107,7 +110,7 @@ def test_the_order_of_the_rows_does_not_change_the_bytes(tmp_path: Path) -> None
     for name, rows in (("up", lines), ("down", lines[::-1])):
         (tmp_path / name).mkdir()
         path = write_jsonl(tmp_path / name / "a.jsonl", rows)
-        corpus.run({}, tmp_path / name / "out", CorpusSettings(paths=(str(path),)))
+        corpus.run({}, Folder(tmp_path / name / "out"), InProcess(), CorpusSettings(paths=(str(path),)))
     up, down = ((tmp_path / name / "out" / corpus.DOCUMENTS).read_bytes() for name in ("up", "down"))
     assert up == down
 
@@ -123,7 +126,7 @@ def test_the_order_of_the_rows_does_not_change_the_bytes(tmp_path: Path) -> None
 def test_a_corpus_that_is_not_there_is_named(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=message):
-        corpus.sources(CorpusSettings(paths=(path if "://" in path else str(tmp_path / path),)))
+        identity(CorpusSettings(paths=(path if "://" in path else str(tmp_path / path),)))
 
 
 def test_a_parquet_file_without_the_column_lists_what_it_has(tmp_path: Path) -> None:
