@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from slamray.config.assets import check_batches
 from slamray.config.base import ASSETS as ASSETS_PREFIX
 from slamray.config.base import asset_path, identity
 from slamray.config.tree import Recipe
@@ -30,6 +31,7 @@ def build(recipe: Recipe, engine: Engine) -> list[Stage]:
     """The last stages and, through their inputs, every other; three `model` folders among them are the assets."""
     check_recogniser()
     config = recipe.assets
+    check_batches(config, recipe.compute.workers)
     documents = Stage(
         "corpus",
         identity(recipe.corpus) | {"paths": corpus.sources(recipe.corpus)},

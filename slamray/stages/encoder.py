@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from slamray.config.assets import EncoderTrainingSettings, HubertTrainingSettings
+from slamray.config.compute import Compute
 from slamray.runtime.engine import Engine
 from slamray.stage import store
 from slamray.stage.stage import Facts, Folders
@@ -26,12 +27,12 @@ CENTROIDS = "centroids.safetensors"
 
 def first(folders: Folders, out: Path, config: EncoderTrainingSettings, engine: Engine) -> Facts:
     """Iteration 1: clusters of MFCCs."""
-    return engine.train("hubert_1", partial(_first, config, engine.compute.device, folders["recordings"], out), out)
+    return engine.train("hubert_1", partial(_first, config, engine.compute, folders["recordings"], out), out)
 
 
 def second(folders: Folders, out: Path, config: EncoderTrainingSettings, engine: Engine) -> Facts:
     """Iteration 2: clusters of iteration 1's features; starts from iteration 1's weights."""
-    loop = partial(_second, config, engine.compute.device, folders["recordings"], folders["hubert_1"] / MODEL, out)
+    loop = partial(_second, config, engine.compute, folders["recordings"], folders["hubert_1"] / MODEL, out)
     return engine.train("hubert_2", loop, out)
 
 
@@ -41,37 +42,43 @@ def fit(folders: Folders, out: Path, config: EncoderTrainingSettings, engine: En
     return engine.call("encoder", work)
 
 
-def _first(config: EncoderTrainingSettings, device: str, audio: Path, out: Path, report: Report) -> Metrics:
-    from slamray.train.masked_prediction import targets_from_mfcc
+def _first(config: EncoderTrainingSettings, compute: Compute, audio: Path, out: Path, report: Report) -> Metrics:
+    from slamray.train.cluster_targets import targets_from_mfcc, targets_once
 
     audios = [pcm for _, pcm, _ in recordings.read(audio, "train")]
-    return _train(
-        audios, targets_from_mfcc(audios, config.mfcc_clusters, config.seed), config.first, device, out, report
-    )
+    targets = targets_once(out, lambda: targets_from_mfcc(audios, config.mfcc_clusters, config.seed))
+    return _train(audios, targets, config.first, compute, out, report)
 
 
 def _second(
-    config: EncoderTrainingSettings, device: str, audio: Path, before: Path, out: Path, report: Report
+    config: EncoderTrainingSettings, compute: Compute, audio: Path, before: Path, out: Path, report: Report
 ) -> Metrics:
-    from slamray.train.masked_prediction import targets_from_features
+    from slamray.train.cluster_targets import targets_from_features, targets_once
+
+    def make() -> list[np.ndarray]:
+        features = list(_features(before, config.feature_layer, compute.device, audio, "train"))
+        return targets_from_features(features, config.feature_clusters, config.seed)
 
     audios = [pcm for _, pcm, _ in recordings.read(audio, "train")]
-    features = list(_features(before, config.feature_layer, device, audio, "train"))
-    targets = targets_from_features(features, config.feature_clusters, config.seed)
-    return _train(audios, targets, config.second, device, out, report, before)
+    return _train(audios, targets_once(out, make), config.second, compute, out, report, before)
 
 
 def _train(
-    audios: Sequence[np.ndarray], targets: Sequence[np.ndarray], training: HubertTrainingSettings, device: str,
-    out: Path, report: Report, start: Path | None = None,
-) -> Metrics:  # fmt: skip
+    audios: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    training: HubertTrainingSettings,
+    compute: Compute,
+    out: Path,
+    report: Report,
+    start: Path | None = None,
+) -> Metrics:
     from transformers import HubertModel
 
     from slamray.train.masked_prediction import nano_config, train_hubert
 
     init = HubertModel.from_pretrained(start) if start else None
-    train_hubert(audios, targets, nano_config(), training, out / MODEL, report, device, init)
-    return {"recordings": len(audios), "audio_seconds": round(sum(map(len, audios)) / 16_000, 1)}
+    facts = train_hubert(audios, targets, nano_config(), training, compute, out, report, init)
+    return facts | {"recordings": len(audios), "audio_seconds": round(sum(map(len, audios)) / 16_000, 1)}
 
 
 def _features(model: Path, layer: int, device: str, audio: Path, split: str) -> Iterator[np.ndarray]:
@@ -106,7 +113,7 @@ def _mfcc_units(config: EncoderTrainingSettings, audio: Path) -> list[np.ndarray
     import torch
 
     from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans
-    from slamray.train.masked_prediction import as_float, mfcc_39
+    from slamray.train.cluster_targets import as_float, mfcc_39
 
     train = torch.cat([mfcc_39(as_float(pcm)) for _, pcm, _ in recordings.read(audio, "train")])[: config.kmeans_frames]
     scale = 1 / train.std(0)

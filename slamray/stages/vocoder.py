@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from slamray.config.assets import AssetsSettings
+from slamray.config.compute import Compute
 from slamray.config.speech import EncoderSettings
 from slamray.runtime.engine import Engine
 from slamray.stage.stage import Facts, Folders
@@ -50,37 +51,45 @@ class Heard:
 
 def run(folders: Folders, out: Path, config: AssetsSettings, given: EncoderSettings, engine: Engine) -> Facts:
     """Train on training recordings; measure on evaluation recordings."""
-    one = engine.compute.model_copy(
-        update={"workers": 1, "cpus_per_worker": engine.compute.workers * engine.compute.cpus_per_worker}
-    )
-    work = partial(_run, config, one.device, folders["recordings"], encoder_of(folders, config, given), out)
-    return engine.train("vocoder", work, out, one)
+    work = partial(_run, config, engine.compute, folders["recordings"], encoder_of(folders, config, given), out)
+    return engine.train("vocoder", work, out)
 
 
 def _run(
-    config: AssetsSettings, device: str, audio: Path, encoder: EncoderSettings, out: Path, report: Report
+    config: AssetsSettings, compute: Compute, audio: Path, encoder: EncoderSettings, out: Path, report: Report
 ) -> Metrics:
+    """Facts on rank 0, which alone saves and measures."""
     heard = Heard(audio, encoder)
-    if config.decoder == "hifigan":
-        return _train_hifigan(config, device, heard, out, report)
+    return (_train_hifigan if config.decoder == "hifigan" else _train_source_filter)(
+        config, compute, heard, out, report
+    )
+
+
+def _train_source_filter(config: AssetsSettings, compute: Compute, heard: Heard, out: Path, report: Report) -> Metrics:
+    from slamray.train.ranks import rank_and_world
     from slamray.train.source_filter_training import measure_vocoder, train_vocoder
 
-    def pairs(split: str, at_most: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(units, pcm.astype(np.float32) / 32768) for _, units, pcm in heard.read(split, at_most)]
+    def pairs(split: str, at_most: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((units, pcm.astype(np.float32) / 32768) for _, units, pcm in heard.read(split, at_most))
 
     train = pairs("train", config.vocoder.documents)
-    vocoder = train_vocoder(train, heard.n_units, heard.hop_samples, config.vocoder, report)
+    vocoder, facts = train_vocoder(train, heard.n_units, heard.hop_samples, config.vocoder, compute, out, report)
+    if rank_and_world()[0] > 0:
+        return facts
     vocoder.save(out / MODEL)
-    return measure_vocoder(vocoder, pairs("evaluation"))
+    return facts | measure_vocoder(vocoder, list(pairs("evaluation")))
 
 
-def _train_hifigan(config: AssetsSettings, device: str, heard: Heard, out: Path, report: Report) -> Metrics:
+def _train_hifigan(config: AssetsSettings, compute: Compute, heard: Heard, out: Path, report: Report) -> Metrics:
     from slamray.train.hifigan_training import measure_audio, train_unit_vocoder
+    from slamray.train.ranks import rank_and_world
 
-    train = [(units, pcm) for _, units, pcm in heard.read("train", config.unit_vocoder.documents)]
-    vocoder = train_unit_vocoder(train, heard.n_units, heard.hop_samples, config.unit_vocoder, out, report, device)
+    train = ((units, pcm) for _, units, pcm in heard.read("train", config.unit_vocoder.documents))
+    vocoder, facts = train_unit_vocoder(
+        train, heard.n_units, heard.hop_samples, config.unit_vocoder, compute, out, report
+    )
+    if rank_and_world()[0] > 0:
+        return facts
     vocoder.save(out / MODEL)
     kept = [(units, pcm) for _, units, pcm in heard.read("evaluation", MEASURED_DOCUMENTS)]
-    facts = measure_audio(vocoder, kept, heard.hop_samples)
-    (out / "state.pt").unlink(missing_ok=True)  # what the training resumes from is no part of the result
-    return facts
+    return facts | measure_audio(vocoder, kept, heard.hop_samples)
