@@ -16,6 +16,7 @@ from transformers import HubertConfig, HubertModel
 from slamray.config.assets import AssetsSettings, EncoderTrainingSettings, HubertTrainingSettings, check_batches
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
+from slamray.stage.work import NOTICE
 from slamray.train.cluster_targets import (
     HOP,
     RATE_HZ,
@@ -199,6 +200,23 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_as_if_it_had_not_been(tmp_p
     assert weights[0] == weights[1]
     losses = [[row["loss"] for row in json.loads((tmp_path / name / "history.json").read_text())] for name in "ab"]
     assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_notice_has_a_checkpoint_written_at_once_and_goes(tmp_path: Path) -> None:
+    """As at SIGTERM: no checkpoint is due by the clock, and nobody need wait for it longer than a step."""
+
+    def report(metrics: dict) -> None:
+        if metrics["step"] == 2:
+            (tmp_path / NOTICE).touch()
+        stop_at(4)(metrics)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, report)
+    assert not (tmp_path / NOTICE).exists()
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000000003"]
+    steps: list[dict] = []
+    run(tmp_path, steps.append)
+    assert steps[0]["step"] == 4
 
 
 def test_training_learns_masked_tones_and_saves_a_checkpoint_of_transformers(tmp_path: Path) -> None:
