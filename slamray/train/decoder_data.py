@@ -5,6 +5,7 @@ Shapes: T unit frames, R runs (deduplicated units), B crops.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +56,9 @@ def stream_once(
         first = next(read, None)
         if first is None:
             raise BadInput(f"{who}: no recordings to train on; give some minutes of speech of one voice")
-        return arrays(_then(first, read))
+        return arrays(itertools.chain([first], read))
 
     return made_once(out / CHECKPOINTS / STREAM, make)
-
-
-def _then(first: Recording, rest: Iterator[Recording]) -> Iterator[Recording]:
-    yield first
-    yield from rest
 
 
 def fit(audio: np.ndarray, samples: int) -> np.ndarray:

@@ -103,7 +103,9 @@ class HifiganTraining(Replicated):
         self.judges = Discriminators(config.discriminator_divisor).to(compute.device)
         self.mel = MelLoss(RATE_HZ).to(compute.device)
         for name, network in (("generator", self.generator), ("judges", self.judges)):
-            self.add_network(name, network, torch.optim.AdamW(network.parameters(), config.peak_rate, BETAS))
+            fused = compute.device == "cuda"
+            optimiser = torch.optim.AdamW(network.parameters(), config.peak_rate, BETAS, fused=fused)
+            self.add_network(name, network, optimiser)
 
     def step(self, number: int, progress: float) -> Step:
         """One update of the generator, and of the discriminators once they take part."""

@@ -86,7 +86,7 @@ class Run:
         counts_tokens: bool = True,
     ) -> None:
         self.budget, self.until, self.compute, self.out = budget, until or budget, compute, out
-        self._tell, self._counts_tokens = report, counts_tokens
+        self.report, self._counts_tokens = report, counts_tokens
         self.rank, self.world = rank_and_world()
         self.spent, self._progress_before = Spent(), 0.0
         self.samples = 0  # hash of what this rank was trained on
@@ -160,10 +160,6 @@ class Run:
         """What was spent, as reports and facts have it."""
         counted = {"tokens": self.spent.tokens, "flops": self.spent.flops} if self._counts_tokens else {}
         return {"step": self.spent.steps, "progress": self.progress, **counted, "train_seconds": self.spent.seconds}
-
-    def report(self, metrics: Metrics) -> None:
-        """Tell what every rank knows; every rank calls it."""
-        self._tell(metrics)
 
     def save_due(self) -> bool:
         """Whether rank 0's clock or a notice asks for a checkpoint; a collective."""

@@ -73,7 +73,8 @@ class SourceFilterTraining(Replicated):
         hop_samples = net.shape.frames_per_unit * FRAME_HOP
         self.crop = min(round(config.crop_seconds * RATE_HZ / hop_samples), len(data.stream.runs_R))
         self._draw, self._drawn = torch.Generator().manual_seed(config.seed), 0
-        self.add_network("net", net, torch.optim.AdamW(net.parameters(), config.learning_rate))
+        fused = compute.device == "cuda"
+        self.add_network("net", net, torch.optim.AdamW(net.parameters(), config.learning_rate, fused=fused))
 
     def step(self, number: int, progress: float) -> Step:
         """One update on the crops of step `number`."""
