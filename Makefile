@@ -29,8 +29,9 @@ test: setup  ## all tests, the fast ones first
 	$(BIN)/python -m pytest -q -m slow tests --ignore tests/commands/test_run.py
 
 N ?= 50
-chaos: setup  ## kill N runs at random moments, and compare with the untouched one (a minute or two each)
-	$(BIN)/python tests/faults/chaos.py N=$(N)
+JOB ?= demo
+chaos: setup  ## kill N runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
+	$(BIN)/python tests/faults/chaos.py N=$(N) JOB=$(JOB)
 
 check: setup  ## linter and type checker
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

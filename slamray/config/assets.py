@@ -7,7 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from slamray.config.base import Settings
-from slamray.config.training import TextLmSettings
+from slamray.config.training import StepsOrTime, TextLmSettings
+from slamray.errors import BadInput
+
+
+def check_crops(crops: int, workers: int, key: str) -> None:
+    """BadInput when a worker would have no crop of a batch."""
+    if crops < workers:
+        raise BadInput(f"{key}={crops} is less than compute.workers={workers}; every worker needs a crop of each batch")
 
 
 class VocoderSettings(Settings):
@@ -17,7 +24,7 @@ class VocoderSettings(Settings):
     unit_blocks: int = Field(3, ge=1, description="residual blocks at the unit rate")
     frame_blocks: int = Field(2, ge=1, description="residual blocks at the mel rate")
     documents: int = Field(72, ge=1, description="training recordings, about an hour of stories; chosen, not tuned")
-    steps: int = Field(1500, ge=1, description="optimiser steps; chosen, not tuned")
+    budget: StepsOrTime = Field("steps:1500", description="steps:N or time:20m of optimiser time; chosen, not tuned")
     batch: int = Field(16, ge=1, description="crops in a step")
     crop_seconds: float = Field(3.0, gt=0, description="length of a crop; chosen, not tuned")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW, one cycle")
@@ -43,10 +50,7 @@ class UnitVocoderSettings(Settings):
         16, description="the widths of HiFi-GAN's discriminators are divided by this"
     )
     documents: int = Field(300, ge=1, description="training recordings, about 4 h of stories; chosen, not tuned")
-    steps: int = Field(100_000, ge=1, description="at most this many optimiser steps")
-    seconds: float = Field(
-        1200, gt=0, description="at most this much training; it ends when steps or seconds are spent"
-    )
+    budget: StepsOrTime = Field("time:20m", description="steps:N or time:20m of optimiser time; chosen, not tuned")
     adversarial_share: float = Field(
         0.3, ge=0, le=1, description="share of the budget, at its end, with discriminators; chosen, not tuned"
     )
@@ -60,18 +64,12 @@ class UnitVocoderSettings(Settings):
         20.0, gt=0, description="gradients are clipped to it, outliers alone reach it; chosen, not tuned"
     )
     seed: int = Field(0, ge=0, description="crops, initialisation, dropout")
-    bfloat16: bool = Field(True, description="convolutions in bfloat16")
-    report_every: int = Field(50, ge=1, description="steps between two reports")
-    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
 
 
 class HubertTrainingSettings(Settings):
     """One iteration of masked prediction; values without a source are measured in the card of assets/hubert-nano."""
 
-    steps: int = Field(100_000, ge=1, description="at most this many optimiser steps")
-    seconds: float = Field(
-        1200, gt=0, description="at most this much training; it ends when steps or seconds are spent"
-    )
+    budget: StepsOrTime = Field("time:20m", description="steps:N or time:20m of optimiser time; chosen, not tuned")
     seed: int = Field(0, ge=0, description="crops, masks, initialisation")
     batch_crops: int = Field(12, ge=1, description="crops in a step, over all workers")
     crop_frames: int = Field(125, ge=10, description="length of a crop: 5 s")
@@ -86,10 +84,7 @@ class HubertTrainingSettings(Settings):
     peak_rate: float = Field(1e-3, gt=0, description="learning rate, reached and left linearly")
     warmup_share: float = Field(0.08, gt=0, lt=1, description="share of the budget; HuBERT section IV-B")
     weight_decay: float = Field(0.01, ge=0, description="HuBERT section IV-B")
-    clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to it; chosen, not tuned")
-    bfloat16: bool = Field(True, description="matrix products in bfloat16")
-    report_every: int = Field(50, ge=1, description="steps between two reports")
-    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
+    clip_norm: float = Field(1.0, gt=0, description="chosen, not tuned")
 
 
 class EncoderTrainingSettings(Settings):
@@ -132,3 +127,14 @@ class AssetsSettings(Settings):
     intelligibility_documents: int = Field(
         12, ge=1, description="evaluation stories whose word error rate is measured; chosen, not tuned"
     )
+
+
+def check_batches(config: AssetsSettings, workers: int) -> None:
+    """BadInput when a worker would have no crop of the batches of what is trained."""
+    if not config.decoder_only:
+        check_crops(config.encoder.first.batch_crops, workers, "assets.encoder.first.batch_crops")
+        check_crops(config.encoder.second.batch_crops, workers, "assets.encoder.second.batch_crops")
+    if config.decoder == "hifigan":
+        check_crops(config.unit_vocoder.batch, workers, "assets.unit_vocoder.batch")
+    else:
+        check_crops(config.vocoder.batch, workers, "assets.vocoder.batch")

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from slamray.config.base import Chosen, Settings
 from slamray.config.budget import parse_budget
+from slamray.errors import BadInput
 
 
 class AdEMAMixSettings(Settings):
@@ -76,7 +77,14 @@ def _check_budget(text: str) -> str:
     return text
 
 
+def _check_steps_or_time(text: str) -> str:
+    if parse_budget(text, "budget").kind not in ("steps", "time"):
+        raise BadInput(f"budget={text!r}: this training counts no tokens or FLOPs; write steps:1500 or time:20m")
+    return text
+
+
 BudgetWord = Annotated[str, AfterValidator(_check_budget)]
+StepsOrTime = Annotated[str, AfterValidator(_check_steps_or_time)]
 
 
 class PretrainSettings(Settings):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from slamray.config.assets import check_batches
 from slamray.config.base import ASSETS as ASSETS_PREFIX
 from slamray.config.base import asset_path
 from slamray.config.tree import Recipe
@@ -29,6 +30,7 @@ def build(recipe: Recipe) -> list[Stage]:
     """The last stages and, through their inputs, every other; three `model` folders among them are the assets."""
     check_recogniser()
     check_compute(recipe.compute)
+    check_batches(recipe.assets, recipe.compute.workers)
     documents = corpus.stage(recipe)
     spoken = spoken_audio.stage(recipe, documents)
     if recipe.assets.decoder_only:

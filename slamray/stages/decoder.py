@@ -83,27 +83,38 @@ def run(
 def _train(
     decoder: DecoderSettings, encoder: EncoderSettings, compute: Compute, audio: Folder, out: Path, report: Report
 ) -> Metrics:
+    """Facts on rank 0, which alone saves and measures."""
     heard = Heard(audio, encoder)
     if isinstance(decoder, UnitVocoderSettings):
-        return _train_hifigan(decoder, compute.device, heard, out, report)
+        return _train_hifigan(decoder, compute, heard, out, report)
+    return _train_source_filter(decoder, compute, heard, out, report)
+
+
+def _train_source_filter(
+    decoder: VocoderSettings, compute: Compute, heard: Heard, out: Path, report: Report
+) -> Metrics:
+    from slamray.train.ranks import rank_and_world
     from slamray.train.source_filter_training import measure_vocoder, train_vocoder
 
-    def pairs(split: str, at_most: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(units, from_pcm(pcm)) for _, units, pcm in heard.read(split, at_most)]
+    def pairs(split: str, at_most: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((units, from_pcm(pcm)) for _, units, pcm in heard.read(split, at_most))
 
     train = pairs("train", decoder.documents)
-    vocoder = train_vocoder(train, heard.n_units, heard.hop_samples, decoder, report)
+    vocoder, facts = train_vocoder(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
+    if rank_and_world()[0] > 0:
+        return facts
     vocoder.save(out / MODEL)
-    return measure_vocoder(vocoder, pairs("evaluation"))
+    return facts | measure_vocoder(vocoder, list(pairs("evaluation")))
 
 
-def _train_hifigan(decoder: UnitVocoderSettings, device: str, heard: Heard, out: Path, report: Report) -> Metrics:
+def _train_hifigan(decoder: UnitVocoderSettings, compute: Compute, heard: Heard, out: Path, report: Report) -> Metrics:
     from slamray.train.hifigan_training import measure_audio, train_unit_vocoder
+    from slamray.train.ranks import rank_and_world
 
-    train = [(units, pcm) for _, units, pcm in heard.read("train", decoder.documents)]
-    vocoder = train_unit_vocoder(train, heard.n_units, heard.hop_samples, decoder, out, report, device)
+    train = ((units, pcm) for _, units, pcm in heard.read("train", decoder.documents))
+    vocoder, facts = train_unit_vocoder(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
+    if rank_and_world()[0] > 0:
+        return facts
     vocoder.save(out / MODEL)
     kept = [(units, pcm) for _, units, pcm in heard.read("evaluation", MEASURED_DOCUMENTS)]
-    facts = measure_audio(vocoder, kept, heard.hop_samples)
-    (out / "state.pt").unlink(missing_ok=True)  # what the training resumes from is no part of the result
-    return facts
+    return facts | measure_audio(vocoder, kept, heard.hop_samples)

@@ -71,7 +71,7 @@ class Targets:
 
     def of(self, audio: Folder, device: str) -> list[np.ndarray]:
         """int64 (T, codebooks) of each training recording."""
-        from slamray.train.masked_prediction import targets_from_features, targets_from_mfcc
+        from slamray.train.cluster_targets import targets_from_features, targets_from_mfcc
 
         if self.model is None or self.layer is None:
             recordings = [document.audio for document in spoken_audio.read(audio, "train")]
@@ -85,13 +85,14 @@ def _train(
 ) -> Metrics:
     from transformers import HubertModel
 
+    from slamray.train.cluster_targets import targets_once
     from slamray.train.masked_prediction import nano_config, train_hubert
 
     recordings = [document.audio for document in spoken_audio.read(audio, "train")]
+    found = targets_once(out, lambda: targets.of(audio, compute.device))
     init = HubertModel.from_pretrained(targets.model) if targets.model else None
-    found = targets.of(audio, compute.device)
-    train_hubert(recordings, found, nano_config(), training, out / MODEL, report, compute.device, init)
-    return {"recordings": len(recordings), "audio_seconds": round(sum(map(len, recordings)) / RATE_HZ, 1)}
+    facts = train_hubert(recordings, found, nano_config(), training, compute, out, report, init)
+    return facts | {"recordings": len(recordings), "audio_seconds": round(sum(map(len, recordings)) / RATE_HZ, 1)}
 
 
 def features(model: Path, layer: int, device: str, audio: Folder, split: str) -> Iterator[np.ndarray]:

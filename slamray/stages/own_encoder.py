@@ -94,7 +94,7 @@ def _mfcc_units(clustering: Clustering, audio: Folder) -> list[np.ndarray]:
     import torch
 
     from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans
-    from slamray.train.masked_prediction import as_float, mfcc_39
+    from slamray.train.cluster_targets import as_float, mfcc_39
 
     def mfccs(split: str) -> list[torch.Tensor]:
         return [mfcc_39(as_float(document.audio)) for document in spoken_audio.read(audio, split)]

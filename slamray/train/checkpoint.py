@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from safetensors.torch import load_file, save_file
 
 from slamray import store
 from slamray.errors import BadInput
-from slamray.tokens.sampler import add_hashes
 
 MARKER = "complete.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -102,23 +100,6 @@ def newest_complete(folder: Path) -> Path | None:
             f"{folder}: none of {len(found)} checkpoints is whole; delete the folder to train from the start"
         )
     return None
-
-
-def agree(folder: Path | None) -> Path | None:
-    """Rank 0's folder, on every rank."""
-    told = [folder]
-    if dist.get_world_size() > 1:
-        dist.broadcast_object_list(told, src=0)
-    return told[0]
-
-
-def add_over_ranks(samples: int) -> str:
-    """Hashes of all ranks' samples (units.sample_hash) together, hex."""
-    told: list[Any] = [samples]
-    if dist.get_world_size() > 1:
-        told = [None] * dist.get_world_size()
-        dist.all_gather_object(told, samples)
-    return f"{add_hashes(*told):016x}"
 
 
 def write_state(checkpoint: Path, state: dict[str, Any]) -> None:

@@ -1,29 +1,29 @@
-"""Train a HiFi-GAN code generator on units and the audio they were heard in (Polyak et al. 2021), small and resumable.
+"""Train a HiFi-GAN code generator on units and the audio they were heard in (Polyak et al. 2021), small.
 
-First by the log-mel distance alone, then, over the last share of the budget, by discriminators too. The batch of step s
-is a pure function of (seed, s). Shapes: B crops, T unit frames of a crop, L = T * hop samples.
+First by the log-mel distance alone, then, over the last share of the budget, by discriminators too.
+Shapes: B crops, T unit frames of a crop, L = T * hop samples, R runs (deduplicated units) of a row.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from slamray.config.assets import UnitVocoderSettings
+from slamray.config.assets import UnitVocoderSettings, check_crops
+from slamray.config.budget import parse_budget
+from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.speech.decoders.hifigan import CodeGenerator, DurationShape, GeneratorShape, UnitVocoder, build
-from slamray.stage.work import Report
+from slamray.stage.work import Metrics, Report
+from slamray.tokens.sampler import sample_hash
+from slamray.train.decoder_data import Recording, UnitStream, fit, stream_once
 from slamray.train.hifigan_losses import (
     FEATURE_WEIGHT,
     MEL_WEIGHT,
@@ -34,12 +34,14 @@ from slamray.train.hifigan_losses import (
     feature_loss,
     generator_loss,
 )
+from slamray.train.loop import Run, Step, train
+from slamray.train.objective import duration_loss
+from slamray.train.ranks import rank_and_world
+from slamray.train.replicated import Replicated
 
 RATE_HZ = 16_000
-MAX_DURATION = 50  # frames, 2 s at 25 Hz: longer runs are silence; chosen, not tuned
 DURATION_RUNS = 64  # deduplicated units of a row of the duration loss; chosen, not tuned
 BETAS = (0.8, 0.99)  # HiFi-GAN section 3
-Recording = tuple[np.ndarray, np.ndarray]  # units of every frame (T,), audio (samples,) int16 or float32 at 16 kHz
 
 
 def shape_of(config: UnitVocoderSettings, n_units: int) -> GeneratorShape:
@@ -52,124 +54,117 @@ def shape_of(config: UnitVocoderSettings, n_units: int) -> GeneratorShape:
     )  # fmt: skip
 
 
+def heard(recordings: Iterable[Recording], hop_samples: int) -> dict[str, np.ndarray]:
+    """`units` and `audio` (int16) of recordings end to end, the audio cut or padded to its units."""
+    units, audio = [], []
+    for units_T, sound in recordings:
+        units.append(units_T)
+        audio.append(fit(as_int16(sound), len(units_T) * hop_samples))
+    return {"units": np.concatenate(units), "audio": np.concatenate(audio)}
+
+
 @dataclass(frozen=True)
-class Stream:
-    """All recordings end to end: they begin and end in silence, so a crop may cross from one to the next."""
+class UnitCrops:
+    """Crops of a stream and its audio (int16); those of a step depend on (seed, step) alone."""
 
-    units: torch.Tensor  # int64 (T,)
-    audio: torch.Tensor  # int16 (T * hop,)
-    runs: torch.Tensor  # deduplicated units
-    durations: torch.Tensor  # of them, in frames
+    stream: UnitStream
+    audio: torch.Tensor
+    hop_samples: int
+    config: UnitVocoderSettings
 
-    @classmethod
-    def of(cls, recordings: Sequence[Recording], hop: int) -> Stream:
-        """The audio cut or padded to its units: an encoder drops or adds part of a frame at the end."""
-        audio = np.concatenate([_fit(as_int16(audio), len(units) * hop) for units, audio in recordings])
-        units = torch.as_tensor(np.concatenate([units for units, _ in recordings]).astype(np.int64))
-        runs, durations = torch.unique_consecutive(units, return_counts=True)
-        return cls(units, torch.from_numpy(audio), runs, durations)
+    def places(self, step: int) -> torch.Tensor:
+        """First units of a batch's crops, (B, 1)."""
+        return self._places(step, 0, len(self.stream.units_T) - self.config.crop_frames)
 
-
-class Batches:
-    """Crops of a stream; those of step s depend on (seed, s) alone."""
-
-    def __init__(self, stream: Stream, hop: int, config: UnitVocoderSettings) -> None:
-        if len(stream.units) < config.crop_frames:
-            raise BadInput(f"unit_vocoder: {len(stream.units)} frames of audio are less than a crop; give more speech")
-        self._stream, self._hop, self._config = stream, hop, config
-
-    def crops(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Units int64 (B, T) and their audio float32 (B, L)."""
-        first = self._places(step, 0, len(self._stream.units) - self._config.crop_frames)
-        units_BT = self._stream.units[first + torch.arange(self._config.crop_frames)]
-        samples_BL = first * self._hop + torch.arange(self._config.crop_frames * self._hop)
-        return units_BT, self._stream.audio[samples_BL].float() / 32768
+    def at(self, first_B1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Units int64 (B, T) of crops and their audio float32 (B, L)."""
+        units_BT = self.stream.units_T[first_B1 + torch.arange(self.config.crop_frames)]
+        samples_BL = first_B1 * self.hop_samples + torch.arange(self.config.crop_frames * self.hop_samples)
+        return units_BT, self.audio[samples_BL].float() / 32768
 
     def runs(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Deduplicated units int64 and their durations float32 in frames, both (B, at most DURATION_RUNS)."""
-        length = min(DURATION_RUNS, len(self._stream.runs))
-        index = self._places(step, 1, len(self._stream.runs) - length) + torch.arange(length)
-        return self._stream.runs[index], self._stream.durations[index].clamp(max=MAX_DURATION).float()
+        length = min(DURATION_RUNS, len(self.stream.runs_R))
+        index_BR = self._places(step, 1, len(self.stream.runs_R) - length) + torch.arange(length)
+        return self.stream.runs_R[index_BR], self.stream.durations(index_BR)
 
     def _places(self, step: int, kind: int, last: int) -> torch.Tensor:
-        draw = np.random.default_rng((self._config.seed, step, kind))
-        return torch.from_numpy(draw.integers(last + 1, size=(self._config.batch, 1)))
+        draw = np.random.default_rng((self.config.seed, step, kind))
+        return torch.from_numpy(draw.integers(last + 1, size=(self.config.batch, 1)))
 
 
-class _Training:
-    """Nets and optimisers, what a checkpoint holds, and one step."""
+class HifiganTraining(Replicated):
+    """The trainable: the generator and, once they take part, its discriminators."""
 
-    def __init__(self, shape: GeneratorShape, config: UnitVocoderSettings, device: str) -> None:
-        self.config, self.device = config, device
-        self.generator = with_weight_norm(CodeGenerator(shape)).to(device)
-        self.judges = Discriminators(config.discriminator_divisor).to(device)
-        self.mel = MelLoss(RATE_HZ).to(device)
-        self.optimisers = [
-            torch.optim.AdamW(net.parameters(), config.peak_rate, BETAS) for net in (self.generator, self.judges)
-        ]
+    def __init__(self, shape: GeneratorShape, crops: UnitCrops, config: UnitVocoderSettings, compute: Compute) -> None:
+        super().__init__(compute)
+        self.crops, self.config = crops, config
+        self.generator = with_weight_norm(CodeGenerator(shape)).to(compute.device)
+        self.judges = Discriminators(config.discriminator_divisor).to(compute.device)
+        self.mel = MelLoss(RATE_HZ).to(compute.device)
+        for name, network in (("generator", self.generator), ("judges", self.judges)):
+            fused = compute.device == "cuda"
+            optimiser = torch.optim.AdamW(network.parameters(), config.peak_rate, BETAS, fused=fused)
+            self.add_network(name, network, optimiser)
 
-    def step(self, batches: Batches, step: int, progress: float) -> dict[str, torch.Tensor]:
-        """One update of the generator, and of the discriminators once they take part; the losses."""
-        for optimiser in self.optimisers:
-            optimiser.param_groups[0]["lr"] = rate_at(progress, self.config)
-        torch.manual_seed(self.config.seed * 1_000_003 + step)  # dropout; a prime, so that no two seeds share streams
-        units_BT, real_BL = (part.to(self.device) for part in batches.crops(step))
-        runs_BT, durations_BT = (part.to(self.device) for part in batches.runs(step))
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bfloat16):
+    def step(self, number: int, progress: float) -> Step:
+        """One update of the generator, and of the discriminators once they take part."""
+        rate = rate_at(progress, self.config)
+        for optimiser in self.optimisers.values():
+            optimiser.param_groups[0]["lr"] = rate
+        places_B1 = self.crops.places(number)
+        mine_B1 = places_B1[self.rank :: self.world]
+        share = len(mine_B1) / len(places_B1)  # all losses but the durations' are means over crops of one length
+        units_BT, real_BL = (part.to(self.compute.device) for part in self.crops.at(mine_B1))
+        with self.autocast():
             made_BL = self.generator(units_BT).float()
-            logs_BT = self.generator.log_durations(runs_BT).float()
-            losses = {"mel": self.mel(real_BL, made_BL)}
-            # log(1 + frames) as published; this loss's minimum is the mean, so the durations add up right.
-            losses["duration"] = F.poisson_nll_loss(logs_BT, 1 + durations_BT)
+            losses = {"mel": self.mel(real_BL, made_BL) * share, "duration": self._duration_loss(number)}
             if progress >= 1 - self.config.adversarial_share:
-                losses |= self._adversarial(real_BL, made_BL)
+                losses |= self._adversarial(real_BL, made_BL, share)
         total = MEL_WEIGHT * losses["mel"] + losses["duration"]
         total = total + losses.get("generator", 0.0) + FEATURE_WEIGHT * losses.get("feature", 0.0)
-        self._update(0, self.generator, total)
-        return losses | {"loss": total.detach()}
+        norm = self.update("generator", total, self.config.clip_norm)
+        told = {name: loss.item() for name, loss in (losses | {"loss": total}).items()}
+        latest = {"learning_rate": rate, "gradient_norm": norm}
+        return Step(told, latest, sample_hash(number, mine_B1[:, 0].numpy()))
 
-    def _adversarial(self, real_BL: torch.Tensor, made_BL: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _duration_loss(self, number: int) -> torch.Tensor:
+        """This rank's part. Dropout draws for the whole batch, so every rank computes all of it; it costs little."""
+        runs_BR, durations_BR = (part.to(self.compute.device) for part in self.crops.runs(number))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed * 1_000_003 + number)  # a prime, so that no two seeds share streams
+            logs_BR = self.generator.log_durations(runs_BR).float()
+        return duration_loss(logs_BR, 1 + durations_BR) / self.world  # log(1 + frames) as published
+
+    def _adversarial(self, real_BL: torch.Tensor, made_BL: torch.Tensor, share: float) -> dict[str, torch.Tensor]:
         """The discriminators' update, then what they say of the generator; on the middle half of each crop."""
         quarter = real_BL.shape[1] // 4  # 0.5 s is left, as HiFi-GAN's segments; where the context is whole
         real_BL, made_BL = (audio[:, quarter : 3 * quarter] for audio in (real_BL, made_BL))
-        judged = discriminator_loss(self.judges(real_BL), self.judges(made_BL.detach()))
-        self._update(1, self.judges, judged)
+        judged = discriminator_loss(self.judges(real_BL), self.judges(made_BL.detach())) * share
+        self.update("judges", judged, self.config.clip_norm)
         self.judges.requires_grad_(False)  # their own gradients are not wanted below
         with torch.no_grad():
             real = self.judges(real_BL)
         made = self.judges(made_BL)
         self.judges.requires_grad_(True)
-        return {
-            "discriminator": judged.detach(), "generator": generator_loss(made), "feature": feature_loss(real, made),
-        }  # fmt: skip
-
-    def _update(self, number: int, net: nn.Module, loss: torch.Tensor) -> None:
-        self.optimisers[number].zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), self.config.clip_norm)
-        self.optimisers[number].step()
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "generator": self.generator.state_dict(), "judges": self.judges.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }  # fmt: skip
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.generator.load_state_dict(state["generator"])
-        self.judges.load_state_dict(state["judges"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        found = {"generator": generator_loss(made) * share, "feature": feature_loss(real, made) * share}
+        return {"discriminator": judged.detach(), **found}
 
 
 def train_unit_vocoder(
-    recordings: Sequence[Recording], n_units: int, hop_samples: int, config: UnitVocoderSettings, out: Path,
-    report: Report, device: str = "cpu",
-) -> UnitVocoder:  # fmt: skip
-    """Train on frame-level units and 16 kHz audio of one speaker; a rerun goes on from the checkpoint in `out`.
+    recordings: Iterable[Recording],
+    n_units: int,
+    hop_samples: int,
+    config: UnitVocoderSettings,
+    compute: Compute,
+    out: Path,
+    report: Report,
+) -> tuple[UnitVocoder, Metrics]:
+    """Train on frame-level units and 16 kHz audio of one speaker; the decoder, and facts.
 
     hop_samples: of the encoder that made the units (640 at 25 Hz). BadInput when the generator's rates do not multiply
-    to it. Deterministic in the seed and the thread count where steps, not seconds, end it.
+    to it. Every rank calls this; a restart goes on from the newest checkpoint in `out` (see loop.Run) and reads no
+    recording again.
     """
     shape = shape_of(config, n_units)
     if shape.hop_samples != hop_samples:
@@ -177,54 +172,20 @@ def train_unit_vocoder(
             f"assets.unit_vocoder.upsample_rates={list(config.upsample_rates)} multiply to {shape.hop_samples}, but a "
             f"unit is {hop_samples} samples; choose rates that multiply to it"
         )
-    if not recordings:
-        raise BadInput("unit_vocoder: no recordings to train on; give some minutes of speech of one voice")
-    stream = Stream.of(recordings, hop_samples)
-    if int(stream.units.max()) >= n_units:
-        raise BadInput(f"unit_vocoder: unit {int(stream.units.max())} in the recordings, but n_units={n_units}")
-    batches = Batches(stream, hop_samples, config)
+    check_crops(config.batch, rank_and_world()[1], "assets.unit_vocoder.batch")
+    budget = parse_budget(config.budget, "assets.unit_vocoder.budget")
+    arrays = stream_once(out, recordings, lambda some: heard(some, hop_samples), "unit_vocoder")
+    stream = UnitStream.of(arrays["units"], n_units, "unit_vocoder")
+    if len(stream.units_T) < config.crop_frames:
+        raise BadInput(f"unit_vocoder: {len(stream.units_T)} frames of audio are less than a crop; give more speech")
+    crops = UnitCrops(stream, torch.from_numpy(arrays["audio"]), hop_samples, config)
+    run = Run(budget, compute, out, report, counts_tokens=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        training = _Training(shape, config, device)
-        _run(training, batches, config, out / "state.pt", report)
+        training = HifiganTraining(shape, crops, config, compute)
+    train(training, run)
     weights = {name: value.detach().cpu() for name, value in training.generator.state_dict().items()}
-    return UnitVocoder(build(shape, weights, "trained"), device)
-
-
-def _run(training: _Training, batches: Batches, config: UnitVocoderSettings, state: Path, report: Report) -> None:
-    step, before = _resume(state, training)
-    started = time.monotonic()
-    seen: dict[str, list[float]] = {}
-    while (progress := max(step / config.steps, (spent := before + time.monotonic() - started) / config.seconds)) < 1:
-        losses = training.step(batches, step, progress)
-        step += 1
-        for name, value in losses.items():
-            seen.setdefault(name, []).append(float(value.detach()))
-        if step % config.report_every == 0:
-            means = {name: sum(values) / len(values) for name, values in seen.items()}
-            report({"step": step, "progress": progress, "seconds": spent} | means)
-            seen = {}
-        if step % config.checkpoint_every == 0:
-            _save(state, {"step": step, "seconds": spent} | training.state())
-
-
-def _resume(state: Path, training: _Training) -> tuple[int, float]:
-    """Steps done and seconds spent according to the checkpoint, which is loaded; zeros without one."""
-    if not state.is_file():
-        return 0, 0.0
-    saved = torch.load(state, map_location=training.device, weights_only=True)
-    training.load(saved)
-    return int(saved["step"]), float(saved["seconds"])
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Atomically: a reader sees the last complete checkpoint or this one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    return UnitVocoder(build(shape, weights, "trained"), compute.device), run.finish()
 
 
 def rate_at(progress: float, config: UnitVocoderSettings) -> float:
@@ -248,16 +209,12 @@ def as_int16(audio: np.ndarray) -> np.ndarray:
     return audio if audio.dtype == np.int16 else (np.clip(audio, -1, 1) * 32767).astype(np.int16)
 
 
-def _fit(audio: np.ndarray, samples: int) -> np.ndarray:
-    return np.pad(audio, (0, max(0, samples - len(audio))))[:samples]
-
-
 @torch.inference_mode()
 def measure_audio(speak: Callable[..., np.ndarray], recordings: Sequence[Recording], hop: int) -> dict[str, float]:
     """Log-mel distance in dB of what a vocoder says, true durations given, to the recordings (HiFi-GAN's 80 bands)."""
     mel, errors, frames = LogMel(RATE_HZ), 0.0, 0
     for units, audio in recordings:
-        real = torch.from_numpy(_fit(as_int16(audio), len(units) * hop)).float()[None] / 32768
+        real = torch.from_numpy(fit(as_int16(audio), len(units) * hop)).float()[None] / 32768
         made = torch.from_numpy(speak(units, np.ones(len(units), np.int64)))[None]
         distance_MF = (mel(real) - mel(made)).abs()[0].mean(0)
         errors, frames = errors + float(distance_MF.sum()), frames + len(distance_MF)

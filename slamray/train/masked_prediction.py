@@ -1,34 +1,36 @@
 """Train a HuBERT: masked prediction of k-means clusters (Hsu et al. 2021), first of MFCCs, then of the last iteration.
 
-One iteration is `targets_from_mfcc` or `targets_from_features`, then `train_hubert`.
+One iteration is `cluster_targets.targets_from_mfcc` or `targets_from_features`, then `train_hubert`.
 
-Shapes: B crops, L samples of a crop, T frames, H codebooks (targets of one frame), K clusters, D features.
+Shapes: B crops, L samples of a crop, T frames, H codebooks (targets of one frame), D features, N frames of all crops.
 Frame i covers samples [i, i + 1) x HOP: `pad_samples` zeros on both sides centre its receptive field there.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torchaudio
 from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel
 
-from slamray.config.assets import HubertTrainingSettings
+from slamray.config.assets import HubertTrainingSettings, check_crops
+from slamray.config.budget import parse_budget
+from slamray.config.compute import Compute
 from slamray.speech.encoders.hubert import receptive_field
-from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans
-from slamray.stage.work import Report
+from slamray.stage.work import Metrics, Report
+from slamray.tokens.sampler import sample_hash
+from slamray.train.cluster_targets import HOP, as_float
+from slamray.train.loop import Run, Step, train
+from slamray.train.objective import cluster_loss
+from slamray.train.ranks import rank_and_world
+from slamray.train.replicated import Replicated
 
-RATE_HZ = 16_000
-HOP = 640  # 40 ms: 25 frames a second, as slprl/mhubert-base-25hz
 # A small model that sees its data a few times, in few steps, has no need of them.
 _DROPOUTS = "hidden_dropout attention_dropout activation_dropout feat_proj_dropout final_dropout layerdrop"
 NO_DROPOUT: dict[str, Any] = dict.fromkeys(_DROPOUTS.split(), 0.0)
@@ -59,22 +61,6 @@ def pad_samples(config: HubertConfig) -> int:
     return (receptive_field(config) - hop) // 2
 
 
-def mfcc_39(audio: torch.Tensor) -> torch.Tensor:
-    """13 MFCCs with first and second differences, (T, 39) float32, one row for each whole 40 ms; at the frame's middle.
-
-    audio: float32 (samples,) at 16 kHz.
-    """
-    return mfcc_100hz(audio)[2::4][: len(audio) // HOP]
-
-
-def mfcc_100hz(audio: torch.Tensor) -> torch.Tensor:
-    """(4 T + 1, 39): row j has its window's middle at sample j x 160, so 4 i + 2 is the middle of frame i."""
-    settings = {"n_fft": 400, "hop_length": 160, "n_mels": 40, "center": True}  # 25 ms and 10 ms, as Kaldi
-    coefficients = torchaudio.transforms.MFCC(RATE_HZ, n_mfcc=13, melkwargs=settings)(audio)
-    deltas = torchaudio.functional.compute_deltas(coefficients)
-    return torch.cat([coefficients, deltas, torchaudio.functional.compute_deltas(deltas)]).T
-
-
 def mask_spans(frames: int, share: float, length: int, rng: np.random.Generator) -> np.ndarray:
     """bool (frames,): spans of `length` at random starts, overlaps allowed, until at least `share` is masked."""
     mask = np.zeros(frames, bool)
@@ -84,42 +70,21 @@ def mask_spans(frames: int, share: float, length: int, rng: np.random.Generator)
     return mask
 
 
-def targets_from_mfcc(audios: Sequence[np.ndarray], k: int, seed: int, fit_seconds: float = 7200) -> list[np.ndarray]:
-    """Iteration 1: int64 (T, 3) for each audio, the clusters of the MFCCs 10, 20 and 30 ms into each 40 ms frame."""
-    rows = []
-    for audio in audios:
-        frames = len(audio) // HOP
-        quarters = mfcc_100hz(as_float(audio))[: 4 * frames].reshape(frames, 4, 39)
-        rows.append(quarters[:, 1:].reshape(frames * 3, 39))
-    return _clusters(rows, k, seed, int(fit_seconds * 75), per_frame=3)
+@dataclass(frozen=True)
+class CropBatch:
+    """One rank's crops of a step, and the counts of frames of the whole batch, which its losses are divided by."""
 
+    audio_BL: torch.Tensor  # float32, with `pad_samples` zeros at both ends
+    mask_BT: torch.Tensor  # bool
+    targets_BTH: torch.Tensor  # int64
+    masked_frames: int
+    unmasked_frames: int
+    samples: int = 0  # hash of this rank's crops
 
-def targets_from_features(
-    features: Sequence[np.ndarray], ks: Sequence[int], seed: int, fit_seconds: float = 5400
-) -> list[np.ndarray]:
-    """Later iterations: int64 (T, H) for each recording: the clusters of its features (T, D), one codebook for each k.
-
-    Several codebooks are HuBERT's cluster ensembles (section III-C).
-    """
-    rows = [torch.as_tensor(f) for f in features]
-    books = [_clusters(rows, k, seed, int(fit_seconds * RATE_HZ / HOP), per_frame=1) for k in ks]
-    return [np.concatenate(parts, axis=1) for parts in zip(*books, strict=True)]
-
-
-def _clusters(rows: list[torch.Tensor], k: int, seed: int, fit_rows: int, per_frame: int) -> list[np.ndarray]:
-    """k-means on a seeded choice of `fit_rows` rows, each dimension scaled to unit variance; clusters of all rows."""
-    everything = torch.cat(rows)
-    chosen = np.random.default_rng(seed).permutation(len(everything))[:fit_rows]
-    some = everything[np.sort(chosen)].float()
-    scale = 1 / some.std(0).clamp(min=1e-6)
-    quantiser = Quantiser(fit_kmeans(some * scale, k, seed))
-    return [quantiser.assign(r.float() * scale).astype(np.int64).reshape(-1, per_frame) for r in rows]
-
-
-def as_float(audio: np.ndarray) -> torch.Tensor:
-    """Audio as float32 in [-1, 1); int16 is scaled."""
-    values = torch.from_numpy(np.asarray(audio, np.float32))
-    return values / 32768 if audio.dtype == np.int16 else values
+    def to(self, device: str) -> CropBatch:
+        """The same with its tensors on a device."""
+        tensors = {name: getattr(self, name).to(device) for name in ("audio_BL", "mask_BT", "targets_BTH")}
+        return replace(self, **tensors)
 
 
 class MaskedPrediction(torch.nn.Module):
@@ -133,19 +98,18 @@ class MaskedPrediction(torch.nn.Module):
         self.hubert = HubertModel(config)
         self.heads = torch.nn.ModuleList(torch.nn.Linear(config.hidden_size, k) for k in clusters)
 
-    def forward(
-        self, audio_BL: torch.Tensor, mask_BT: torch.Tensor, targets_BTH: torch.Tensor, unmasked_weight: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss to minimise, and its part over masked frames: cross-entropy, mean over codebooks and frames."""
-        hidden_BTD = self.hubert(audio_BL, mask_time_indices=mask_BT).last_hidden_state
-        masked = self._loss(hidden_BTD[mask_BT], targets_BTH[mask_BT])
+    def forward(self, batch: CropBatch, unmasked_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss to minimise, and its part over masked frames: this rank's parts of those of the whole batch."""
+        hidden_BTD = self.hubert(batch.audio_BL, mask_time_indices=batch.mask_BT).last_hidden_state
+        mask_BT, targets_BTH = batch.mask_BT, batch.targets_BTH
+        masked = self._loss(hidden_BTD[mask_BT], targets_BTH[mask_BT], batch.masked_frames)
         if unmasked_weight == 0:
             return masked, masked.detach()
-        return masked + unmasked_weight * self._loss(hidden_BTD[~mask_BT], targets_BTH[~mask_BT]), masked.detach()
+        unmasked = self._loss(hidden_BTD[~mask_BT], targets_BTH[~mask_BT], batch.unmasked_frames)
+        return masked + unmasked_weight * unmasked, masked.detach()
 
-    def _loss(self, hidden_ND: torch.Tensor, targets_NH: torch.Tensor) -> torch.Tensor:
-        parts = zip(self.heads, targets_NH.unbind(1), strict=True)
-        return torch.stack([F.cross_entropy(head(hidden_ND).float(), targets_N) for head, targets_N in parts]).mean()
+    def _loss(self, hidden_ND: torch.Tensor, targets_NH: torch.Tensor, frames: int) -> torch.Tensor:
+        return cluster_loss([head(hidden_ND) for head in self.heads], targets_NH.unbind(1), frames)
 
 
 class Crops:
@@ -167,12 +131,12 @@ class Crops:
         starts = frames[self.usable] - training.crop_frames + 1
         self.edges = np.cumsum(starts)  # every place where a crop can start is equally likely
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Audio float32 (B, L) with `pad` zeros at both ends, mask bool (B, T), targets int64 (B, T, H)."""
+    def batch(self, step: int, rank: int, world: int) -> CropBatch:
+        """The crops of a rank: every `world`-th of the batch."""
         t = self.training
         rng = np.random.default_rng((t.seed, step))
         places = rng.integers(self.edges[-1], size=t.batch_crops)
-        masks = [mask_spans(t.crop_frames, t.mask_share, t.mask_frames, rng) for _ in places]
+        mask_BT = np.stack([mask_spans(t.crop_frames, t.mask_share, t.mask_frames, rng) for _ in places])
         audio, targets = [], []
         for place in places[rank::world]:
             number = int(np.searchsorted(self.edges, place, side="right"))
@@ -181,7 +145,15 @@ class Crops:
             crop = as_float(self.audios[recording][first * HOP : (first + t.crop_frames) * HOP])
             audio.append(F.pad(crop, (self.pad, self.pad)))
             targets.append(torch.from_numpy(self.targets[recording][first : first + t.crop_frames]))
-        return torch.stack(audio), torch.from_numpy(np.stack(masks[rank::world])), torch.stack(targets)
+        masked = int(mask_BT.sum())
+        return CropBatch(
+            torch.stack(audio),
+            torch.from_numpy(mask_BT[rank::world]),
+            torch.stack(targets),
+            masked,
+            mask_BT.size - masked,
+            sample_hash(step, places[rank::world]),
+        )
 
 
 def rate_at(progress: float, training: HubertTrainingSettings) -> float:
@@ -191,84 +163,53 @@ def rate_at(progress: float, training: HubertTrainingSettings) -> float:
     return training.peak_rate * (1 - progress) / (1 - training.warmup_share)
 
 
+class HubertTraining(Replicated):
+    """The trainable: one iteration of masked prediction."""
+
+    def __init__(self, model: MaskedPrediction, crops: Crops, compute: Compute) -> None:
+        super().__init__(compute)
+        self.model, self.crops, self.training = model.train(), crops, crops.training
+        decay = self.training.weight_decay
+        optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=decay, fused=True)
+        self.add_network("model", model, optimiser)
+
+    def step(self, number: int, progress: float) -> Step:
+        """One update on the crops of step `number`."""
+        rate = rate_at(progress, self.training)
+        self.optimisers["model"].param_groups[0]["lr"] = rate
+        batch = self.crops.batch(number, self.rank, self.world).to(self.compute.device)
+        with self.autocast():
+            loss, masked = self.model(batch, self.training.unmasked_weight)
+        norm = self.update("model", loss, self.training.clip_norm)
+        losses = {"loss": loss.item(), "masked_loss": masked.item()}
+        return Step(losses, {"learning_rate": rate, "gradient_norm": norm}, batch.samples)
+
+
 def train_hubert(
     audios: Sequence[np.ndarray],
     targets: Sequence[np.ndarray],
     config: HubertConfig,
     training: HubertTrainingSettings,
+    compute: Compute,
     out: Path,
     report: Report,
-    device: str = "cpu",
     init: HubertModel | None = None,
-) -> HubertModel:
-    """Train one iteration and save it in `out` as a transformers checkpoint; a rerun goes on from the last checkpoint.
+) -> Metrics:
+    """Train one iteration and leave `out/model`, in transformers' format, and `out/history.json`; returns facts.
 
     audios: int16 or float32 at 16 kHz; targets: int64 (T, H) for each. init: weights to start from, where HuBERT starts
-    every iteration afresh.
+    every iteration afresh. Every rank calls this; a restart goes on from the newest checkpoint (see loop.Run).
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    torch.manual_seed(training.seed)
+    check_crops(training.batch_crops, rank_and_world()[1], "assets.encoder: batch_crops")
+    run = Run(parse_budget(training.budget, "assets.encoder: budget"), compute, out, report, counts_tokens=False)
     clusters = [int(max(t[:, h].max() for t in targets)) + 1 for h in range(targets[0].shape[1])]
-    model = MaskedPrediction(config, clusters).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = MaskedPrediction(config, clusters)
     if init is not None:
         model.hubert.load_state_dict(init.state_dict())
-    optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=training.weight_decay, fused=True)
-    step, before = _resume(out / "state.pt", model, optimiser, device)
     crops = Crops(audios, targets, config, training)
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    model.train()
-    started, reported = time.monotonic(), step
-    spent = before
-    total = torch.zeros(2, device=device)
-    while (progress := _progress(step, spent, training, device)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(progress, training)
-        batch = [part.to(device) for part in crops.batch(step, rank, world)]
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
-            loss, masked = wrapped(*batch, training.unmasked_weight)
-        optimiser.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-        optimiser.step()
-        total += torch.stack([loss.detach(), masked])
-        step += 1
-        spent = before + time.monotonic() - started
-        if step % training.report_every == 0:
-            mean_loss, mean_masked = (total / (step - reported)).tolist()
-            losses = {"loss": mean_loss, "masked_loss": mean_masked, "gradient_norm": float(norm)}
-            report({"step": step, "progress": progress, "seconds": spent} | losses)
-            total, reported = torch.zeros_like(total), step
-        if rank == 0 and step % training.checkpoint_every == 0:
-            _save(out / "state.pt", step, spent, model, optimiser)
-    if rank == 0:
-        model.hubert.save_pretrained(out)
-    return model.hubert.eval()
-
-
-def _progress(step: int, seconds: float, training: HubertTrainingSettings, device: str) -> float:
-    """Share of the budget that is spent, 0 to 1; rank 0 decides for all."""
-    progress = torch.tensor([max(step / training.steps, seconds / training.seconds)], device=device)
-    if dist.is_initialized():
-        dist.broadcast(progress, 0)
-    return min(1.0, float(progress))
-
-
-def _resume(state: Path, model: MaskedPrediction, optimiser: torch.optim.Optimizer, device: str) -> tuple[int, float]:
-    """Steps done and seconds spent according to the checkpoint, which is loaded; zeros without one."""
-    if not state.is_file():
-        return 0, 0.0
-    saved = torch.load(state, map_location=device, weights_only=True)
-    model.load_state_dict(saved["model"])
-    optimiser.load_state_dict(saved["optimiser"])
-    return int(saved["step"]), float(saved["seconds"])
-
-
-def _save(state: Path, step: int, seconds: float, model: MaskedPrediction, optimiser: torch.optim.Optimizer) -> None:
-    """Atomically: a reader sees the last complete checkpoint or this one."""
-    state.parent.mkdir(parents=True, exist_ok=True)
-    temporary = state.with_suffix(".tmp")
-    parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({"step": step, "seconds": seconds} | parts, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, state)
+    train(HubertTraining(model.to(compute.device), crops, compute), run)
+    if run.rank == 0:
+        model.hubert.save_pretrained(out / "model")
+    return run.finish()

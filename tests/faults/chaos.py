@@ -1,9 +1,11 @@
 """Kill a run at random moments, and compare what comes out with the run that nobody touched.
 
-    python tests/faults/chaos.py N=50 [SEED=0] [KINDS=driver,worker,...] [WORKERS=1|2|mixed] [ACTORS=1|2|mixed]
-        [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder]
+    python tests/faults/chaos.py N=50 [JOB=demo|encoder|decoder] [SEED=0] [KINDS=driver,worker,...]
+        [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder]
 
-Every draw runs the demo recipe with tiny models on a fresh root. STRIKES faults strike it, the kinds in turn, each
+Every draw runs a job on a fresh root: the demo recipe with tiny models, or the training of a tiny encoder (hubert_1,
+hubert_2) or of a tiny HiFi-GAN decoder (vocoder) on recordings that are taken from the untouched run. STRIKES faults
+strike it, the kinds in turn, each
 after a random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a
 person would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained
 on by their hash, losses at equal steps, weights and scores: bit for bit where the number of workers stays. Where it
@@ -19,6 +21,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -38,12 +41,66 @@ PATIENCE_SECONDS = 600.0  # since the last fault or start; an untouched run take
 # is at the end depends on when the number changed first, and on chance. docs/LOG.md, 2026-11-26.
 ROOM = 3.0  # chosen; seen: 0.02 to 0.7
 BYTES = ("units", "preferences", "items")  # stages whose shards are compared byte for byte
-TRAINED = ("pretrained", "aligned")
-STEPS, DPO_STEPS = 300, 100
+STEPS, DPO_STEPS, ASSET_STEPS = 300, 100, 120
 COUNT_MORE_CORES = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 4}'}  # two actors that speak and two that encode, on any machine
-LONGER = ["speech.shard_documents=1", f"pretrain.budget=steps:{STEPS}", f"dpo.budget=steps:{DPO_STEPS}",
-          "compute.checkpoint_every_seconds=0.5", "compute.dtype=float32", "compute.report_every_steps=1",
+OFTEN = ["compute.checkpoint_every_seconds=0.5", "compute.dtype=float32", "compute.report_every_steps=1"]
+LONGER = [*OFTEN, "speech.shard_documents=1", f"pretrain.budget=steps:{STEPS}", f"dpo.budget=steps:{DPO_STEPS}",
           "compute.stall_seconds=15", "compute.micro_batch=2", "compute.dpo_micro_batch=1"]  # fmt: skip
+ASSETS = [*OFTEN, "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.stall_seconds=30",
+          "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=1"]  # fmt: skip
+ENCODER = [*ASSETS, "assets.encoder.mfcc_clusters=8", "assets.encoder.feature_clusters=[8]",
+           "assets.encoder.n_units=16", "assets.encoder.kmeans_frames=1000", "assets.vocoder.documents=1",
+           *(f"assets.encoder.{part}.{word}" for part in ("first", "second")
+             for word in (f"budget=steps:{ASSET_STEPS}", "batch_crops=3", "crop_frames=25"))]  # fmt: skip
+DECODER = [*ASSETS, "assets.decoder_only=true", "assets.decoder=hifigan", "assets.unit_vocoder.embedding_dim=16",
+           "assets.unit_vocoder.channels=32", "assets.unit_vocoder.upsample_rates=[5,8,4,4]",
+           "assets.unit_vocoder.upsample_kernel_sizes=[11,16,8,8]", "assets.unit_vocoder.discriminator_divisor=32",
+           f"assets.unit_vocoder.budget=steps:{ASSET_STEPS}", "assets.unit_vocoder.batch=2",
+           "assets.unit_vocoder.crop_frames=10"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is run and struck: a script with the words for tiny models, and the stages whose training is compared.
+
+    given: stages that a draw takes from the untouched run as they are. whole: the command runs to its end; else a draw
+    is over when what is trained has ended.
+    """
+
+    script: str
+    words: Callable[[Path], list[str]]
+    trained: tuple[str, ...]
+    struck: tuple[str, ...]
+    given: tuple[str, ...] = ()
+    whole: bool = False
+
+
+def decoder_words(folder: Path) -> list[str]:
+    """Words of the decoder's job for a tiny encoder that is made in a folder."""
+    from support import tiny
+
+    encoder = tiny.make_encoder(folder / "hubert")
+    return [*DECODER, f"speech.encoder.model={encoder}", f"speech.encoder.centroids={encoder}/centroids.safetensors",
+            "speech.encoder.layer=2", "speech.encoder.pad_samples=40"]  # fmt: skip
+
+
+def demo_words(folder: Path) -> list[str]:
+    """The demo recipe's words for tiny models that are made in a folder."""
+    from support import tiny
+
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder, lm = tiny.make_encoder(folder / "hubert"), tiny.make_lm(folder / "lm")
+    return [*tiny.words(encoder, lm, tiny.make_vocoder(folder / "vocoder")), *LONGER]
+
+
+DEMO = Job("jobs/slam.py", demo_words, ("pretrained", "aligned"), ("units", "pretrained", "aligned"), whole=True)
+SPOKEN = ("corpus", "recordings")
+HUBERTS = ("hubert_1", "hubert_2")
+JOBS = {
+    "demo": DEMO,
+    "encoder": Job("jobs/assets.py", lambda folder: list(ENCODER), HUBERTS, HUBERTS, SPOKEN),
+    "decoder": Job("jobs/assets.py", decoder_words, ("vocoder",), ("vocoder",), SPOKEN),
+}
 
 
 @dataclass
@@ -233,9 +290,14 @@ class Outcome:
 
 
 def draw(
-    run: Run, rng: random.Random, kinds: Sequence[str], workers: Sequence[int], moments: Sequence[tuple[str, int]]
+    run: Run,
+    rng: random.Random,
+    kinds: Sequence[str],
+    workers: Sequence[int],
+    moments: Sequence[tuple[str, int]],
+    until: Sequence[str] = (),
 ) -> Outcome:
-    """Run to the end under faults, the kinds in turn.
+    """Run under faults, the kinds in turn, to the end, or until these stages have ended.
 
     workers: of the first start, the second, and so on, in turn; moments: the stage of each fault, and the steps or
     shards after which it strikes: later where there is nothing to strike, and not at all when the stage has ended.
@@ -262,6 +324,9 @@ def draw(
             outcome.differences.append(f"hung: {_last_line(run.log)}")
             return outcome
         code = run.process.poll()
+        if until and not left and all(run.ended(stage) for stage in until):
+            run.stop_all()
+            break
         if code is None:
             time.sleep(0.1)
         elif code == 0:
@@ -283,17 +348,21 @@ def draw(
     return outcome
 
 
-def compare(untouched: Path, struck: Path, allowed: Mapping[str, float] | None = None) -> list[str]:
+def compare(
+    untouched: Path, struck: Path, allowed: Mapping[str, float] | None = None, trained: Sequence[str] = DEMO.trained
+) -> list[str]:
     """What differs between two finished roots; empty when the struck run came to the same.
 
+    trained: stages whose training is compared.
     allowed: by stage, how much losses may differ, relative; None: not at all, nor weights nor scores.
     """
     differences = []
     made = {path.name for path in untouched.iterdir()}
     for stage in [stage for stage in BYTES if stage in made]:
         differences += _bytes_that_differ(untouched, struck, f"{stage}/*/units/*.parquet")
-    differences += _bytes_that_differ(untouched, struck, "packed/*/*/*.npy")
-    for stage in [stage for stage in TRAINED if stage in made]:
+    if "packed" in made:
+        differences += _bytes_that_differ(untouched, struck, "packed/*/*/*.npy")
+    for stage in [stage for stage in trained if stage in made]:
         before, after = (_manifest(root, stage)["facts"] for root in (untouched, struck))
         if before["samples"] != after["samples"]:
             differences.append(f"{stage}: other samples were trained on")
@@ -303,7 +372,7 @@ def compare(untouched: Path, struck: Path, allowed: Mapping[str, float] | None =
         if not allowed:
             differences += _bytes_that_differ(untouched, struck, f"{stage}/*/model/model.safetensors")
     if not allowed:
-        for stage in [stage for stage in ("untrained", *TRAINED) if f"scores_{stage}" in made]:
+        for stage in [stage for stage in ("untrained", *trained) if f"scores_{stage}" in made]:
             differences += _bytes_that_differ(untouched, struck, f"scores_{stage}/*/scores.parquet")
     return differences
 
@@ -316,9 +385,9 @@ def losses_apart(one: Path, other: Path, stage: str) -> float:
     return max((abs(losses[1][step] - loss) / abs(loss) for step, loss in losses[0].items()), default=0.0)
 
 
-def allow(one: Path, other: Path) -> dict[str, float]:
+def allow(one: Path, other: Path, trained: Sequence[str] = DEMO.trained) -> dict[str, float]:
     """What `compare` allows where the number of workers changes, from untouched runs on two numbers of them."""
-    return {stage: ROOM * losses_apart(one, other, stage) for stage in TRAINED if (one / stage).exists()}
+    return {stage: ROOM * losses_apart(one, other, stage) for stage in trained if (one / stage).exists()}
 
 
 def _bytes_that_differ(one: Path, other: Path, pattern: str) -> list[str]:
@@ -353,44 +422,44 @@ def _last_line(path: Path) -> str:
     return lines[-1][:200] if lines else "no output"
 
 
-def make_words(folder: Path) -> list[str]:
-    """The demo recipe's words for tiny models that are made in a folder."""
-    from support import tiny
-
-    folder.mkdir(parents=True, exist_ok=True)
-    words = tiny.words(
-        tiny.make_encoder(folder / "hubert"), tiny.make_lm(folder / "lm"), tiny.make_vocoder(folder / "vocoder")
-    )
-    return [*words, *LONGER]
+def _give(stages: Sequence[str], one: Run, other: Run) -> None:
+    """Finished stages of one run for another that has none of them yet."""
+    for stage in stages:
+        if (one.root / stage).exists() and not (other.root / stage).exists():
+            shutil.copytree(one.root / stage, other.root / stage)
 
 
 def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
-    unknown = given.keys() - {"N", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT"}
+    unknown = given.keys() - {"N", "JOB", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT"}
     kinds = given.get("KINDS", ",".join(kind for kind in FAULTS if kind not in CLOCKS)).split(",")
-    if unknown or not set(kinds) <= FAULTS.keys():
+    if unknown or not set(kinds) <= FAULTS.keys() or given.get("JOB", "demo") not in JOBS:
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
         return 2
+    job = JOBS[given.get("JOB", "demo")]
     count, seed, strikes = int(given.get("N", 50)), int(given.get("SEED", 0)), int(given.get("STRIKES", 1))
-    at = given.get("AT", "units,pretrained,aligned").split(",")
+    at = given["AT"].split(",") if "AT" in given else list(job.struck)
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
-    words = make_words(root / "models")
+    words = job.words(root / "models")
     numbers = {"1": [1], "2": [2], "mixed": [1, 2]}
     workers = numbers[given.get("WORKERS", "1")]
     began = time.monotonic()
-    whole = [Run(root / f"untouched-{n}", words, root / f"untouched-{n}.log") for n in workers]
+    until = () if job.whole else job.trained
+    whole = [Run(root / f"untouched-{n}", words, root / f"untouched-{n}.log", job.script) for n in workers]
     for n, run in zip(workers, whole, strict=True):
-        run.start(n)
-        assert run.process is not None and run.process.wait() == 0, _last_line(run.log)
+        _give(job.given, whole[0], run)
+        left_alone = draw(run, random.Random(0), kinds, [n], [], until)
+        assert not left_alone.restarts and not left_alone.differences, _last_line(run.log)
     untouched = whole[0]
-    allowed = allow(whole[0].root, whole[1].root) if len(workers) > 1 else None
+    allowed = allow(whole[0].root, whole[1].root, job.trained) if len(workers) > 1 else None
     work = {stage: _manifest(untouched.root, stage)["facts"].get("step", 0)
             or len(list(untouched.root.glob(f"{stage}/*/units/*.parquet"))) for stage in at}  # fmt: skip
+    steps = sum(_manifest(untouched.root, stage)["facts"]["step"] for stage in job.trained)
     if allowed:
         print("losses may differ by " + ", ".join(f"{by:.1e} ({stage})" for stage, by in allowed.items()))
     print(
-        f"untouched: {time.monotonic() - began:.0f} s, {STEPS} + {DPO_STEPS} steps, {len(untouched.shards())} "
+        f"untouched: {time.monotonic() - began:.0f} s, {steps} steps, {len(untouched.shards())} "
         f"shards (kept: whole at the last fault); roots under {root}"
     )
     print(f"{'draw':>4}  {'fault':<14}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}{'kept':>7}  struck; result")
@@ -398,7 +467,8 @@ def main(arguments: Sequence[str]) -> int:
     for number in range(count):
         rng = random.Random(f"{seed}:{number}")
         own = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
-        run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log")
+        run = Run(root / f"draw-{number}", words, root / f"draw-{number}.log", job.script)
+        _give(job.given, untouched, run)
         run.actors = numbers[given.get("ACTORS", "1")]
         if CLOCKS & set(kinds):
             run.clock = make_clock(root / f"clock-{number}")
@@ -406,11 +476,11 @@ def main(arguments: Sequence[str]) -> int:
         moments = sorted(
             ((stage, rng.randrange(work[stage])) for stage in stages), key=lambda m: (at.index(m[0]), m[1])
         )
-        outcome = draw(run, rng, own, workers, moments)
+        outcome = draw(run, rng, own, workers, moments, until)
         if not outcome.differences:
-            outcome.differences = compare(untouched.root, run.root, allowed)
+            outcome.differences = compare(untouched.root, run.root, allowed, job.trained)
         bad += bool(outcome.differences)
-        lost = f"{100 * outcome.lost_steps / (STEPS + DPO_STEPS):.0f} %"
+        lost = f"{100 * outcome.lost_steps / steps:.0f} %"
         print(
             f"{number:>4}  {','.join(own[:strikes]):<14}{outcome.workers:<12}{outcome.restarts + 1:>7}"
             f"{outcome.seconds:>9.0f}{lost:>9}{outcome.kept_shards:>7}  "

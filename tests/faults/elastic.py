@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos import Run, allow, compare, make_words
+from chaos import Run, allow, compare, demo_words
 
 STEPS = 2000
 
@@ -35,7 +35,7 @@ def main(root: Path) -> int:
     """The sizes and whether all came to the same."""
     from ray.cluster_utils import Cluster
 
-    words = [*make_words(root / "models"), f"pretrain.budget=steps:{STEPS}", "dpo.budget=null", "compute.min_workers=1"]
+    words = [*demo_words(root / "models"), f"pretrain.budget=steps:{STEPS}", "dpo.budget=null", "compute.min_workers=1"]
     whole = [Run(root / f"untouched-{n}", words, root / f"untouched-{n}.log") for n in (1, 2)]
     for n, one in enumerate(whole, start=1):
         one.start(n)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from chaos import Run, make_words
+from chaos import Run, demo_words
 
 VARIED = ("pretrain.budget", "dpo.budget", "evaluate.items")
 SWEEP = [
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     given = dict(word.split("=", 1) for word in arguments)
     kills, rng = int(given.get("KILLS", 3)), random.Random(int(given.get("SEED", 0)))
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="killed-sweep-"))
-    words = [word for word in make_words(root / "models") if not word.startswith(VARIED)] + SWEEP
+    words = [word for word in demo_words(root / "models") if not word.startswith(VARIED)] + SWEEP
     untouched, struck = (
         Run(root / name, words, root / f"{name}.log", "jobs/sweep.py") for name in ("untouched", "struck")
     )

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from slamray.config.load import load_recipe
+from slamray.errors import BadInput
+from slamray.recipe.assets import build
+from slamray.runtime.engine import Engine
+from slamray.stage.stage import Stage, order
+
 ROOT = Path(__file__).parents[2]
 WORDS = [
     "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.micro_batch=4", "compute.report_every_steps=1",
     "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=2", "assets.encoder.mfcc_clusters=8",
-    "assets.encoder.first.steps=3", "assets.encoder.first.report_every=1", "assets.encoder.second.steps=3",
-    "assets.encoder.second.report_every=1", "assets.encoder.feature_clusters=[8]", "assets.encoder.n_units=16",
-    "assets.encoder.kmeans_frames=1000", "assets.vocoder.documents=2", "assets.vocoder.steps=3",
+    "assets.encoder.first.budget=steps:3", "assets.encoder.second.budget=steps:3",
+    "assets.encoder.feature_clusters=[8]", "assets.encoder.n_units=16",
+    "assets.encoder.kmeans_frames=1000", "assets.vocoder.documents=2", "assets.vocoder.budget=steps:3",
     "assets.vocoder.crop_seconds=1", "assets.text_lm.vocab_size=300", "assets.text_lm.hidden=32",
     "assets.text_lm.layers=1", "assets.text_lm.heads=2", "assets.text_lm.kv_heads=1", "assets.text_lm.ffn=32",
     "assets.text_lm.context=64", "assets.text_lm.pretrain.budget=steps:2",
@@ -58,10 +64,6 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
 
 
 def test_a_decoder_alone_is_made_for_the_encoder_that_is_there(tmp_path: Path, tiny_encoder: Path) -> None:
-    from slamray.config.load import load_recipe
-    from slamray.recipe.assets import build
-    from slamray.stage.stage import Stage, order
-
     def stages(encoder: list[str]) -> list[Stage]:
         recipe = load_recipe([*encoder, "assets.decoder_only=true", f"root={tmp_path}"])
         return order(build(recipe))
@@ -70,3 +72,33 @@ def test_a_decoder_alone_is_made_for_the_encoder_that_is_there(tmp_path: Path, t
     found, shipped = stages([f"speech.encoder.{word}" for word in own]), stages([])
     assert [stage.name for stage in found] == ["corpus", "recordings", "vocoder", "intelligibility"]
     assert found[1].fingerprint == shipped[1].fingerprint and found[2].fingerprint != shipped[2].fingerprint
+
+
+def test_how_often_training_reports_and_saves_is_no_part_of_what_it_makes(tmp_path: Path) -> None:
+    def fingerprints(*words: str) -> dict[str, str]:
+        recipe = load_recipe([*words, f"root={tmp_path}"])
+        return {stage.name: stage.fingerprint for stage in order(build(recipe, Engine(recipe.compute)))}
+
+    base = fingerprints()
+    execution = ("compute.report_every_steps=7", "compute.checkpoint_every_seconds=5", "compute.dtype=float32")
+    assert fingerprints(*execution, "compute.workers=2") == base
+    changed = {
+        "assets.encoder.first.budget=steps:9": {"hubert_1", "hubert_2", "encoder", "vocoder", "intelligibility"},
+        "assets.encoder.second.budget=steps:9": {"hubert_2", "encoder", "vocoder", "intelligibility"},
+        "assets.vocoder.budget=time:1m": {"vocoder", "intelligibility"},
+    }
+    for word, expected in changed.items():
+        found = fingerprints(word)
+        assert {name for name in base if found[name] != base[name]} == expected, word
+
+
+@pytest.mark.parametrize("budget", ["tokens:5", "flops:1e9"])
+def test_a_budget_that_the_training_does_not_count_is_refused_before_work(budget: str) -> None:
+    with pytest.raises(BadInput, match=r"assets\.unit_vocoder\.budget=.* write steps:1500 or time:20m"):
+        load_recipe([f"assets.unit_vocoder.budget={budget}"])
+
+
+def test_more_workers_than_crops_are_refused_before_work(tmp_path: Path) -> None:
+    recipe = load_recipe(["compute.workers=17", f"root={tmp_path}"])
+    with pytest.raises(BadInput, match=r"batch_crops=12 is less than compute\.workers=17"):
+        build(recipe, Engine(recipe.compute))

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from slamray.config.assets import VocoderSettings
+from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
 from slamray.speech.decoders.source_filter_dsp import FRAME_HOP, RATE_HZ, analyse, mel_filters, synthesise
-from slamray.train.source_filter_training import Recording, measure_vocoder, train_vocoder
+from slamray.train.decoder_data import Recording
+from slamray.train.source_filter_training import measure_vocoder, train_vocoder
 
 HOP = 640  # 25 Hz
+COMPUTE = Compute(dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
 TONES_HZ = (0, 110, 165, 220, 330)  # unit 0 is noise; the others are harmonic sounds of one pitch each
 
 
@@ -30,15 +33,17 @@ def recording(seed: int, frames: int = 150) -> Recording:
 
 
 @pytest.fixture(scope="module")
-def vocoder() -> Vocoder:
-    return train()
+def vocoder(tmp_path_factory: pytest.TempPathFactory) -> Vocoder:
+    return train(tmp_path_factory.mktemp("vocoder"))
 
 
-def train(steps: int = 60) -> Vocoder:
+def train(out: Path, steps: int = 60) -> Vocoder:
     config = VocoderSettings(
-        hidden=32, unit_blocks=1, frame_blocks=1, steps=steps, batch=4, crop_seconds=1.0, learning_rate=5e-3
+        hidden=32, unit_blocks=1, frame_blocks=1, budget=f"steps:{steps}", batch=4, crop_seconds=1.0, learning_rate=5e-3
     )
-    return train_vocoder([recording(seed) for seed in range(4)], len(TONES_HZ), HOP, config, lambda metrics: None)
+    recordings = [recording(seed) for seed in range(4)]
+    vocoder, _ = train_vocoder(recordings, len(TONES_HZ), HOP, config, COMPUTE, out, lambda metrics: None)
+    return vocoder
 
 
 def test_pitch_of_a_harmonic_tone_is_found_and_noise_is_unvoiced() -> None:
@@ -86,8 +91,8 @@ def test_the_same_units_give_the_same_samples(vocoder: Vocoder) -> None:
     np.testing.assert_array_equal(vocoder(units), vocoder(units))
 
 
-def test_training_is_deterministic() -> None:
-    first, second = train(steps=3).net.state_dict(), train(steps=3).net.state_dict()
+def test_training_is_deterministic(tmp_path: Path) -> None:
+    first, second = (train(tmp_path / name, steps=3).net.state_dict() for name in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -99,8 +104,9 @@ def test_a_saved_vocoder_is_as_good(vocoder: Vocoder, tmp_path: Path) -> None:
 
 
 def test_the_shipped_size_is_small(tmp_path: Path) -> None:
-    config = VocoderSettings(steps=1, batch=1, crop_seconds=0.5)
-    train_vocoder([recording(0)], 500, HOP, config, lambda metrics: None).save(tmp_path)
+    config = VocoderSettings(budget="steps:1", batch=1, crop_seconds=0.5)
+    vocoder, _ = train_vocoder([recording(0)], 500, HOP, config, COMPUTE, tmp_path, lambda metrics: None)
+    vocoder.save(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < 1_500_000
 
 
@@ -110,4 +116,4 @@ def test_bad_input_is_named(vocoder: Vocoder, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="it is no vocoder"):
         load_vocoder(tmp_path)
     with pytest.raises(BadInput, match="hop of 500"):
-        train_vocoder([recording(0)], 5, 500, VocoderSettings(), lambda metrics: None)
+        train_vocoder([recording(0)], 5, 500, VocoderSettings(), COMPUTE, tmp_path, lambda metrics: None)

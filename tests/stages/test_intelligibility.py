@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from slamray.config.assets import AssetsSettings, UnitVocoderSettings
+from slamray.config.compute import Compute
 from slamray.config.speech import EncoderSettings
 from slamray.speech.audio import resample
 from slamray.speech.decoders.source_filter import load_vocoder
@@ -20,8 +21,8 @@ STORY = ["Once upon a time there was a little girl.", "She wanted to play with h
 CONFIG = AssetsSettings(
     decoder="hifigan",
     unit_vocoder=UnitVocoderSettings(
-        embedding_dim=16, channels=32, resblock_dilations=(1,), discriminator_divisor=32, documents=1, steps=4,
-        batch=2, crop_frames=8, adversarial_share=0.5, report_every=2, bfloat16=False,
+        embedding_dim=16, channels=32, resblock_dilations=(1,), discriminator_divisor=32, documents=1, budget="steps:4",
+        batch=2, crop_frames=8, adversarial_share=0.5,
     ),
 )  # fmt: skip
 
@@ -49,11 +50,11 @@ def test_the_stage_trains_a_hifigan_that_loads_by_its_folder_and_its_words_are_c
     encoder = EncoderSettings(
         model=str(tiny_encoder), layer=2, centroids=str(tiny_encoder / "centroids.safetensors"), pad_samples=40
     )
-    facts = vocoder._run(CONFIG, "cpu", audio, encoder, tmp_path, lambda metrics: reports.append(metrics))
+    compute = Compute(dtype="float32", report_every_steps=2)
+    facts = vocoder._run(CONFIG, compute, audio, encoder, tmp_path, lambda metrics: reports.append(metrics))
     assert facts["audio_mel_error_db"] > 0 and [row["step"] for row in reports] == [2, 4]
     trained = load_vocoder(tmp_path / "model")
     assert trained.rate_hz == 16_000 and len(trained(np.array([1, 2]), np.array([2, 1]))) == 3 * 640
-    assert not (tmp_path / "state.pt").exists()
     measured = intelligibility.measure(audio, spoken / "corpus", encoder, tmp_path / "model", documents=5)
     assert (measured["stories"], measured["words"]) == (1, 9 + 10)
     rates = measured["word_error_rate"]

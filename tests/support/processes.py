@@ -17,6 +17,9 @@ IMPORTED = [
     "trl.trainer.dpo_trainer",
     "transformers.models.qwen2.modeling_qwen2",
     "slamray.train.pretrain",
+    "slamray.train.masked_prediction",
+    "slamray.train.hifigan_training",
+    "slamray.train.source_filter_training",
 ]
 
 

@@ -8,22 +8,27 @@ import math
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tokenizers
 import torch
 import torch.nn.functional as F
 from support.processes import run_ranks
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
+from slamray.config.budget import Budget
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
+from slamray.stage.work import NOTICE
 from slamray.tokens.sampler import batch_rows
 from slamray.train.dpo import align as dpo
 from slamray.train.dpo import pairs as dpo_pairs
-from slamray.train.dpo.trainer import Conductor
+from slamray.train.loop import Run
 
 COMPUTE = Compute(dtype="float32", dpo_micro_batch=2, report_every_steps=1, checkpoint_every_seconds=3600)
 CONFIG = DpoSettings(
@@ -183,8 +188,8 @@ def test_trls_loss_and_rewards_equal_the_formula(group: None, tmp_path: Path) ->
     with torch.no_grad():
         scores_P2, reference_P2 = by_hand(policy, tokens), by_hand(reference, tokens)
     dpo._claim_device(COMPUTE)
-    conductor = Conductor(CONFIG, COMPUTE, tokens, policy.num_parameters(), None, tmp_path, lambda *_: None)
-    trainer = dpo._trainer(CONFIG, COMPUTE, policy, tokens, reference_P2.numpy(), conductor, None, tmp_path)
+    run = Run(Budget("steps", 6), COMPUTE, tmp_path, lambda metrics: None)
+    trainer = dpo._trainer(CONFIG, COMPUTE, policy, tokens, reference_P2.numpy(), run)
     rows = [trainer.train_dataset[index] for index in range(4)]
     assert rows[0]["prompt_ids"] == tokens[0].prompt_ids  # what TRL holds is what we gave
     loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
@@ -224,6 +229,63 @@ def test_a_run_equals_a_hand_written_loop(group: None, tmp_path: Path, model_fol
     for name, weights in trained.named_parameters():
         torch.testing.assert_close(weights, model.get_parameter(name), atol=2e-5, rtol=0, msg=name)
     assert reports[-1]["loss"] < reports[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def plain_trl(folder: Path, pairs: list[dict[str, Any]], steps: int, rate: float) -> torch.nn.Module:
+    """The model after TRL's own DPOTrainer: words as text, its tokenising, reference, loop and optimiser."""
+    words = {"<PAD>": 0, "<S>": 1} | {f"u{unit}": unit + 2 for unit in range(500)}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<PAD>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokeniser = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<PAD>", bos_token="<S>", eos_token="<S>")
+
+    def text(units: np.ndarray) -> str:
+        return "".join(f" u{unit}" for unit in units)
+
+    ordered = sorted(pairs, key=lambda pair: pair["pair_id"])
+    read = [ordered[row] for step in range(steps) for row in batch_rows(CONFIG.seed, step, len(pairs), 4)]
+    rows = [
+        {"prompt": "<S>" + text(p["prompt"]), **{key: text(p[key]) for key in ("chosen", "rejected")}} for p in read
+    ]
+    arguments = DPOConfig(
+        output_dir=str(folder), use_cpu=True, bf16=False, beta=CONFIG.beta, per_device_train_batch_size=4,
+        max_steps=steps, learning_rate=rate, lr_scheduler_type="constant", max_grad_norm=0.5, weight_decay=0.0,
+        train_sampling_strategy="sequential", save_strategy="no", report_to="none", disable_tqdm=True,
+        dataloader_pin_memory=False, activation_checkpointing=False,
+    )  # fmt: skip
+    trainer = DPOTrainer(
+        build_model(), build_model(), arguments, train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokeniser,
+    )  # fmt: skip
+    trainer.train()
+    return trainer.model
+
+
+def test_five_steps_end_at_the_weights_of_trls_own_trainer(group: None, tmp_path: Path, model_folder: Path) -> None:
+    """Within 2e-5, where the steps move them by up to 5e-3."""
+    optim = OptimSettings(learning_rate=1e-3, schedule="constant", floor_learning_rate=0.0, warmup_share=0.0)
+    config = CONFIG.model_copy(update={"budget": "steps:5", "optim": optim})
+    pairs = build_pairs(10, 1)
+    dpo.train_dpo(config, COMPUTE, model_folder, pairs, [], tmp_path / "out", lambda *_: None)
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    trls, start = plain_trl(tmp_path / "trl", pairs, 5, 1e-3), build_model()
+    moved = max((w - start.get_parameter(name)).abs().max().item() for name, w in ours.named_parameters())
+    assert moved > 3e-3
+    for name, weights in ours.named_parameters():
+        torch.testing.assert_close(weights, trls.get_parameter(name), atol=2e-5, rtol=0, msg=name)
+
+
+def test_a_notice_has_a_checkpoint_written_at_once_and_goes(group: None, tmp_path: Path, model_folder: Path) -> None:
+    def report(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 2:
+            (tmp_path / "out" / NOTICE).touch()
+        if metrics["step"] == 4:
+            raise Killed
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Killed):
+        dpo.train_dpo(CONFIG, COMPUTE, model_folder, build_pairs(10, 1), [], tmp_path / "out", report)
+    assert not (tmp_path / "out" / NOTICE).exists()
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").glob("step-*")] == ["step-000000003"]
 
 
 def test_a_killed_run_continues_with_the_losses_of_the_uninterrupted_one(

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.processes import run_ranks
 from transformers import HubertConfig, HubertModel
 
-from slamray.config.assets import HubertTrainingSettings
-from slamray.train.masked_prediction import (
+from slamray.config.assets import AssetsSettings, EncoderTrainingSettings, HubertTrainingSettings, check_batches
+from slamray.config.compute import Compute
+from slamray.errors import BadInput
+from slamray.stage.work import NOTICE
+from slamray.train.cluster_targets import (
     HOP,
     RATE_HZ,
+    mfcc_39,
+    mfcc_100hz,
+    targets_from_features,
+    targets_from_mfcc,
+    targets_once,
+)
+from slamray.train.masked_prediction import (
+    CropBatch,
     Crops,
     MaskedPrediction,
     mask_spans,
-    mfcc_39,
-    mfcc_100hz,
     nano_config,
     pad_samples,
     rate_at,
-    targets_from_features,
-    targets_from_mfcc,
     train_hubert,
 )
 
-TRAINING = HubertTrainingSettings(
-    steps=6,
-    batch_crops=4,
-    crop_frames=20,
-    mask_frames=4,
-    unmasked_weight=0.0,
-    report_every=1,
-    checkpoint_every=2,
-    bfloat16=False,
-)
+TRAINING = HubertTrainingSettings(budget="steps:6", batch_crops=4, crop_frames=20, mask_frames=4, unmasked_weight=0.0)
+COMPUTE = Compute(dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
 
 
 def tiny() -> HubertConfig:
@@ -122,26 +124,33 @@ def test_feature_targets_have_a_codebook_for_each_k() -> None:
     assert np.concatenate(targets).max(0).tolist() == [2, 6]
 
 
+def tensors(batch: CropBatch) -> list[torch.Tensor]:
+    return [batch.audio_BL, batch.mask_BT, batch.targets_BTH]
+
+
 def test_the_batch_of_a_step_depends_on_seed_and_step_alone_and_ranks_share_it() -> None:
     audios = tones(3)
     crops = Crops(audios, targets_from_mfcc(audios, 8, 0), tiny(), TRAINING)
     whole = crops.batch(5, 0, 1)
-    for part, again in zip(whole, crops.batch(5, 0, 1), strict=True):
+    for part, again in zip(tensors(whole), tensors(crops.batch(5, 0, 1)), strict=True):
         assert torch.equal(part, again)
-    assert not torch.equal(whole[0], crops.batch(6, 0, 1)[0])
+    assert not torch.equal(whole.audio_BL, crops.batch(6, 0, 1).audio_BL)
     for rank in (0, 1):
-        for part, share in zip(whole, crops.batch(5, rank, 2), strict=True):
-            assert torch.equal(part[rank::2], share)
+        share = crops.batch(5, rank, 2)
+        for part, mine in zip(tensors(whole), tensors(share), strict=True):
+            assert torch.equal(part[rank::2], mine)
+        counts = int(whole.mask_BT.sum()), int((~whole.mask_BT).sum())  # of the whole batch on every rank
+        assert (share.masked_frames, share.unmasked_frames) == counts
 
 
 def test_crops_carry_the_targets_of_their_audio() -> None:
     frames = np.arange(60)
     audio = np.repeat(frames, HOP).astype(np.int16)
     crops = Crops([audio], [frames[:, None]], tiny(), TRAINING)
-    audio_BL, _, targets_BTH = crops.batch(0, 0, 1)
+    batch = crops.batch(0, 0, 1)
     pad = pad_samples(tiny())
-    heard = audio_BL[:, pad : len(audio_BL[0]) - pad : HOP] * 32768
-    assert torch.equal(heard.long(), targets_BTH[..., 0])
+    heard = batch.audio_BL[:, pad : len(batch.audio_BL[0]) - pad : HOP] * 32768
+    assert torch.equal(heard.long(), batch.targets_BTH[..., 0])
 
 
 def test_the_loss_is_the_cross_entropy_of_masked_frames() -> None:
@@ -150,7 +159,8 @@ def test_the_loss_is_the_cross_entropy_of_masked_frames() -> None:
     audio, mask = torch.randn(2, 20 * HOP + 2 * pad_samples(tiny())), torch.rand(2, 20) < 0.5
     targets = torch.randint(0, 5, (2, 20, 2))
     with torch.inference_mode():
-        loss, masked = model(audio, mask, targets, unmasked_weight=0.25)
+        batch = CropBatch(audio, mask, targets, int(mask.sum()), int((~mask).sum()))
+        loss, masked = model(batch, unmasked_weight=0.25)
         hidden = model.hubert(audio, mask_time_indices=mask).last_hidden_state
         logs = [head(hidden).log_softmax(-1).double() for head in model.heads]
     by_frame = -sum(log.gather(2, targets[..., h, None])[..., 0].numpy() for h, log in enumerate(logs)) / 2
@@ -171,36 +181,97 @@ def stop_at(step: int) -> Callable[[dict], None]:
     return report
 
 
-def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def run(out: Path, report: Callable[[dict], None] = lambda *_: None, compute: Compute = COMPUTE) -> dict:
     audios = tones(3)
-    targets = targets_from_mfcc(audios, 8, 0)
-    straight = train_hubert(audios, targets, tiny(), TRAINING, tmp_path / "a", lambda *_: None)
+    targets = targets_once(out, lambda: targets_from_mfcc(audios, 8, 0))
+    return train_hubert(audios, targets, tiny(), TRAINING, compute, out, report)
+
+
+def test_a_run_that_was_interrupted_ends_bit_for_bit_as_if_it_had_not_been(tmp_path: Path) -> None:
+    saving = COMPUTE.model_copy(update={"checkpoint_every_seconds": 1e-9})
+    straight = run(tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        train_hubert(audios, targets, tiny(), TRAINING, tmp_path / "b", stop_at(5))
+        run(tmp_path / "b", stop_at(4), saving)
     steps: list[dict] = []
-    resumed = train_hubert(audios, targets, tiny(), TRAINING, tmp_path / "b", lambda facts: steps.append(facts))
+    resumed = run(tmp_path / "b", steps.append, saving)
     assert [facts["step"] for facts in steps] == [5, 6]
-    for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
-        torch.testing.assert_close(one, other)
+    assert resumed["samples"] == straight["samples"] and resumed["train_seconds"] > steps[0]["train_seconds"]
+    weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+    losses = [[row["loss"] for row in json.loads((tmp_path / name / "history.json").read_text())] for name in "ab"]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_notice_has_a_checkpoint_written_at_once_and_goes(tmp_path: Path) -> None:
+    """As at SIGTERM: no checkpoint is due by the clock, and nobody need wait for it longer than a step."""
+
+    def report(metrics: dict) -> None:
+        if metrics["step"] == 2:
+            (tmp_path / NOTICE).touch()
+        stop_at(4)(metrics)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, report)
+    assert not (tmp_path / NOTICE).exists()
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000000003"]
+    steps: list[dict] = []
+    run(tmp_path, steps.append)
+    assert steps[0]["step"] == 4
 
 
 def test_training_learns_masked_tones_and_saves_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     audios = tones(20)
     targets = targets_from_mfcc(audios, 8, 0)
-    training = TRAINING.model_copy(update={"steps": 40, "peak_rate": 1e-2, "mask_frames": 2, "batch_crops": 8})
+    training = TRAINING.model_copy(update={"budget": "steps:40", "peak_rate": 1e-2, "mask_frames": 2, "batch_crops": 8})
     reports: list[dict] = []
-    trained = train_hubert(audios, targets, tiny(), training, tmp_path, lambda facts: reports.append(facts))
+    train_hubert(audios, targets, tiny(), training, COMPUTE, tmp_path, reports.append)
     assert np.mean([r["masked_loss"] for r in reports[-5:]]) < 0.8 * reports[0]["masked_loss"]
-    loaded, facts = HubertModel.from_pretrained(tmp_path, output_loading_info=True)
+    _, facts = HubertModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not facts["missing_keys"] and not facts["unexpected_keys"]
-    for one, other in zip(trained.parameters(), loaded.parameters(), strict=True):
-        assert torch.equal(one, other)
 
 
-def test_a_budget_of_seconds_ends_the_run(tmp_path: Path) -> None:
+def test_a_budget_of_time_ends_the_run(tmp_path: Path) -> None:
     audios = tones(3)
     reports: list[dict] = []
-    training = TRAINING.model_copy(update={"steps": 10**6, "seconds": 0.5})
-    train_hubert(audios, targets_from_mfcc(audios, 8, 0), tiny(), training, tmp_path, lambda f: reports.append(f))
-    assert reports[-1]["seconds"] >= 0.5
+    training = TRAINING.model_copy(update={"budget": "time:0.5s"})
+    train_hubert(audios, targets_from_mfcc(audios, 8, 0), tiny(), training, COMPUTE, tmp_path, reports.append)
+    assert reports[-1]["train_seconds"] >= 0.5 and reports[-1]["progress"] == 1.0
     assert reports[-1]["step"] < 10**4
+
+
+def test_targets_are_made_once_however_often_training_starts(tmp_path: Path) -> None:
+    made = [np.arange(6).reshape(3, 2), np.arange(2).reshape(1, 2)]
+    first = targets_once(tmp_path, lambda: made)
+    again = targets_once(tmp_path, lambda: pytest.fail("made anew"))
+    for targets in (first, again):
+        assert all(np.array_equal(one, other) for one, other in zip(targets, made, strict=True))
+
+
+def test_more_workers_than_crops_are_refused_with_the_numbers() -> None:
+    recipe = AssetsSettings(encoder=EncoderTrainingSettings(second=TRAINING))
+    with pytest.raises(BadInput, match=r"encoder\.second\.batch_crops=4 is less than compute\.workers=5"):
+        check_batches(recipe, 5)
+    check_batches(recipe, 4)
+
+
+def _one_of_many(rank: int, folder: Path, world: int, kill_after: int | None) -> None:
+    torch.set_num_threads(1)
+    saving = COMPUTE.model_copy(update={"checkpoint_every_seconds": 1e-9})
+    with contextlib.suppress(KeyboardInterrupt):
+        facts = run(folder / f"{world}", stop_at(kill_after) if kill_after else lambda *_: None, saving)
+        (folder / f"{world}-{rank}.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_workers_trains_what_one_trains_through_kills(tmp_path: Path, world: int) -> None:
+    """Three have four crops: one works on two, and losses are still those of the whole batch."""
+    alone = run(tmp_path / "alone")
+    run_ranks(_one_of_many, world, tmp_path, world, 3)
+    run_ranks(_one_of_many, world, tmp_path, world, None)
+    together = json.loads((tmp_path / f"{world}-0.json").read_text())
+    assert together["samples"] == alone["samples"] and together["workers"] == world
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("alone", str(world))]
+    for one, other in zip(*histories, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
+        assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)

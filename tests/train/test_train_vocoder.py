@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.processes import run_ranks
 
 from slamray.config.assets import UnitVocoderSettings
+from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.train.decoder_data import Recording
 from slamray.train.hifigan_losses import Discriminators, LogMel, discriminator_loss, feature_loss, generator_loss
-from slamray.train.hifigan_training import Recording, measure_audio, rate_at, train_unit_vocoder
+from slamray.train.hifigan_training import measure_audio, rate_at, train_unit_vocoder
 
 HOP = 640
 CONFIG = UnitVocoderSettings(
-    embedding_dim=16, channels=32, resblock_dilations=(1, 3), discriminator_divisor=32, steps=8, seconds=1e12, batch=2,
-    crop_frames=8, adversarial_share=0.5, report_every=1, checkpoint_every=3, bfloat16=False,
-)  # fmt: skip
+    embedding_dim=16,
+    channels=32,
+    resblock_dilations=(1, 3),
+    discriminator_divisor=32,
+    budget="steps:8",
+    batch=2,
+    crop_frames=8,
+    adversarial_share=0.5,
+)
+COMPUTE = Compute(dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
+SAVING = COMPUTE.model_copy(update={"checkpoint_every_seconds": 1e-9})
 
 
 def recording(seed: int, frames: int = 60) -> Recording:
@@ -29,13 +43,22 @@ def recording(seed: int, frames: int = 60) -> Recording:
     return units.astype(np.uint16), (6000 * np.sin(phase)).astype(np.int16)
 
 
-def train(out: Path, **changes: object) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+def train(
+    out: Path, compute: Compute = COMPUTE, stop_after: int | None = None, **changes: object
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor], dict]:
+    """Reports, the generator's weights, facts."""
     reports: list[dict[str, float]] = []
+
+    def report(metrics: dict[str, float]) -> None:
+        reports.append(metrics)
+        if metrics["step"] == stop_after:
+            raise KeyboardInterrupt
+
     config = CONFIG.model_copy(update=changes)
     recordings = [recording(seed) for seed in range(3)]
-    vocoder = train_unit_vocoder(recordings, 4, HOP, config, out, lambda metrics: reports.append(metrics))
+    vocoder, facts = train_unit_vocoder(recordings, 4, HOP, config, compute, out, report)
     vocoder.save(out / "model")
-    return reports, dict(vocoder.generator.state_dict())
+    return reports, dict(vocoder.generator.state_dict()), facts
 
 
 def test_a_tone_is_loudest_in_the_band_of_its_pitch() -> None:
@@ -84,15 +107,15 @@ def test_every_discriminator_judges_audio_of_any_length() -> None:
 
 
 def test_discriminators_take_part_in_the_last_share_of_the_budget(tmp_path: Path) -> None:
-    reports, _ = train(tmp_path)
+    reports, _, _ = train(tmp_path)
     assert [row["step"] for row in reports] == list(range(1, 9))
     assert ["discriminator" in row for row in reports] == [False] * 4 + [True] * 4
 
 
 def test_the_distance_to_the_voice_falls_and_the_saved_model_is_what_was_trained(tmp_path: Path) -> None:
     held_out = [recording(9)]
-    _, first = train(tmp_path / "a", steps=1, adversarial_share=0.0)
-    reports, _ = train(tmp_path / "b", steps=60, adversarial_share=0.0, peak_rate=3e-3)
+    _, first, _ = train(tmp_path / "a", budget="steps:1", adversarial_share=0.0)
+    reports, _, _ = train(tmp_path / "b", budget="steps:60", adversarial_share=0.0, peak_rate=3e-3)
     for loss in ("mel", "duration"):
         early, late = (np.mean([row[loss] for row in part]) for part in (reports[:5], reports[-5:]))
         assert late < 0.8 * early
@@ -102,21 +125,47 @@ def test_the_distance_to_the_voice_falls_and_the_saved_model_is_what_was_trained
     assert vocoder.rate_hz == 16_000 and len(first) == len(vocoder.generator.state_dict())
 
 
-def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
-    _, whole = train(tmp_path / "whole")
+@pytest.mark.parametrize("stop_after", [2, 6])
+def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path, stop_after: int) -> None:
+    """Before discriminators take part, and after."""
+    whole, weights, facts = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", SAVING, stop_after)
+    reports, resumed, facts_again = train(tmp_path / "broken", SAVING)
+    assert [row["step"] for row in reports] == list(range(stop_after + 1, 9))
+    assert [row["loss"] for row in reports] == [row["loss"] for row in whole[stop_after:]]
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert facts["samples"] == facts_again["samples"]
 
-    class Stopped(Exception): ...
 
-    def stop_after_five(metrics: dict[str, float]) -> None:
-        if metrics["step"] == 5:
-            raise Stopped
+def test_a_restart_reads_no_recording_again(tmp_path: Path) -> None:
+    def no_more() -> Iterator[Recording]:
+        pytest.fail("read again")
+        yield recording(0)
 
-    recordings = [recording(seed) for seed in range(3)]
-    with pytest.raises(Stopped):
-        train_unit_vocoder(recordings, 4, HOP, CONFIG, tmp_path / "broken", stop_after_five)
-    reports, resumed = train(tmp_path / "broken")
-    assert reports[0]["step"] == 4  # the checkpoint of step 3
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, SAVING, stop_after=2)
+    train_unit_vocoder(no_more(), 4, HOP, CONFIG, COMPUTE, tmp_path, lambda metrics: None)
+
+
+def _one_of_many(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    for stop_after in (5, None):
+        with contextlib.suppress(KeyboardInterrupt):
+            _, _, facts = train(folder / "many", SAVING, stop_after)
+            (folder / f"{rank}.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_trains_discriminators_and_dropout_included(tmp_path: Path) -> None:
+    """Each has one crop of two; the second is interrupted on the way."""
+    whole, _, facts = train(tmp_path / "alone")
+    run_ranks(_one_of_many, 2, tmp_path)
+    assert json.loads((tmp_path / "0.json").read_text())["samples"] == facts["samples"]
+    history = json.loads((tmp_path / "many" / "history.json").read_text())
+    for one, other in zip(whole, history, strict=True):
+        for loss in ("mel", "duration", "discriminator", "generator", "feature"):
+            assert other.get(loss) == pytest.approx(one.get(loss), rel=1e-4)
 
 
 def test_the_rate_warms_up_and_ends_at_a_tenth() -> None:
@@ -138,8 +187,8 @@ def test_the_shipped_size_is_small(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="multiply to 640, but a unit is 320 samples"):
-        train_unit_vocoder([recording(0)], 4, 320, CONFIG, tmp_path, lambda metrics: None)
+        train_unit_vocoder([recording(0)], 4, 320, CONFIG, COMPUTE, tmp_path / "4-320", lambda metrics: None)
     with pytest.raises(BadInput, match="unit 3 in the recordings, but n_units=2"):
-        train_unit_vocoder([recording(0)], 2, HOP, CONFIG, tmp_path, lambda metrics: None)
+        train_unit_vocoder([recording(0)], 2, HOP, CONFIG, COMPUTE, tmp_path / "2-HOP", lambda metrics: None)
     with pytest.raises(BadInput, match="no recordings"):
-        train_unit_vocoder([], 4, HOP, CONFIG, tmp_path, lambda metrics: None)
+        train_unit_vocoder([], 4, HOP, CONFIG, COMPUTE, tmp_path / "4-HOP", lambda metrics: None)

@@ -30,6 +30,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.training import DpoSettings
@@ -37,12 +38,12 @@ from slamray.errors import BadInput
 from slamray.evaluate.autobleu import auto_bleu
 from slamray.model.generate import Prompt, continue_units
 from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
-from slamray.stage.work import CHECKPOINTS, Report
-from slamray.store import write_json
+from slamray.stage.work import Report
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
-from slamray.train.checkpoint import add_over_ranks, agree, newest_complete
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
-from slamray.train.dpo.trainer import START_SCORES, TRL_TESTED, Conductor, UnitDPOTrainer
+from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
+from slamray.train.loop import Run
+from slamray.train.ranks import rank_and_world
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
 PROMPTS, NEW_TOKENS = 16, 100  # of an evaluation on the way: some seconds on a CPU; chosen, not tuned
@@ -67,35 +68,33 @@ def train_dpo(
     Every rank returns the same facts. docs/paper.md 1.5 and 1.6.
     """
     began = time.perf_counter()
-    rank, world = dist.get_rank(), dist.get_world_size()
+    rank, world = rank_and_world()
     accumulation(config.pairs_per_step, compute.dpo_micro_batch, world)  # before any work
+    assert config.budget is not None, "a recipe without DPO has no such stage"
     device = _claim_device(compute)
-    checkpoint = agree(newest_complete(out / CHECKPOINTS) if rank == 0 else None)
-    model = _load(checkpoint / MODEL if checkpoint else model_folder, compute, device)
-    vocab_size = model.config.vocab_size
-    tokens, dropped = to_pair_tokens(pairs, vocab_size, config.context)
-    heldout_tokens, heldout_dropped = to_pair_tokens(heldout, vocab_size, config.context)
+    run = Run(parse_budget(config.budget, "dpo.budget"), compute, out, report)
+    model = _load(run.newest / MODEL if run.newest else model_folder, compute, device)
+    tokens, dropped = to_pair_tokens(pairs, model.config.vocab_size, config.context)
+    heldout_tokens, heldout_dropped = to_pair_tokens(heldout, model.config.vocab_size, config.context)
     if not tokens:
         raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
     scoring_batch = 4 * compute.dpo_micro_batch  # without gradients there is room; chosen, not tuned
-    if checkpoint is None:
+    if run.newest is None:
         start_P2 = score_pairs(model, tokens + heldout_tokens, scoring_batch, compute.precision)
     else:
-        start_P2 = np.load(checkpoint / START_SCORES)
+        start_P2 = np.load(run.newest / START_SCORES)
     before_P2 = start_P2[len(tokens) :]
     referenced = time.perf_counter()
 
-    conductor = Conductor(config, compute, tokens, count_parameters(model), checkpoint, out, report)
-    trainer = _trainer(config, compute, model, tokens, start_P2, conductor, checkpoint, out)
+    trainer = _trainer(config, compute, model, tokens, start_P2, run)
     if config.evaluations and heldout_tokens:
-        if checkpoint is None:
+        if run.newest is None:
             report({"progress": 0.0, **evaluate(model, heldout_tokens, scoring_batch, compute.precision)})
-        conductor.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens, scoring_batch)
+        trainer.lead.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens, scoring_batch)
     try:
         trainer.train()
-    finally:  # whatever ends it, what is in flight is a checkpoint
-        conductor.saver.wait()
-    samples = add_over_ranks(trainer.batches.seen)
+    finally:  # whatever ends it, what is being written is a checkpoint
+        run.wait()
     trained = time.perf_counter()
 
     _save_model(trainer, out / MODEL)
@@ -104,18 +103,19 @@ def train_dpo(
     after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, scoring_batch, compute.precision)
     if rank == 0:
         _write_heldout(out / "heldout.parquet", heldout_tokens, before_P2, after_P2)
-        write_json(out / "history.json", conductor.history)
     dist.barrier()
-    assert conductor.first_step_at is not None
+    assert run.first_step_at is not None
     return {
-        **conductor.history[-1],
-        "samples": samples,
-        "training_pairs": len(tokens), "dropped": dict(dropped), "resumed_from": checkpoint.name if checkpoint else "",
+        **run.history[-1],
+        **run.finish(),
+        "training_pairs": len(tokens),
+        "dropped": dict(dropped),
+        "resumed_from": run.newest.name if run.newest else "",
         "heldout": {"dropped": dict(heldout_dropped), **compare_heldout(before_P2, after_P2)},
         "reference_seconds": referenced - began,
-        "setup_seconds": conductor.first_step_at - referenced,
+        "setup_seconds": run.first_step_at - referenced,
         "finish_seconds": time.perf_counter() - trained,
-    }  # fmt: skip
+    }
 
 
 def _claim_device(compute: Compute) -> torch.device:
@@ -147,13 +147,16 @@ def _trainer(
     model: transformers.PreTrainedModel,
     tokens: Sequence[PairTokens],
     start_P2: npt.NDArray[np.float64],
-    conductor: Conductor,
-    checkpoint: Path | None,
-    out: Path,
+    run: Run,
 ) -> UnitDPOTrainer:
     trl_version = version("trl")
     if not trl_version.startswith(TRL_TESTED):
         raise BadInput(f"trl {trl_version} is installed, the adapter fits {TRL_TESTED}x; install requirements.lock")
+    budget = run.budget
+    steps = int(budget.amount) - run.spent.steps if budget.kind == "steps" else ENDLESS  # the run ends it before
+    lengths = [pair.longest for pair in tokens]
+    batches = StepBatches(lengths, config, compute.dpo_micro_batch, run.spent.steps, steps)
+    batches.seen = run.samples
     rows = {
         "prompt_ids": [pair.prompt_ids for pair in tokens],
         "chosen_ids": [pair.chosen_ids for pair in tokens],
@@ -161,15 +164,12 @@ def _trainer(
         "ref_chosen_logps": start_P2[: len(tokens), 0].astype(np.float32),
         "ref_rejected_logps": start_P2[: len(tokens), 1].astype(np.float32),
     }
-    lengths = [pair.longest for pair in tokens]
     trainer = UnitDPOTrainer(
-        batches=StepBatches(lengths, config, compute.dpo_micro_batch, conductor.spent.steps, conductor.steps_left),
+        lead=Lead(run, config, batches, tokens, count_parameters(model)),
         dtype=compute.precision,
-        conductor=conductor,
         start_P2=start_P2,
-        resume_from=checkpoint,
         model=model,
-        args=_arguments(config, compute, conductor.steps_left, out),
+        args=_arguments(config, compute, steps, run.out),
         train_dataset=datasets.Dataset.from_dict(rows),
         data_collator=DataCollatorForPreference(pad_token_id=PAD),
         processing_class=_special_tokens(),
@@ -192,7 +192,7 @@ def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path) -> 
         gradient_accumulation_steps=accumulated,
         max_steps=steps,
         learning_rate=optim.learning_rate,
-        lr_scheduler_type="constant",  # the conductor sets the rate of each step by progress
+        lr_scheduler_type="constant",  # the lead sets the rate of each step by progress
         adam_beta1=optim.beta1,
         adam_beta2=optim.beta2,
         adam_epsilon=optim.epsilon,
@@ -200,10 +200,10 @@ def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path) -> 
         max_grad_norm=optim.clip_norm,
         bf16=False,  # autocast in the adapter
         activation_checkpointing=False,
-        logging_strategy="steps",  # each step to the conductor, which sums and reports
+        logging_strategy="steps",  # each step to the lead, which sums and reports
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",  # the conductor decides
+        save_strategy="no",  # the lead decides
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,

@@ -22,6 +22,7 @@ from slamray.model.log_likelihood import score_batch
 from slamray.tokens.documents import Document
 from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT
+from slamray.train.ranks import rank_and_world
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,6 @@ class StepBatches(torch.utils.data.Sampler[list[int]]):
             for rows, _ in rank_micro_batches(by_length, self._rank, self._world, self._micro_batch):
                 self.seen = add_hashes(self.seen, sample_hash(step, rows))
                 yield rows.tolist()  # all count: `accumulation` refuses a batch that cannot be dealt evenly
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process and the number of them; (0, 1) without a process group."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def accumulation(pairs_per_step: int, micro_batch: int, world: int) -> int:
