@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,9 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
-def checksum_folder(folder: Path) -> str:
-    """One checksum for a folder's content: names and SHA-256 of every file."""
-    lines = [f"{path.relative_to(folder)} {sha256_of(path)}" for path in list_files(folder)]
+def checksum_files(folder: Path, files: Sequence[Path]) -> str:
+    """One checksum for files below a folder: the name and the SHA-256 of each."""
+    lines = [f"{path.relative_to(folder)} {sha256_of(path)}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

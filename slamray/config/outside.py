@@ -107,8 +107,9 @@ def file_content(path: str, key: str) -> str:
 
 
 def folder_checksum(folder: Path) -> str:
-    """One checksum for a folder's content; computed again only when a file's size or time has changed."""
-    return _folder_checksum(folder, tuple(_stamp(path) for path in store.list_files(folder)))
+    """One checksum for a model's files, its card left out; computed again only when a file's size or time changed."""
+    files = tuple(path for path in store.list_files(folder) if path.name != "README.md")
+    return _folder_checksum(folder, files, tuple(_stamp(path) for path in files))
 
 
 def require_hub_id(path: str, revision: str | None, key: str) -> None:
@@ -128,8 +129,8 @@ def _stamp(path: Path) -> Stamp:
 
 
 @lru_cache(maxsize=64)
-def _folder_checksum(folder: Path, stamps: tuple[Stamp, ...]) -> str:
-    return store.checksum_folder(folder)
+def _folder_checksum(folder: Path, files: tuple[Path, ...], stamps: tuple[Stamp, ...]) -> str:
+    return store.checksum_files(folder, files)
 
 
 @lru_cache(maxsize=64)

@@ -138,7 +138,8 @@ class DpoSettings(Settings):
 
     budget: BudgetWord | None = Field(
         "time:30m",
-        description="steps:N or time:30m of optimiser time (Table 5: 0.5 h, about 813 steps); null: no DPO",
+        description="steps:N, tokens:N, flops:N or time:30m of optimiser time (Table 5: 0.5 h, about 813 steps); "
+        "null: no DPO",
     )
     beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference (Table 5)")
     pairs_per_step: int = Field(64, ge=1, description="pairs of a global batch (Table 5: 4 x 16)")

@@ -30,7 +30,6 @@ KEY = re.compile(rf"`'?((?:{'|'.join(Recipe.model_fields)})\.[\w.]+)(?<!\.safete
 EVALUATE_WORDS = {"checkpoints", "metrics", "sets"}  # read by hand in slamray/recipe/evaluation.py
 PLACEHOLDER = re.compile(r"=[A-Z|]+(?:\.\w+|\|[\w.]+)*$|^a\.b=")  # recipe=NAME, out=FOLDER, a.b=c
 UNUSED_FOLDERS = {"__pycache__"}
-CARDS = "slamray/assets/*/README.md"  # of models, and of the commit that made them: a model's checksum holds its card
 
 
 def texts() -> dict[Path, str]:
@@ -64,7 +63,7 @@ def test_no_comment_cites_a_page_that_is_not_in_the_repository() -> None:
 
 def test_every_file_that_is_named_exists() -> None:
     """Paths from the root of the repository in all texts, and the links and pictures of documents."""
-    texts = {path: text for path, text in TEXTS.items() if not path.match(CARDS)}
+    texts = TEXTS
     named = [(path, ROOT, name) for path, text in texts.items() for name in NAMED_PATH.findall(text)]
     named += [(path, ROOT / path.parent, name) for path in DOCUMENTS for name in LINK.findall(TEXTS[path])]
     assert [f"{path}: {name}" for path, base, name in named if not any(base.glob(name))] == []
