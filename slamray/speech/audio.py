@@ -1,4 +1,4 @@
-"""Audio: the rate that encoders hear, files to arrays, arrays to 16-bit samples and FLAC, resampling, windows.
+"""Audio: the rate that encoders hear, files to arrays, arrays to 16-bit samples and to files, resampling, windows.
 
 torch is imported where something is resampled: whoever only reads files or writes samples does without it.
 """
@@ -19,11 +19,11 @@ from slamray.errors import BadInput
 RATE_HZ = 16_000  # what every HuBERT hears
 FULL_SCALE = 32768  # of a 16-bit sample, which is 1.0
 
-CUT_SECONDS = 0.5  # a cut may end that much after its file: rounded and aligned ends do; chosen, not tuned
+CUT_SECONDS = 0.5  # a cut may end this long after its file, as rounded and aligned ends do; chosen, not tuned
 SILENCE = 1e-4  # peak of full scale 1 (-80 dB) under which a recording counts as silent; chosen, not tuned
 
-# How libsndfile's log of a RIFF file says that its data chunk ends early; 4294967295 stands for a length unknown to the
-# program that wrote a stream.
+# The line in libsndfile's log of a RIFF file whose data chunk ends early. 4294967295 is no such length: programs that
+# write a stream put it there, as they do not know the length.
 _TRUNCATED = re.compile(r"^data : (?!4294967295)\d+ \(should be", re.MULTILINE)
 
 
@@ -35,8 +35,8 @@ def load_audio(
 ) -> np.ndarray:
     """Float32 mono samples at `rate_hz`: channels averaged, resampled. libsndfile reads it: wav flac mp3 ogg sph.
 
-    cuts: (start, end) in seconds of the stretches to be read and joined; none reads all. name: of bytes or of an open
-    file, for messages.
+    cuts: (start, end) in seconds of the stretches that are read and joined; without any the whole file is read. name:
+    what messages call bytes or an open file.
     BadInput when the source is not audio, is cut short, has no samples, is silent or holds values that are not finite,
     or when a cut lies outside it.
     """
@@ -79,7 +79,7 @@ def _read_cuts(file: soundfile.SoundFile, cuts: Sequence[tuple[float, float]], n
 
 
 def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Float32 samples at another rate: windowed sinc, torchaudio's defaults; ceil(n x to / from) of them."""
+    """Float32 samples at another rate, ceil(n x to_hz / from_hz) of them, by torchaudio's windowed sinc."""
     if from_hz == to_hz:
         return audio
     import torch
@@ -89,9 +89,9 @@ def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def cut_windows(n_samples: int, max_samples: int, overlap_samples: int) -> list[tuple[int, int]]:
-    """(start, end) of windows of at most `max_samples` that cover the audio, each overlapping the next as told.
+    """(start, end) of windows of at most `max_samples` that cover the audio; neighbours share `overlap_samples`.
 
-    Every window but the last is of full length; starts are multiples of max_samples - overlap_samples.
+    Every window but the last has the full length; starts are multiples of max_samples - overlap_samples.
     """
     assert 0 <= overlap_samples < max_samples
     step = max_samples - overlap_samples
@@ -111,7 +111,21 @@ def from_pcm(pcm: bytes | np.ndarray) -> np.ndarray:
 
 
 def to_flac(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
-    """Float samples as a FLAC file."""
+    """Float samples as a FLAC file of 16 bits, rounded and clipped."""
+    return _to_file(audio, rate_hz, "FLAC")
+
+
+def to_wav(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
+    """Float samples as a WAV file of 16 bits, rounded and clipped."""
+    return _to_file(audio, rate_hz, "WAV")
+
+
+def to_mp3(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
+    """Float samples in -1 .. 1 as an MP3 file, about 4 kB a second at 16 kHz."""
+    return _to_file(audio, rate_hz, "MP3")
+
+
+def _to_file(audio: np.ndarray, rate_hz: int, kind: str) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, audio, rate_hz, format="FLAC")
+    soundfile.write(buffer, audio, rate_hz, format=kind)
     return buffer.getvalue()

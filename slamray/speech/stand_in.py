@@ -1,7 +1,7 @@
-"""Stand-ins for recordings on a machine that has none: sentences in no order, spoken by a synthesiser, as flac files.
+"""Stand-ins for recordings on a machine that has none: sentences in random order, spoken by a voice, as flac files.
 
-Two folders: `plain`, the voice as it is, and `diverse`, each recording at a speed and pitch of its own (resampled: the
-speed perturbation of Ko et al. 2015) and in white noise. Real recordings differ in far more. For study_data_laptop.
+`plain` holds the voice as it is; in `diverse` each recording is resampled to another speed and pitch (the speed
+perturbation of Ko et al. 2015) and has white noise. Real recordings differ in far more. study_data_laptop uses them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from slamray.speech.voices.base import Synthesiser
 from slamray.speech.voices.table import load_synthesiser
 
 RATE_HZ = 16_000
-RECORDINGS = 240  # of each kind, about an hour; chosen, not tuned
-SENTENCES = 5  # of a recording, about 15 s, as LibriSpeech's; chosen, not tuned
+RECORDINGS = 240  # in each folder, about an hour; chosen, not tuned
+SENTENCES = 5  # in a recording, about 15 s, as in LibriSpeech; chosen, not tuned
 SPEEDS = tuple(percent / 100 for percent in range(80, 126, 5))  # chosen, not tuned
 NOISE_DB = (15.0, 40.0)  # signal to noise; chosen, not tuned
 
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def write_stand_ins(folder: Path, voice: Synthesiser, recordings: int) -> int:
-    """Write so many recordings of each kind (16 kHz, 16 bit) where they are not there yet; how many there are."""
+    """Write the recordings of each kind (16 kHz, 16 bit) that are not there yet; returns how many there are."""
     sentences = training_sentences(CorpusSettings())
     for kind in ("plain", "diverse"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def write_stand_ins(folder: Path, voice: Synthesiser, recordings: int) -> int:
 
 
 def training_sentences(config: CorpusSettings) -> list[str]:
-    """The sentences of all training documents: no test item is made of them."""
+    """The sentences of all training documents; test items come from other documents."""
     return [sentence for document in _documents(config) for sentence in document]
 
 

@@ -28,7 +28,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SLOPE = 0.1  # of leaky ReLUs; HiFi-GAN
 # Endings of the two names that weight norm gives to one weight, in old and new torch: magnitude g, direction v.
 _NORMED = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
-# What some published vocoders are conditioned on, and this one is not.
+# Inputs of some published vocoders that this one does not take.
 _UNSUPPORTED = ("f0", "f0_quant_num_bin", "multistyle", "num_style_tokens", "embedder_params", "lambda_commit_code")
 
 
@@ -44,7 +44,7 @@ class DurationShape:
 
 @dataclass(frozen=True)
 class GeneratorShape:
-    """What is needed to build the net again, by the published keys of config.json."""
+    """The shape of the net, by the published keys of config.json."""
 
     num_embeddings: int
     embedding_dim: int
@@ -66,10 +66,10 @@ class GeneratorShape:
 
 
 def parse_shape(tree: Mapping[str, Any], source: str) -> GeneratorShape:
-    """The shape that a published config.json describes, its training keys left aside. BadInput that names the key."""
-    asked = [key for key in _UNSUPPORTED if tree.get(key)]
-    if asked or str(tree.get("resblock", "1")) != "1":
-        what = asked[0] if asked else "resblock"
+    """The shape that a published config.json describes; its training keys are ignored. BadInput names the key."""
+    unsupported = [key for key in _UNSUPPORTED if tree.get(key)]
+    if unsupported or str(tree.get("resblock", "1")) != "1":
+        what = unsupported[0] if unsupported else "resblock"
         raise BadInput(f"{source}: {what}={tree[what]!r} is not supported; give a vocoder that hears units alone")
     try:
         durations, speakers = tree.get("dur_predictor_params"), bool(tree.get("multispkr"))
@@ -182,7 +182,7 @@ class UnitVocoder:
 
     @torch.inference_mode()
     def durations(self, units: np.ndarray) -> np.ndarray:
-        """Predicted durations in frames, int64 (T,), at least 1; rounded one by one, as published."""
+        """Predicted durations in frames, int64 (T,), at least 1; each is rounded by itself, as published."""
         if self.generator.dur_predictor is None:
             raise BadInput("this vocoder predicts no durations, and units without repeats need them; give durations")
         frames_T = torch.round(self.generator.log_durations(self._batch(units)).exp() - 1)[0]

@@ -1,7 +1,7 @@
-"""Units to sound by a small net that predicts what a source-filter speaks (source_filter_dsp.py).
+"""Units to sound by a small net that predicts the parameters of a source-filter model (source_filter_dsp.py).
 
-Units (deduplicated, with durations or without) -> for each 10 ms the envelope, F0 and the probability of voice ->
-audio. It is a voice to check units by, not a good one: an L1 loss blurs.
+From units (deduplicated, with durations or without) the net predicts the envelope, F0 and the probability of voice of
+every 10 ms, from which the model makes audio. It serves to check units, and sounds blurred, as its loss is L1.
 Shapes: B batch, T unit frames, F mel frames (F = T * frames_per_unit), M mel bands, H channels.
 """
 
@@ -32,7 +32,7 @@ MAX_DURATION = 50  # frames, 2 s at 25 Hz: longer runs are silence; chosen, not 
 
 @dataclass(frozen=True)
 class VocoderShape:
-    """What is needed to build the net again; lies beside the weights as config.json."""
+    """The shape of the net, saved beside the weights as config.json."""
 
     n_units: int
     frames_per_unit: int
@@ -106,7 +106,7 @@ class Vocoder:
 
     @torch.inference_mode()
     def durations(self, units: np.ndarray) -> np.ndarray:
-        """Predicted durations in frames, int64 (T,), at least 1; what rounding takes is carried on to the next."""
+        """Predicted durations in frames, int64 (T,), at least 1; the rounding error is carried on to the next."""
         expected = self.net.log_durations(_as_batch(units)).exp().clamp(1, MAX_DURATION)[0].double().numpy()
         return np.maximum(np.diff(np.round(np.cumsum(expected)), prepend=0.0), 1).astype(np.int64)
 
@@ -138,7 +138,7 @@ class Vocoder:
 def load_vocoder(folder: Path, device: str = "cpu") -> Vocoder | UnitVocoder:
     """A saved vocoder of either kind, by its config.json: `vocoder(units) -> audio` at `vocoder.rate_hz`.
 
-    device: where a HiFi-GAN runs; the small one runs on the CPU. BadInput if the folder is none of a vocoder.
+    device: where a HiFi-GAN runs; the source-filter runs on the CPU. BadInput if the folder holds no vocoder.
     """
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():

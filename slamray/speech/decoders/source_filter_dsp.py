@@ -1,7 +1,7 @@
-"""Take speech apart into envelope, pitch and voicing, and put it together again: a source-filter model in the STFT.
+"""A source-filter model in the STFT: speech to envelope, pitch and voicing, and these to speech.
 
-Every 10 ms: log power in 80 mel bands of the smoothed spectrum, F0, voiced or not. Pulses and noise, each of power
-density 1, are mixed and shaped by the envelope; no phase is guessed, so there is no Griffin-Lim and no iteration.
+Every 10 ms have the log power in 80 mel bands of the smoothed spectrum, F0, and whether they are voiced. Pulses and
+noise, each of power density 1, are mixed and shaped by the envelope. Their phase is known, so no Griffin-Lim is needed.
 Shapes: F mel frames, M mel bands, K bins of the spectrum.
 """
 

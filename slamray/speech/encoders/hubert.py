@@ -1,4 +1,4 @@
-"""HuBERT features of any transformers HubertModel: the layers up to one, the same whatever else is in the batch.
+"""Features of one layer of any transformers HubertModel, the same whatever else is in the batch.
 
 Shapes: B recordings of a batch, L samples, T frames, C channels, D features.
 """
@@ -19,8 +19,8 @@ from slamray.errors import BadInput
 from slamray.speech.audio import cut_windows
 
 RATE_HZ = 16_000
-WINDOW_SECONDS = 60.0  # longer audio is cut: attention grows with the square of the length; chosen, not tuned
-OVERLAP_SECONDS = 4.0  # of neighbouring windows; every frame has at least half of it as context; chosen, not tuned
+WINDOW_SECONDS = 60.0  # longer audio is cut, as attention grows with the square of the length; chosen, not tuned
+OVERLAP_SECONDS = 4.0  # neighbouring windows share it; every frame has at least half of it as context; chosen
 
 
 class HubertEncoder:
@@ -70,7 +70,7 @@ class HubertEncoder:
         return [self._join([next(feats) for _ in cuts], cuts) for cuts in windows]
 
     def _join(self, feats: list[np.ndarray], windows: list[tuple[int, int]]) -> np.ndarray:
-        """Each frame of an overlap is taken from the window in which it lies further from an edge."""
+        """The features of all windows, joined; in an overlap a frame comes from the window whose edge is further away."""
         if len(feats) == 1:
             return feats[0]
         parts, taken = [], 0
@@ -104,7 +104,7 @@ class HubertEncoder:
         return [out[:count].numpy() for out, count in zip(out_BTD, frames, strict=True)]
 
     def _convolve(self, audio_BL: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        """The convolutions. HuBERT base normalises the first one's channels over time: over valid frames only, here."""
+        """The convolutions. HuBERT base normalises the first one's channels over time, here over valid frames."""
         first, *others = self._model.feature_extractor.conv_layers
         x_BCT = audio_BL[:, None]
         if self.config.feat_extract_norm == "group":

@@ -25,9 +25,9 @@ from slamray.errors import BadInput
 
 KEY = "centroids_KD"
 CHUNK = 65536  # frames whose distances to all centroids are held at once: 131 MB at 500 centroids; chosen, not tuned
-SEEDS_FROM = 20_000  # frames that k-means++ draws its seeds from; chosen, not tuned
+SEEDS_FROM = 20_000  # frames from which k-means++ draws its seeds; chosen, not tuned
 MAX_UNITS = 2**16  # units are stored as uint16
-# What a pickled numpy array, data type or number is made with.
+# The functions that build a pickled numpy array, data type or number.
 _NUMPY = {
     "ndarray": np.ndarray,
     "dtype": np.dtype,
@@ -58,7 +58,7 @@ class Quantiser:
         return self._nearest(feats)[0].cpu().numpy().astype(np.uint16)
 
     def _nearest(self, feats_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Index of the nearest centroid, and half its squared distance less half the frame's squared norm."""
+        """Index of the nearest centroid, and half the squared distance to it minus half the frame's squared norm."""
         index, score = [], []
         for chunk in feats_ND.split(CHUNK):
             chunk = chunk.to(self.centroids_KD.device, torch.float32)
@@ -154,8 +154,8 @@ def expand(units: np.ndarray, durations: np.ndarray) -> np.ndarray:
 def convert_joblib(path: Path) -> torch.Tensor:
     """Centroids float32 (K, D) of a published k-means of scikit-learn, pickled by joblib (uncompressed, gzip or zlib).
 
-    Only the classes that such a file needs are built; any other is refused before it is imported. BadInput then, and
-    when the file is no pickle of a k-means.
+    Only the classes that such a file needs are built; any other is refused before it is imported. BadInput for such a
+    class, and for a file that is no pickle of a k-means.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What every voice has in common: speech with its spans, and a voice around a model that speaks phonemes."""
+"""What all voices have in common: speech with the times of its parts, and a voice around a model of phonemes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from slamray.errors import BadInput
 from slamray.speech.spans import Span
 
 STRESS = "\u02c8\u02cc"  # primary and secondary stress stand before their vowel and have durations of their own
-EDGE = "_"  # our sign for the padding id 0 at both ends of what the model sees at once
-PAUSES = frozenset(EDGE + ' ;:,.!?\u2014\u2026"()\u201c\u201d')  # vocab.json: what is no phone
+EDGE = "_"  # stands for the padding id 0 at both ends of a piece that the model speaks at once
+PAUSES = frozenset(EDGE + ' ;:,.!?\u2014\u2026"()\u201c\u201d')  # the signs of vocab.json that are no phones
 
 
 @dataclass(frozen=True)
 class Speech:
     """Audio (float32, mono) and the spans in it.
 
-    phones: tile the whole audio; a stress mark's time counts to the phone that follows, and pauses are spans of their
-    own (`PAUSES`: punctuation, the blank between words, the edges of a sentence), empty where the back end has no such
-    pause.
+    phones: they tile the whole audio. A stress mark's time belongs to the phone that follows. Pauses (`PAUSES`:
+    punctuation, the blank between words, the edges of a sentence) are spans too, empty where the model makes no pause.
     words: without the pauses around them. Their text is the word as written, or its phonemes where the voice reads
     more or fewer words than are written ("$9.99").
-    sentences: one for each sentence asked for, pauses included; they tile the audio too.
+    sentences: one for each given sentence, with its pauses; they tile the audio too.
     """
 
     audio: np.ndarray
@@ -39,9 +38,9 @@ class Speech:
 
 
 class Synthesiser(Protocol):
-    """What speaks. The same arguments give the same bytes. Phonemes are written in misaki's alphabet by all of them.
+    """A voice, or several, of one model. The same arguments give the same bytes. Phonemes are in misaki's alphabet.
 
-    voice: one of the back end's own, or empty for the one it was loaded with.
+    voice: a name that the model knows, or empty for the one with which it was loaded.
     """
 
     rate_hz: int
@@ -58,12 +57,13 @@ class Synthesiser(Protocol):
 class PhonemeVoice(ABC):
     """A synthesiser around a model that turns one phoneme string into audio and the duration of each sign.
 
-    A back end sets these four, renders, and names its reader; what is said, and where, is alike for all of them.
+    A subclass sets the four attributes and implements `render` and `reader`; reading text and placing its parts in the
+    audio is the same for all.
     """
 
     rate_hz: int
     frame_seconds: float  # unit of the durations
-    early_frames: int  # a sign sounds that many frames before the durations ahead of it add up
+    early_frames: int  # a sign is heard this many frames before the sum of the durations ahead of it
     alphabet: AbstractSet[str]
 
     @abstractmethod
@@ -75,10 +75,10 @@ class PhonemeVoice(ABC):
 
     @abstractmethod
     def reader(self, voice: str = "") -> HibariModel:
-        """What turns text into phonemes for a voice."""
+        """The model's reader of text, which turns it into phonemes for a voice."""
 
     def phonemise(self, text: str) -> list[str]:
-        """Phoneme strings (misaki's alphabet), one for each piece that the model sees at once."""
+        """Phoneme strings (misaki's alphabet), one for each piece that the model speaks at once."""
         pieces: list[str] = self.reader().phonemize(text)
         return pieces
 

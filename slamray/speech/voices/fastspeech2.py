@@ -1,8 +1,8 @@
 """FastSpeech 2 (Conformer) with HiFi-GAN from transformers: one voice, LJ Speech, 22 050 Hz; made for sTinyStories.
 
-The paper spoke sTinyStories with fairseq's FastSpeech 2 on the same speaker (recipe 1.6); this is the one that
-transformers loads. Its own tokeniser needs g2p_en, hence NLTK and its downloads, so the phonemes are misaki's, written
-in ARPAbet. No noise: the seed changes nothing.
+The paper spoke sTinyStories with fairseq's FastSpeech 2 on the same speaker (docs/paper.md 1.6); this is the one that
+transformers loads. Its tokeniser needs g2p_en, and so NLTK and its downloads; here the phonemes are misaki's, written
+in ARPAbet. The model draws no noise, so the seed changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slamray.speech.voices.hibari import english_reader
 KEY = "speech.tts.fastspeech2.model"
 FILES = ("config.json", "vocab.json", "model.safetensors", "pytorch_model.bin")
 END = "<sos/eos>"
-RATE_HZ = 22_050  # LJ Speech; its config.json does not say
+RATE_HZ = 22_050  # of LJ Speech; the model's config.json does not say it
 
 # misaki's American phonemes (its EN_PHONES.md) in ARPAbet. Vowels take a stress digit; a flap is a T, and a
 # reduced vowel what the CMU dictionary writes for it.
@@ -79,7 +79,7 @@ class FastSpeech2(PhonemeVoice):
         return self._reader
 
     def render(self, phonemes: str, rng: np.random.Generator, voice: str) -> tuple[np.ndarray, np.ndarray]:
-        """See PhonemeVoice; a sign that is no token of the model lasts no frame."""
+        """See PhonemeVoice; a sign that is no token of the model has no frames."""
         if voice:
             raise BadInput(f"fastspeech2 has one voice, and none is called {voice!r}")
         tokens, signs = to_arpabet(phonemes)

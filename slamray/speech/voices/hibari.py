@@ -12,10 +12,10 @@ from slamray.errors import BadInput
 from slamray.speech.voices.base import PhonemeVoice
 
 FRAME_SECONDS = 0.025  # unit of hibari's durations: two frames of its 80 Hz spectrum (dsp.HOP / dsp.SR = 12.5 ms)
-DURATIONS = "/Cast_32_output_0"  # int64, one per phoneme id: found in the graph of hibari-tts 0.2.1, no output there
-# A sign sounds two frames before the durations ahead of it add up. Measured: over 40 stories the clusters of MFCCs tell
-# most about the phones when all spans are moved by -50 ms (PNMI 0.46; 0.36 unmoved, 0.44 at -75 ms). Kokoro's own
-# KPipeline.join_timestamps takes off three frames, and asks whether that is right.
+DURATIONS = "/Cast_32_output_0"  # int64, one per phoneme id: a tensor inside the graph of hibari-tts 0.2.1, no output
+# A sign is heard two frames before the sum of the durations ahead of it. Measured over 40 stories: clusters of MFCCs
+# tell most about the phones when all spans are moved by -50 ms (PNMI 0.46; 0.36 unmoved, 0.44 at -75 ms). Kokoro's
+# KPipeline.join_timestamps takes off three frames; a comment there asks whether that is right.
 EARLY_FRAMES = 2
 
 
@@ -55,9 +55,9 @@ class Hibari(PhonemeVoice):
 
 
 def english_reader(british: bool) -> HibariModel:
-    """hibari's port of misaki 0.9.4, for back ends that bring no text front of their own.
+    """hibari's port of misaki 0.9.4, which turns text into phonemes, for voices that have no such reader.
 
-    hibari keeps it behind a voice, so the voice that is in the package is loaded under the name of one that is read as
-    wanted: nothing is downloaded, and only its dictionaries are used.
+    hibari opens it only together with a voice, and the voice's name decides between American and British. So the voice
+    in the package is loaded under a name of the wanted kind: nothing is downloaded, and only the dictionaries are used.
     """
     return HibariModel(voice="emma" if british else "heart", model=voice_path("heart"))

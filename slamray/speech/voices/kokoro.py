@@ -1,8 +1,8 @@
-"""Kokoro-82M (Apache-2.0): the four voices of SpokenSwag (section 4.4) and others, American and British, 24 kHz.
+"""Kokoro-82M (Apache-2.0): the four voices of SpokenSwag (docs/paper.md 1.6) and others, American and British, 24 kHz.
 
-Loaded from its published files by own code, not by the `kokoro` package: that needs misaki[en], hence spaCy, a model it
-downloads at run time, and espeak-ng (GPL-3). The text front is hibari's port of the same misaki. Our network and the
-package's give the same samples: see tests/speech/test_voice_kokoro.py.
+The published files are loaded without the `kokoro` package, which needs misaki[en] and so spaCy, a model that it
+downloads at run time, and espeak-ng (GPL-3). hibari's port of the same misaki reads the text. This network and the
+package's give the same samples (tests/speech/test_voice_kokoro.py).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Kokoro(PhonemeVoice):
 
 
 def _load_tensors(path: Path) -> Any:
-    """What torch.save wrote, tensors and dicts alone; nothing in the file is executed."""
+    """The content of a file of torch.save, if it is tensors and dicts; nothing in the file is executed."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

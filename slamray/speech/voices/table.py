@@ -1,4 +1,4 @@
-"""Which voice speaks: the back end that a recipe names, with its weights."""
+"""The table of voices: loads the one that a recipe names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from slamray.speech.voices.hibari import Hibari
 
 
 def load_synthesiser(config: TtsSettings) -> Synthesiser:
-    """The back end that the config names, with its weights. BadInput when these cannot be had or are something else."""
+    """The voice that the settings name, with its weights. BadInput when they cannot be had or do not fit."""
     if config.backend == "kokoro":
-        from slamray.speech.voices.kokoro import Kokoro  # torch models that the other back ends do without
+        from slamray.speech.voices.kokoro import Kokoro  # imports torch models that the other voices do not need
 
         return Kokoro.load(config.kokoro.model, config.kokoro.revision, config.kokoro.voice)
     if config.backend == "fastspeech2":
