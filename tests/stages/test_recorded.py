@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +11,53 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from support.asking import finish
+from support.machine import InProcess
 
-from slamray.config.compute import Compute
-from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
+from slamray.config.base import Located, identity
+from slamray.config.corpora import PreferencesSettings, RecordedSettings
 from slamray.config.model import PackSettings
 from slamray.config.outside import find_files
-from slamray.config.speech import EncoderSettings, SpeechSettings
+from slamray.config.speech import EncoderSettings, ListeningSettings, SpeakingSettings
+from slamray.data.ids import content_id
+from slamray.data.preference_pairs import PreferencePair
 from slamray.data.published_corpora import CORPORA
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
-from slamray.speech.audio import load_audio
+from slamray.speech.audio import RATE_HZ, from_pcm, load_audio
+from slamray.speech.spans import Span
 from slamray.stage import tables
+from slamray.stage.folder import Folder
+from slamray.stage.records import to_table
 from slamray.stages import corpus as corpus_stage
-from slamray.stages import packed, preferences, recorded, units
+from slamray.stages import packed, preferences, recorded, speech
+from slamray.stages.speech import Shard, Sound
 from slamray.stages.speech_kernels import Listen
 from slamray.tokens.rows import RowStore
-
-RATE_HZ = 16_000
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).standard_normal(int(seconds * RATE_HZ))).astype(np.float32)
 
 
-def pcm(audio: bytes) -> np.ndarray:
-    return np.frombuffer(audio, np.int16)
-
-
-def heard(recordings: Sequence[Recording]) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
-    row = Listen()({"shard": 0, "utterances": json.dumps([asdict(r) for r in recordings])})
-    return [pcm(audio) for audio in row["audio"]], json.loads(row["about"])
+def heard(recordings: Sequence[Recording], out: Path) -> tuple[Sound, ...]:
+    """The sound of recordings, as the kernel reads them from a stage's file of requests."""
+    Folder(out).write_table(speech.REQUESTS, to_table(recordings, Recording))
+    return Listen()(Shard(0, str(out / speech.REQUESTS), str(out), samples=0)).sounds
 
 
 @pytest.fixture
-def speech(tiny_encoder: Path) -> SpeechSettings:
+def listening(tiny_encoder: Path) -> ListeningSettings:
     encoder = EncoderSettings(
         model=str(tiny_encoder), centroids=f"{tiny_encoder}/centroids.safetensors", layer=2, pad_samples=40
     )
-    return SpeechSettings(encoder=encoder, shard_documents=2, max_bad_share=0.5)
+    return ListeningSettings(encoder=encoder, shard_documents=2, max_bad_share=0.2)
+
+
+def read_librispeech(root: Path, out: Folder, listening: ListeningSettings) -> recorded.CorpusOfRecordingsFacts:
+    """What the stage of the corpus in `root` leaves in `out`."""
+    given = RecordedSettings(librispeech=(str(root),))
+    assert recorded.given_corpora(given) == ["librispeech"]
+    return recorded.run_corpus({}, out, InProcess(), "librispeech", Located({}, given), listening)
 
 
 @pytest.mark.parametrize("suffix", ["flac", "sph", "wav"])
@@ -79,14 +85,14 @@ def test_rows_of_parquet_bring_their_text_and_word_times(tmp_path: Path) -> None
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "train-0.parquet", row_group_size=2)
     recordings = CORPORA["stinystories"](find_files([str(tmp_path / "data")], "k")).recordings
-    sounds, about = heard([recordings[i] for i in (4, 0, 3, 1, 2)])  # any order
-    by_row = dict(zip((4, 0, 3, 1, 2), about, strict=True))
+    order = (4, 0, 3, 1, 2)  # any
+    by_row = dict(zip(order, heard([recordings[i] for i in order], tmp_path), strict=True))
     for row in range(3):
-        assert by_row[row]["sentences"] == [{"text": f"t{row}", "start_seconds": 0.0, "end_seconds": 0.5}]
-        assert by_row[row]["words"] == [{"text": f"w{row}", "start_seconds": 0.1, "end_seconds": 0.4}]
-    assert np.abs(sounds[1] / 32768 - noise(0.5, 0)).max() < 1e-4
-    assert "row 3 holds no audio bytes" in by_row[3]["reason"]
-    assert "row 4: its word times are not of the form" in by_row[4]["reason"]
+        assert by_row[row].sentences == (Span(f"t{row}", 0.0, 0.5),)
+        assert by_row[row].words == (Span(f"w{row}", 0.1, 0.4),)
+    assert np.abs(from_pcm(by_row[0].pcm) - noise(0.5, 0)).max() < 1e-4
+    assert "row 3 holds no audio bytes" in by_row[3].reason
+    assert "row 4: its word times are not of the form" in by_row[4].reason
 
 
 def librispeech(root: Path) -> Path:
@@ -101,49 +107,48 @@ def librispeech(root: Path) -> Path:
 
 
 def test_a_corpus_is_encoded_with_its_split_and_a_bad_file_is_quarantined_counted_and_named(
-    tmp_path: Path, speech: SpeechSettings
+    tmp_path: Path, listening: ListeningSettings
 ) -> None:
-    config = RecordedSettings(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
-    assert recorded.given_doors(config) == ["librispeech"]
-    facts = finish(recorded.run_door({}, tmp_path / "out", "librispeech", config, speech, Compute()))
-    assert facts["utterances"] == 9 and facts["quarantined"] == 1 and facts["dropped"] == {}
-    (bad,) = tables.read_quarantine(tmp_path / "out")
+    out = Folder(tmp_path / "out")
+    facts = read_librispeech(librispeech(tmp_path), out, listening)
+    assert facts.utterances == 9 and facts.quarantined == 1 and facts.dropped == {}
+    (bad,) = tables.read_quarantine(out)
     assert "train-clean-100/1/2/1-2-0009.flac: cannot be read as audio" in bad["reason"]
-    rows = tables.read_shards(tmp_path / "out" / tables.SHARDS).to_pylist()
+    rows = tables.read_shards(out).to_pylist()
     assert {row["sentences"][0]["text"] for row in rows} == {f"SENTENCE {i}" for i in range(6)}
-    splits = recorded.splits(tmp_path / "out", [row["utterance_id"] for row in rows], 0.0)
+    splits = recorded.splits(out, [row["utterance_id"] for row in rows], 0.0)
     assert sorted(splits.values()) == ["train"] * 6 + ["validation"] * 3
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 1 of 10 rows are bad"):
-        strict = config.model_copy(update={"max_bad_share": 0.01})
-        finish(recorded.run_door({}, tmp_path / "out", "librispeech", strict, speech, Compute()))
+        strict = listening.model_copy(update={"max_bad_share": 0.01})
+        read_librispeech(tmp_path / "LibriSpeech", out, strict)
 
 
 def test_a_corpus_without_a_published_split_is_split_by_hash(tmp_path: Path) -> None:
     ids = [f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}" for n in range(20_000)]
-    splits = recorded.splits(tmp_path, ids, 0.01)
+    splits = recorded.splits(Folder(tmp_path), ids, 0.01)
     assert sum(split == "validation" for split in splits.values()) / 20_000 == pytest.approx(0.01, abs=0.003)
-    assert recorded.splits(tmp_path, ids[:5], 0.01) == {key: splits[key] for key in ids[:5]}
+    assert recorded.splits(Folder(tmp_path), ids[:5], 0.01) == {key: splits[key] for key in ids[:5]}
 
 
-def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechSettings) -> None:
-    config = RecordedSettings(librispeech=(str(librispeech(tmp_path)),), max_bad_share=0.2)
-    finish(recorded.run_door({}, tmp_path / "librispeech", "librispeech", config, speech, Compute()))
+def test_sources_are_packed_by_the_mixture(tmp_path: Path, listening: ListeningSettings) -> None:
+    root = Folder(tmp_path)
+    read_librispeech(librispeech(tmp_path), root / "librispeech", listening)
     ids = [f"{n:016x}" for n in range(8)]
     rows = [{"doc_id": key, "sentences": ["x"], "source": "s", "split": "train"} for key in ids]
-    tables.write_table(tmp_path / "corpus" / corpus_stage.DOCUMENTS, pa.Table.from_pylist(rows, corpus_stage.SCHEMA))
+    (root / "corpus").write_table(corpus_stage.DOCUMENTS, pa.Table.from_pylist(rows, corpus_stage.SCHEMA))
     spoken = pa.table({"utterance_id": ids, "units": pa.array([[1, 2, 3] * 9] * 8, pa.list_(pa.uint16()))})
-    tables.write_table(tmp_path / "units" / tables.SHARDS / "shard-000000.parquet", spoken)
-    folders = {name: tmp_path / name for name in ("units", "corpus", "librispeech")}
-    assert units.source_names(config) == ["stories", "librispeech"]
-    found = units.read(folders, "train", 0.01)
+    (root / "units").write_table(speech.shard_file(0), spoken)
+    folders = {name: root / name for name in ("units", "corpus", "librispeech")}
+    assert packed.source_names(RecordedSettings(librispeech=("x",))) == ["stories", "librispeech"]
+    found = packed.read_units(folders, "train", 0.01)
     assert {name: len(own) for name, own in found.items()} == {"stories": 8, "librispeech": 6}
     mixture = {"stories": 0.25, "librispeech": 0.75}
-    facts = packed.run(folders, tmp_path / "packed", PackSettings(context=16, mixture=mixture), 0.01)
+    facts = packed.run(folders, root / "packed", InProcess(), PackSettings(context=16, mixture=mixture), 0.01)
     assert facts["validation"]["documents"] == 3 and facts["train"]["documents"] == 14
     assert facts["train"]["sources"]["stories"]["tokens"] == 8 * 29
     rounds = sum(part.per_round for part in RowStore(tmp_path / "packed" / "train").parts)
     assert facts["train"]["sources"]["stories"]["token_share"] == pytest.approx(0.25, abs=1 / rounds)
-    plain = packed.run(folders, tmp_path / "plain", PackSettings(context=16), 0.01)
+    plain = packed.run(folders, root / "plain", InProcess(), PackSettings(context=16), 0.01)
     assert plain["train"]["documents"] == 14 and not RowStore(tmp_path / "plain" / "train").parts
 
 
@@ -168,18 +173,19 @@ def spoken_swag(root: Path) -> Path:
 
 
 def test_spoken_swag_is_encoded_as_published_and_its_validation_split_held_out(
-    tmp_path: Path, speech: SpeechSettings
+    tmp_path: Path, listening: ListeningSettings
 ) -> None:
     config = PreferencesSettings(source="spoken_swag", path=str(spoken_swag(tmp_path)))
-    facts = finish(preferences.run({}, tmp_path / "out", config, CorpusSettings(), speech, Compute()))
-    assert (facts["pairs_train"], facts["pairs_heldout"], facts["pairs_without_sound"]) == (3, 2, 1)
-    assert facts["dropped"] == {"auto-BLEU-2 too high": 1} and facts["quarantined"] == 1
-    assert "train-00000-of-00001.parquet: row 1" in tables.read_quarantine(tmp_path / "out")[0]["reason"]
-    rows = preferences.read(tmp_path / "out", "train")
+    out, speaking = Folder(tmp_path / "out"), SpeakingSettings(**dict(listening))
+    facts = preferences.run({}, out, InProcess(), config, speaking, 0.02, 0.06)
+    assert (facts.pairs_train, facts.pairs_heldout, facts.pairs_without_sound) == (3, 2, 1)
+    assert facts.dropped == {"auto-BLEU-2 too high": 1} and facts.quarantined == 1
+    assert "train-00000-of-00001.parquet: row 1" in tables.read_quarantine(out)[0]["reason"]
+    rows = preferences.read(out, "train")
     assert {row["prompt_text"] for row in rows} == {f"trainprompt{i} says prompt." for i in (2, 3, 4)}
     assert {row["voice"] for row in rows} == {"af_heart", "bm_george"}
     assert all(row["prompt"] and row["chosen"] and row["rejected"] for row in rows)
-    assert preferences.pairs_identity(config)["path"]["files"] == 2
+    assert identity(config)["path"]["files"] == 2
 
 
 def test_spoken_swag_without_its_columns_or_files_is_named(tmp_path: Path) -> None:
@@ -187,19 +193,17 @@ def test_spoken_swag_without_its_columns_or_files_is_named(tmp_path: Path) -> No
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "x" / "train-0.parquet")
     config = PreferencesSettings(source="spoken_swag", path=str(tmp_path / "x"))
     with pytest.raises(BadInput, match=r"train-0.parquet: no column chosen rejected prompt_text"):
-        preferences._texts({}, config, CorpusSettings())
+        preferences._texts({}, config, preferences.HeldOut(0.02, 0.06))
     for path, message in ((str(tmp_path), "has no train"), ("", "needs the folder")):
         (tmp_path / "x" / "train-0.parquet").unlink(missing_ok=True)
         (tmp_path / "validation-0.parquet").write_bytes(b"")
         with pytest.raises(BadInput, match=f"preferences.path: .*{message}"):
-            preferences.pairs_identity(config.model_copy(update={"path": path}))
+            preferences.check_source(config.model_copy(update={"path": path}))
 
 
 def test_a_pair_is_said_by_its_voice_and_the_default_voice_keeps_its_ids() -> None:
-    from slamray.data.ids import content_id
-
-    def pair(voice: str) -> ItemPair:
-        return ItemPair("p", "Tom ran.", "He fell.", "He flew.", voice, 0.0, "s", "d")
+    def pair(voice: str) -> PreferencePair:
+        return PreferencePair("p", "Tom ran.", "He fell.", "He flew.", voice, 0.0, "s", "d")
 
     assert [u.utterance_id for u in preferences._utterances(pair("default"))] == [
         content_id("sentences", (text,)) for text in ("Tom ran.", "He fell.", "He flew.")
