@@ -54,10 +54,9 @@ def open_encoder(settings: EncoderSettings, device: str) -> Encoder:
 
 def open_features(settings: EncoderSettings, device: str) -> Features:
     """Audio to the features that are quantised; the centroids are not read. BadInput when weights cannot be had."""
-    kind = _kind(settings, _config(settings))
-    if not kind.features:
-        raise BadInput(f"{KEY}.model={settings.model}: this kind of encoder has units alone, no features to cluster")
-    features: Features = pkgutil.resolve_name(kind.features)(settings, device)
+    name = _kind(settings, _config(settings)).features
+    assert name, f"{settings.model} gives units alone"
+    features: Features = pkgutil.resolve_name(name)(settings, device)
     return features
 
 
