@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from pydantic import Field
 from transformers import PreTrainedModel
@@ -22,16 +21,15 @@ from slamray.errors import BadInput
 from slamray.model.generate import Continuation, Prompt, continue_units, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
-from slamray.speech.audio import load_audio
-from slamray.speech.decoders.hifigan import UnitVocoder
-from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
-from slamray.speech.encoders.hubert import HubertEncoder
-from slamray.speech.encoders.kmeans import Quantiser, checksum, deduplicate, load_centroids
-from slamray.tokens.vocabulary import Vocabulary, reconcile
+from slamray.speech.audio import load_audio, to_wav
+from slamray.speech.decoders.base import Decoder
+from slamray.speech.decoders.table import load_decoder
+from slamray.speech.encoders.kmeans import deduplicate
+from slamray.speech.encoders.table import check_encoder, open_encoder
+from slamray.tokens.vocabulary import reconcile
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 Hear = Callable[[Path], Prompt]
-Decoder = Vocoder | UnitVocoder
 
 
 class GenerateWords(Settings):
@@ -70,9 +68,10 @@ def main(words: Sequence[str]) -> int:
         model = load_unit_lm(folder)
         torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
         seconds = None if own.whole else recipe.evaluate.sampling.prompt_seconds
-        hear, vocabulary = load_hearing(recipe.speech.encoder, device, seconds)
-        vocoder = load_vocoder(Path(asset_path(recipe.evaluate.vocoder)), device)
+        vocabulary = check_encoder(recipe.speech.encoder).vocabulary
         reconcile(known, vocabulary, f"checkpoint={folder}", "speech.encoder")
+        hear = load_hearing(recipe.speech.encoder, device, seconds)
+        vocoder = load_decoder(Path(asset_path(recipe.evaluate.vocoder)), device)
         vocoder(np.array([vocabulary.n_units - 1]))  # raises what is wrong with the decoder, before any work
         failed = 0
         for made in generate(files, hear, model.eval(), vocoder, recipe.evaluate.sampling, own.say_prompt):
@@ -103,31 +102,31 @@ def targets(given: Path, out: Path) -> list[tuple[Path, Path]]:
     return [(source, target) for target, source in pairs.items()]
 
 
-def load_hearing(config: EncoderSettings, device: str, seconds: float | None) -> tuple[Hear, Vocabulary]:
-    """A function from an audio file to its prompt, cut to its first `seconds`, and the vocabulary of its units.
+def load_hearing(config: EncoderSettings, device: str, seconds: float | None) -> Hear:
+    """A function from an audio file to its prompt, cut to its first `seconds`.
 
     The encoder hears the whole file and the units are cut, as in evaluation: the cut itself is not heard.
     """
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    encoder = HubertEncoder(
-        asset_path(config.model), config.layer, device, dtype, pad_samples=config.pad_samples, revision=config.revision
-    )
-    centroids_KD = load_centroids(Path(asset_path(config.centroids)))
-    quantiser = Quantiser(centroids_KD, device)
+    encoder = open_encoder(config, device)
 
     def hear(path: Path) -> Prompt:
-        units, durations = deduplicate(quantiser.assign(encoder([load_audio(path)])[0]))
+        (unit_T,) = encoder([load_audio(path)], batch_seconds=0)
+        units, durations = deduplicate(unit_T)
         if seconds is None:
             return Prompt(str(path), units)
         return cut_prompt(str(path), units, durations, seconds, encoder.rate_hz)
 
-    return hear, Vocabulary.of_units(len(centroids_KD), checksum(centroids_KD))
+    return hear
 
 
 def generate(
-    files: Sequence[tuple[Path, Path]], hear: Hear, model: PreTrainedModel, vocoder: Decoder,
-    config: SamplingSettings, say_prompt: bool,
-) -> Iterator[Made]:  # fmt: skip
+    files: Sequence[tuple[Path, Path]],
+    hear: Hear,
+    model: PreTrainedModel,
+    vocoder: Decoder,
+    config: SamplingSettings,
+    say_prompt: bool,
+) -> Iterator[Made]:
     """Write a wav for each prompt, in batches of config.batch; a prompt that cannot be heard is told and passed over.
 
     Draws depend on the seed and on what else is in the batch: with a batch of 1, on the seed and the prompt alone.
@@ -158,7 +157,7 @@ def _speak(said: Continuation, source: Path, target: Path, vocoder: Decoder, say
         return Made(source, target, f"{source}: the model said nothing, so there is no file", False)
     audio = vocoder(units)
     target.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(target, audio, vocoder.rate_hz, subtype="PCM_16")
+    target.write_bytes(to_wav(audio, vocoder.rate_hz))
     end = "it ended there" if said.ended else "cut at evaluate.sampling.max_new_tokens"
     what = f"{len(said.prompt)} units of prompt, {len(said.units)} said ({end})"
     return Made(source, target, f"{source}: {what}, {len(audio) / vocoder.rate_hz:.1f} s -> {target}", False)

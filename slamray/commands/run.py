@@ -149,10 +149,11 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
         f"{'stage':<19}{'fingerprint':<18}{'state':<7}inputs / cost",
     ]
     for stage in order(targets):
-        state = "done" if stage.is_done(root) else "to do"
+        done = stage.is_done(root)
         inputs = ", ".join(s.name for s in stage.inputs) or "-"
-        lines.append(f"{stage.name:<19}{stage.fingerprint:<18}{state:<7}{inputs}")
-        if cost := stage.cost():
+        lines.append(f"{stage.name:<19}{stage.fingerprint:<18}{'done' if done else 'to do':<7}{inputs}")
+        cost = "" if done else stage.cost()  # finding it may take torch, and a finished stage will spend nothing
+        if cost:
             lines.append(f"{'':<44}{cost}")
     return "\n".join(lines)
 

@@ -21,9 +21,9 @@ from slamray.data.items import ItemPair
 from slamray.errors import BadInput
 from slamray.evaluate.autobleu import auto_bleu, word_tokens
 from slamray.model.generate import Prompt, cut_prompt
+from slamray.speech.audio import RATE_HZ
 from slamray.speech.encoders.kmeans import deduplicate, expand
 
-RATE_HZ = 16_000
 WINDOW_SECONDS = 30.0  # what Whisper hears at once; 3 s and 150 units are about 11 s
 
 

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from slamray.errors import BadInput
+from slamray.speech.audio import RATE_HZ, to_pcm
 
-RATE_HZ = 16_000
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)*")
 
 
@@ -72,11 +72,10 @@ class Recogniser:
 
     def __call__(self, audio: np.ndarray) -> str:
         """What is heard in float32 (or int16) audio at 16 kHz; empty when nothing is."""
-        pcm = audio if audio.dtype == np.int16 else (np.clip(audio, -1, 1) * 32767).astype(np.int16)
-        if len(pcm) == 0:
+        if len(audio) == 0:
             return ""
         self._decoder.start_utt()
-        self._decoder.process_raw(pcm.tobytes(), full_utt=True)
+        self._decoder.process_raw(audio.tobytes() if audio.dtype == np.int16 else to_pcm(audio), full_utt=True)
         self._decoder.end_utt()
         found = self._decoder.hyp()
         return found.hypstr if found else ""

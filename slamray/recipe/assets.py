@@ -19,6 +19,7 @@ from slamray.config.tree import Recipe
 from slamray.evaluate.wer import check_recogniser
 from slamray.recipe.check import check_compute
 from slamray.speech.encoders.table import check_encoder
+from slamray.speech.voices.table import check_phonemes
 from slamray.stage.stage import Stage
 from slamray.stages import corpus, decoder, hubert, intelligibility, own_encoder, spoken_audio, text_lm, text_rows
 from slamray.stages.checkpoints import MODEL
@@ -36,6 +37,8 @@ def build(recipe: Recipe) -> list[Stage]:
     if recipe.assets.decoder_only:
         check_encoder(recipe.speech.encoder)
         return [_understood(recipe, documents, spoken, None)]
+    need = "an encoder is measured on phones: choose another voice, or say assets.decoder_only=true"
+    check_phonemes(recipe.speech.tts, need)
     hubert_1 = hubert.first_stage(recipe, spoken)
     hubert_2 = hubert.second_stage(recipe, spoken, hubert_1)
     encoder = own_encoder.stage(recipe, spoken, hubert_2)

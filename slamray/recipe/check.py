@@ -5,9 +5,11 @@ from __future__ import annotations
 from slamray.config.compute import Compute
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.speech.decoders.table import check_decoder
 from slamray.speech.encoders.table import check_encoder
-from slamray.speech.voices.table import check_voices
+from slamray.speech.voices.table import check_phonemes, check_voices
 from slamray.stages import planning
+from slamray.stages.items import has_word_tests
 from slamray.stages.packed import STORIES, check_mixture, source_names
 from slamray.stages.preferences import check_source
 from slamray.train.budget import accumulation_steps
@@ -18,6 +20,10 @@ def check(recipe: Recipe) -> None:
     """BadInput for the first thing that is wrong."""
     encoder = check_encoder(recipe.speech.encoder)
     check_voices(recipe.speech.tts, recipe.preferences.voices)
+    if has_word_tests(recipe.evaluate.items):
+        need = "tests of words need them: say evaluate.items.words=0 evaluate.items.words_in_sentence=0"
+        check_phonemes(recipe.speech.tts, need)
+    check_decoder(recipe.evaluate.vocoder, "evaluate.vocoder")
     check_mixture(recipe.pack.mixture, source_names(recipe.recorded))
     check_compute(recipe.compute)
     _check_training(recipe)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from slamray.report.charts import Series, interval_chart, line_chart
+from slamray.speech.audio import to_mp3
 
 Row = Mapping[str, Any]
 METRIC_NAMES = {
@@ -177,9 +176,8 @@ def _bars(name: str, rows: Sequence[Row], metrics: Sequence[str], column: str) -
 
 def sound_uri(sound: Sound) -> str:
     """The audio as an MP3 data address: every browser plays it, about 4 kB a second at 16 kHz."""
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(sound.audio, -1, 1), sound.rate_hz, format="MP3")
-    return "data:audio/mpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    mp3 = to_mp3(np.clip(sound.audio, -1, 1), sound.rate_hz)
+    return "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

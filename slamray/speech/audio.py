@@ -1,4 +1,4 @@
-"""Audio: the rate that encoders hear, files to arrays, arrays to 16-bit samples and FLAC, resampling, windows.
+"""Audio: the rate that encoders hear, files to arrays, arrays to 16-bit samples and to files, resampling, windows.
 
 torch is imported where something is resampled: whoever only reads files or writes samples does without it.
 """
@@ -19,7 +19,7 @@ from slamray.errors import BadInput
 RATE_HZ = 16_000  # what every HuBERT hears
 FULL_SCALE = 32768  # of a 16-bit sample, which is 1.0
 
-CUT_SECONDS = 0.5  # a cut may end that much after its file: rounded and aligned ends do; chosen, not tuned
+CUT_SECONDS = 0.5  # a cut may end this long after its file, as rounded and aligned ends do; chosen, not tuned
 SILENCE = 1e-4  # peak of full scale 1 (-80 dB) under which a recording counts as silent; chosen, not tuned
 
 # The line in libsndfile's log of a RIFF file whose data chunk ends early. 4294967295 is no such length: programs that
@@ -111,7 +111,21 @@ def from_pcm(pcm: bytes | np.ndarray) -> np.ndarray:
 
 
 def to_flac(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
-    """Float samples as a FLAC file."""
+    """Float samples as a FLAC file of 16 bits, rounded and clipped."""
+    return _to_file(audio, rate_hz, "FLAC")
+
+
+def to_wav(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
+    """Float samples as a WAV file of 16 bits, rounded and clipped."""
+    return _to_file(audio, rate_hz, "WAV")
+
+
+def to_mp3(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
+    """Float samples in -1 .. 1 as an MP3 file, about 4 kB a second at 16 kHz."""
+    return _to_file(audio, rate_hz, "MP3")
+
+
+def _to_file(audio: np.ndarray, rate_hz: int, kind: str) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, audio, rate_hz, format="FLAC")
+    soundfile.write(buffer, audio, rate_hz, format=kind)
     return buffer.getvalue()

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from slamray.config.base import asset_path
 from slamray.errors import BadInput
 
 
 def model_folder(model: str, revision: str | None, patterns: Sequence[str], key: str) -> Path:
     """The folder itself, or that of a hub id's files that match the patterns. BadInput names the recipe's key."""
-    if Path(model).is_dir():
-        return Path(model)
+    local = Path(asset_path(model))
+    if local.is_dir():
+        return local
     if revision is None or model.count("/") != 1:
         raise BadInput(f"{key}={model}: no such folder; a hub id has the form owner/name and needs its revision")
     try:

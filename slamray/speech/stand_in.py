@@ -12,18 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
+from slamray import store
 from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
 from slamray.config.outside import find_files
 from slamray.config.speech import TtsSettings
 from slamray.data.text import read_documents, to_document
 from slamray.errors import BadInput
-from slamray.speech.audio import resample
-from slamray.speech.voices.base import Synthesiser
-from slamray.speech.voices.table import load_synthesiser
+from slamray.speech.audio import RATE_HZ, resample, to_flac
+from slamray.speech.voices.base import Voice
+from slamray.speech.voices.table import load_voice
 
-RATE_HZ = 16_000
 RECORDINGS = 240  # in each folder, about an hour; chosen, not tuned
 SENTENCES = 5  # in a recording, about 15 s, as in LibriSpeech; chosen, not tuned
 SPEEDS = tuple(percent / 100 for percent in range(80, 126, 5))  # chosen, not tuned
@@ -36,16 +35,15 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write("error: give one folder\n")
         return 2
     try:
-        print(
-            f"{write_stand_ins(Path(words[0]), load_synthesiser(TtsSettings()), RECORDINGS)} recordings in {words[0]}"
-        )
+        count = write_stand_ins(Path(words[0]), load_voice(TtsSettings()), RECORDINGS)
+        print(f"{count} recordings in {words[0]}")
     except BadInput as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
-def write_stand_ins(folder: Path, voice: Synthesiser, recordings: int) -> int:
+def write_stand_ins(folder: Path, voice: Voice, recordings: int) -> int:
     """Write the recordings of each kind (16 kHz, 16 bit) that are not there yet; returns how many there are."""
     sentences = training_sentences(CorpusSettings())
     for kind in ("plain", "diverse"):
@@ -58,14 +56,11 @@ def write_stand_ins(folder: Path, voice: Synthesiser, recordings: int) -> int:
             rng = np.random.default_rng(seed)
             said = [sentences[i] for i in rng.integers(len(sentences), size=SENTENCES)]
             speech = voice.speak(said, int(rng.integers(2**31)))
-            audio = (
-                perturb(speech.audio, speech.rate_hz, rng)
-                if kind == "diverse"
-                else resample(speech.audio, speech.rate_hz, RATE_HZ)
-            )
-            temporary = path.with_suffix(".partial.flac")
-            soundfile.write(temporary, audio, RATE_HZ, subtype="PCM_16")
-            temporary.rename(path)
+            if kind == "diverse":
+                audio = perturb(speech.audio, speech.rate_hz, rng)
+            else:
+                audio = resample(speech.audio, speech.rate_hz, RATE_HZ)
+            store.write_atomic(path, to_flac(audio))
     return 2 * recordings
 
 

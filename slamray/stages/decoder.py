@@ -32,9 +32,9 @@ class Heard:
     """Stored recordings as an encoder hears them."""
 
     def __init__(self, audio: Folder, encoder: EncoderSettings) -> None:
-        from slamray.speech.encoders.table import Encoder
+        from slamray.speech.encoders.table import open_encoder
 
-        self._encoder, self._audio = Encoder(encoder, "cpu"), audio
+        self._encoder, self._audio = open_encoder(encoder, "cpu"), audio
         self.n_units, self.hop_samples = self._encoder.n_units, self._encoder.hop_samples
 
     def read(self, split: str, at_most: int | None = None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from slamray.config.speech import EncoderSettings
 from slamray.speech.audio import RATE_HZ, from_pcm, to_flac
 from slamray.speech.encoders.kmeans import deduplicate
-from slamray.speech.encoders.table import Encoder
+from slamray.speech.encoders.table import open_encoder
 from slamray.speech.spans import Span
 from slamray.stage.folder import Folder
 from slamray.stage.tables import SAMPLES, write_quarantine
@@ -38,7 +38,7 @@ class Encode:
 
     def __init__(self, encoder: EncoderSettings, batch_seconds: float, device: str) -> None:
         one_thread()
-        self._encoder, self._batch_seconds = Encoder(encoder, device), batch_seconds
+        self._encoder, self._batch_seconds = open_encoder(encoder, device), batch_seconds
 
     def __call__(self, row: ShardOfSound) -> ShardDone:
         sounds = [self._checked(sound) for sound in row.sounds]

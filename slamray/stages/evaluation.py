@@ -14,7 +14,8 @@ from slamray.config.tree import Recipe
 from slamray.data.items import ItemPair
 from slamray.data.published_sets import KINDS, average_of
 from slamray.evaluate.summary import as_rows, summarise_items
-from slamray.speech.encoders.table import EncoderFacts, check_encoder
+from slamray.speech.encoders.base import EncoderFacts
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine

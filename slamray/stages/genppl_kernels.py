@@ -16,7 +16,7 @@ from slamray.evaluate.genppl import Judge, Transcriber
 from slamray.model.generate import Prompt, continue_units
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import RATE_HZ, from_pcm, resample, to_flac, to_pcm
-from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.speech.decoders.table import load_decoder
 from slamray.stage.folder import Folder
 from slamray.stages.genppl import PROMPTS, Chunk, chunk_file
 from slamray.stages.speech_kernels import one_thread
@@ -55,7 +55,7 @@ class Vocode:
 
     def __init__(self, vocoder: str, samples: int) -> None:
         one_thread()
-        self._vocoder, self._samples = load_vocoder(Path(asset_path(vocoder))), samples
+        self._vocoder, self._samples = load_decoder(Path(asset_path(vocoder))), samples
 
     def __call__(self, chunk: Chunk) -> ChunkOfSound:
         out = Folder(Path(chunk.out))

@@ -15,6 +15,7 @@ import numpy as np
 
 from slamray.config.assets import HubertTrainingSettings
 from slamray.config.compute import Compute
+from slamray.config.speech import EncoderSettings
 from slamray.config.tree import Recipe
 from slamray.speech.audio import RATE_HZ, from_pcm
 from slamray.stage.folder import Folder
@@ -97,9 +98,10 @@ def _train(
 
 def features(model: Path, layer: int, device: str, audio: Folder, split: str) -> Iterator[np.ndarray]:
     """float32 (T, D) of each recording of a split, one at a time."""
-    from slamray.speech.encoders.hubert import HubertEncoder
+    from slamray.speech.encoders.table import open_features
     from slamray.train.masked_prediction import nano_config, pad_samples
 
-    encoder = HubertEncoder(model, layer, device, pad_samples=pad_samples(nano_config()))
+    encoder = EncoderSettings(model=str(model), layer=layer, pad_samples=pad_samples(nano_config()))
+    hear = open_features(encoder, device)
     for document in spoken_audio.read(audio, split):
-        yield encoder([from_pcm(document.audio)])[0]
+        yield hear([from_pcm(document.audio)])[0]

@@ -55,10 +55,10 @@ def measure(
 ) -> IntelligibilityFacts:
     """Word error rates of the voice and of resynthesis. vocoder: folder of the model."""
     from slamray.evaluate.wer import Recogniser, word_errors
-    from slamray.speech.decoders.source_filter import load_vocoder
+    from slamray.speech.decoders.table import load_decoder
     from slamray.speech.encoders.kmeans import deduplicate
 
-    recognise, speak = Recogniser(), load_vocoder(vocoder)
+    recognise, speak = Recogniser(), load_decoder(vocoder)
     wanted = {document.doc_id: document.text for document in corpus.read(texts, "evaluation")}
     pairs: dict[str, list[tuple[str, str]]] = {"voice": [], "true_durations": [], "predicted_durations": []}
     for doc_id, units, pcm in Heard(audio, encoder).read("evaluation", documents):

@@ -12,7 +12,8 @@ from slamray.config.base import part_of
 from slamray.config.evaluation import ScoringSettings
 from slamray.config.tree import Recipe
 from slamray.evaluate.summary import as_rows, summarise_metrics, summarise_parts
-from slamray.speech.encoders.table import EncoderFacts, check_encoder
+from slamray.speech.encoders.base import EncoderFacts
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Pool

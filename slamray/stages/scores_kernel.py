@@ -20,7 +20,7 @@ from slamray.model import generate
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import to_flac
-from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.speech.decoders.table import load_decoder
 from slamray.stage.folder import Folder
 from slamray.stage.tables import read_shards
 from slamray.stages import corpus, items, packed, published, units
@@ -94,7 +94,7 @@ class Measure:
         sampling = self._scoring.sampling
         chosen = generate.choose_prompts(self._prompts(), sampling.prompts, sampling.seed)
         made = generate.continue_units(model, chosen, sampling)
-        vocoder = load_vocoder(Path(asset_path(self._scoring.vocoder)))
+        vocoder = load_decoder(Path(asset_path(self._scoring.vocoder)))
         for continuation in made[: self._scoring.audio_samples]:
             sound = vocoder(np.concatenate([continuation.prompt, continuation.units]))
             out.write(f"{AUDIO}/{continuation.prompt_id}.flac", to_flac(sound, vocoder.rate_hz))

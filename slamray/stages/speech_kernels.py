@@ -17,7 +17,8 @@ from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ, load_audio, resample, to_pcm
 from slamray.speech.spans import Span
-from slamray.speech.voices.table import load_synthesiser
+from slamray.speech.voices.base import PhonemeVoice
+from slamray.speech.voices.table import load_voice
 from slamray.stage.records import from_table
 from slamray.stages.speech import Shard, ShardOfSound, Sound
 
@@ -30,7 +31,7 @@ class Speak:
     def __init__(self, tts: TtsSettings) -> None:
         one_thread()
         self._tts = tts
-        self._synthesiser = load_synthesiser(tts)
+        self._voice = load_voice(tts)
 
     def __call__(self, shard: Shard) -> ShardOfSound:
         return ShardOfSound(shard, tuple(self.speak(utterance) for utterance in read_requests(shard, Utterance)))
@@ -41,9 +42,10 @@ class Speak:
         seed = row_seed(self._tts.seed, utterance.noise_id or utterance.utterance_id)
         try:
             if utterance.phonemes is not None:
-                speech = self._synthesiser.speak_phonemes(utterance.phonemes, seed, utterance.voice)
+                assert isinstance(self._voice, PhonemeVoice), "recipe/check.py refuses word tests for other voices"
+                speech = self._voice.speak_phonemes(utterance.phonemes, seed, utterance.voice)
             else:
-                speech = self._synthesiser.speak(utterance.sentences or (), seed, utterance.voice)
+                speech = self._voice.speak(utterance.sentences or (), seed, utterance.voice)
         except BadInput as error:
             return Sound(utterance.utterance_id, speaker, str(error))
         return Sound(

@@ -10,9 +10,8 @@ import pytest
 import soundfile
 
 from slamray.errors import BadInput
-from slamray.speech.audio import cut_windows, load_audio, resample
+from slamray.speech.audio import RATE_HZ, cut_windows, from_pcm, load_audio, resample, to_flac, to_mp3, to_pcm, to_wav
 
-RATE_HZ = 16_000
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE_HZ) / RATE_HZ)).astype(np.float32)
 
 
@@ -98,3 +97,18 @@ def test_the_message_names_the_file(tmp_path: Path) -> None:
 )
 def test_windows_overlap_and_cover(samples: int, expected: list[tuple[int, int]]) -> None:
     assert cut_windows(samples, max_samples=10, overlap_samples=4) == expected
+
+
+def test_16_bit_samples_have_the_scale_of_audio_files() -> None:
+    pcm = np.array([-32768, -1, 0, 1, 32767], np.int16)
+    floats, _ = soundfile.read(io.BytesIO(encoded(pcm, subtype="PCM_16")), dtype="float32")  # libsndfile's scale
+    np.testing.assert_array_equal(from_pcm(pcm.tobytes()), floats)
+    assert to_pcm(floats) == pcm.tobytes()
+    assert to_pcm(np.array([-2.0, 2.0], np.float32)) == np.array([-32768, 32767], np.int16).tobytes()
+
+
+def test_16_bit_samples_come_back_from_flac_and_wav_as_they_were() -> None:
+    pcm = to_pcm(TONE)
+    for content in (to_flac(from_pcm(pcm)), to_wav(from_pcm(pcm))):
+        assert to_pcm(load_audio(content)) == pcm
+    assert load_audio(to_mp3(TONE)).std() == pytest.approx(TONE.std(), rel=0.05)

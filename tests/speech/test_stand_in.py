@@ -11,12 +11,13 @@ from slamray.config.base import asset_path
 from slamray.config.corpora import CorpusSettings
 from slamray.config.speech import TtsSettings
 from slamray.data.text import read_documents, to_document
-from slamray.speech.stand_in import RATE_HZ, perturb, training_sentences, write_stand_ins
-from slamray.speech.voices.table import load_synthesiser
+from slamray.speech.audio import RATE_HZ
+from slamray.speech.stand_in import perturb, training_sentences, write_stand_ins
+from slamray.speech.voices.table import load_voice
 
 
 def test_recordings_are_made_once_and_always_the_same(tmp_path: Path) -> None:
-    voice = load_synthesiser(TtsSettings())
+    voice = load_voice(TtsSettings())
     assert write_stand_ins(tmp_path / "a", voice, 1) == 2
     assert write_stand_ins(tmp_path / "b", voice, 1) == 2
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.flac"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -14,20 +15,24 @@ import soundfile
 from slamray.config.corpora import RecordedSettings
 from slamray.config.speech import EncoderSettings, TtsSettings
 from slamray.data.ids import row_seed
+from slamray.data.items import Utterance
+from slamray.data.recordings import Recording
 from slamray.errors import BadInput
+from slamray.speech.audio import RATE_HZ
 from slamray.stage import tables
+from slamray.stage.folder import Folder
+from slamray.stage.records import to_table
 from slamray.stages import recorded, speech
 from slamray.stages.encode_kernel import Encode
+from slamray.stages.speech import Shard
 from slamray.stages.speech_kernels import Listen, Speak
-
-RATE_HZ = 16_000
 
 
 @pytest.fixture
 def encode(tiny_encoder: Path) -> Encode:
     centroids = f"{tiny_encoder}/centroids.safetensors"
-    config = EncoderSettings(model=str(tiny_encoder), centroids=centroids, layer=2, pad_samples=40)
-    return Encode(config.model_dump(), batch_seconds=20, device="cpu")
+    encoder = EncoderSettings(model=str(tiny_encoder), centroids=centroids, layer=2, pad_samples=40)
+    return Encode(encoder, batch_seconds=20, device="cpu")
 
 
 def tone(seconds: float, rate_hz: int = RATE_HZ, channels: int = 1) -> np.ndarray:
@@ -52,24 +57,34 @@ def write_recordings(folder: Path) -> None:
     (folder / "cut.flac").write_bytes((folder / "good.flac").read_bytes()[:2000])
 
 
-def shard(recordings: list[dict[str, Any]], out: Path) -> dict[str, Any]:
-    return {"shard": 0, "out": str(out), "samples": 1, "utterances": json.dumps(recordings)}
+def recordings_in(path: Path) -> list[Recording]:
+    given = RecordedSettings(paths=(str(path),))
+    return [recording for file in recorded._plain_files(given) for recording in recorded._recordings_of(file)]
+
+
+def shard(requests: Sequence[Any], out: Path) -> Shard:
+    """A stage's only shard, its requests in their file."""
+    Folder(out).write_table(speech.REQUESTS, to_table(requests, type(requests[0])))
+    return Shard(0, str(out / speech.REQUESTS), str(out), samples=1)
 
 
 def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_path: Path, encode: Encode) -> None:
     write_recordings(tmp_path / "audio")
-    config = RecordedSettings(paths=(str(tmp_path / "audio"),))
-    recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
+    recordings = recordings_in(tmp_path / "audio")
     encode(Listen()(shard(recordings, tmp_path / "out")))
-    table = tables.read_shards(tmp_path / "out" / tables.SHARDS)
-    bad = {row["id"]: row["reason"] for row in tables.read_quarantine(tmp_path / "out")}
-    named = {Path(row["path"]).name: row["utterance_id"] for row in recordings}
+    table = tables.read_shards(Folder(tmp_path / "out"))
+    bad = {row["id"]: row["reason"] for row in tables.read_quarantine(Folder(tmp_path / "out"))}
+    named = {Path(recording.path).name: recording.utterance_id for recording in recordings}
     good = {"good.flac", "stereo.wav", "telephone.wav", "music.ogg", "long.flac"}
     assert set(table["utterance_id"].to_pylist()) == {named[name] for name in good}
-    for name, reason in {
-        "silent.wav": "silent", "empty.wav": "no samples", "blink.wav": "shorter than one frame",
-        "text.wav": "cannot be read as audio", "cut.flac": "",
-    }.items():  # fmt: skip
+    reasons = {
+        "silent.wav": "silent",
+        "empty.wav": "no samples",
+        "blink.wav": "shorter than one frame",
+        "text.wav": "cannot be read as audio",
+        "cut.flac": "",
+    }
+    for name, reason in reasons.items():
         assert reason in bad[named[name]] and (tmp_path / "audio" / name).exists()
     assert len(bad) == 5
     seconds = dict(zip(table["utterance_id"].to_pylist(), table["seconds"].to_pylist(), strict=True))
@@ -80,41 +95,36 @@ def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_pa
 
 def test_too_many_bad_recordings_stop_the_stage_by_name(tmp_path: Path, encode: Encode) -> None:
     write_recordings(tmp_path / "audio")
-    config = RecordedSettings(paths=(str(tmp_path / "audio"),))
-    recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
+    recordings = recordings_in(tmp_path / "audio")
     encode(Listen()(shard(recordings, tmp_path / "out")))
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 5 of 10 rows are bad"):
-        speech.facts_of(tmp_path / "out", len(recordings), 0.01, "recorded.max_bad_share")
+        speech.facts_of(Folder(tmp_path / "out"), len(recordings), 0.01, "recorded.max_bad_share")
 
 
 def test_recordings_in_parquet_are_read_row_by_row(tmp_path: Path, encode: Encode) -> None:
-    import pyarrow as pa
-
     soundfile.write(tmp_path / "a.flac", tone(0.5), RATE_HZ)
     audio = [{"bytes": (tmp_path / "a.flac").read_bytes(), "path": "a.flac"}, {"bytes": None, "path": "b.flac"}]
     pq.write_table(pa.table({"audio": audio}), tmp_path / "x.parquet")
-    config = RecordedSettings(paths=(str(tmp_path / "x.parquet"),))
-    recordings = [row for name, path in recorded._files(config) for row in recorded._rows(name, path)]
-    encode(Listen()(shard(recordings, tmp_path / "out")))
-    assert tables.read_shards(tmp_path / "out" / tables.SHARDS).num_rows == 1
-    assert "row 1 holds no audio" in tables.read_quarantine(tmp_path / "out")[0]["reason"]
+    encode(Listen()(shard(recordings_in(tmp_path / "x.parquet"), tmp_path / "out")))
+    assert tables.read_shards(Folder(tmp_path / "out")).num_rows == 1
+    assert "row 1 holds no audio" in tables.read_quarantine(Folder(tmp_path / "out"))[0]["reason"]
 
 
 def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> None:
     utterances = [
-        {"utterance_id": "a", "sentences": ["Tom had a dog.", "It ran."], "phonemes": None},
-        {"utterance_id": "b", "sentences": [], "phonemes": None},
-        {"utterance_id": "c", "sentences": None, "phonemes": "h\u0259l\u02c8O"},
+        Utterance("a", ("Tom had a dog.", "It ran."), None),
+        Utterance("b", (), None),
+        Utterance("c", None, "h\u0259l\u02c8O"),
     ]
-    speak = Speak(TtsSettings().model_dump())
+    speak = Speak(TtsSettings())
     encode(speak(shard(utterances, tmp_path / "out")))
-    path = tmp_path / "out" / tables.SHARDS / "shard-000000.parquet"
+    path = tmp_path / "out" / tables.UNITS / "shard-000000.parquet"
     first = path.read_bytes()
     encode(speak(shard(utterances, tmp_path / "out")))
     assert path.read_bytes() == first
     table = pq.read_table(path)
     assert table["utterance_id"].to_pylist() == ["a", "c"]
-    assert [row["id"] for row in tables.read_quarantine(tmp_path / "out")] == ["b"]
+    assert [row["id"] for row in tables.read_quarantine(Folder(tmp_path / "out"))] == ["b"]
     spans = table["words"][0].as_py()
     assert [span["text"] for span in spans] == ["Tom", "had", "a", "dog.", "It", "ran."]
     assert all(s["end_frame"] <= sum(table["durations"][0].as_py()) for s in spans)

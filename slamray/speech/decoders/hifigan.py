@@ -23,9 +23,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from slamray.errors import BadInput
+from slamray.speech.audio import RATE_HZ
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SLOPE = 0.1  # of leaky ReLUs; HiFi-GAN
+SPEAKERS = 200  # textless-lib's default
 # Endings of the two names that weight norm gives to one weight, in old and new torch: magnitude g, direction v.
 _NORMED = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
 # Inputs of some published vocoders that this one does not take.
@@ -56,8 +58,8 @@ class GeneratorShape:
     resblock_dilation_sizes: tuple[tuple[int, ...], ...]
     dur_predictor_params: DurationShape | None
     multispkr: bool = False
-    num_speakers: int = 200  # textless-lib's default
-    sampling_rate: int = 16_000
+    num_speakers: int = SPEAKERS
+    sampling_rate: int = RATE_HZ
 
     @property
     def hop_samples(self) -> int:
@@ -75,12 +77,19 @@ def parse_shape(tree: Mapping[str, Any], source: str) -> GeneratorShape:
         durations, speakers = tree.get("dur_predictor_params"), bool(tree.get("multispkr"))
         width = int(tree["embedding_dim"])
         shape = GeneratorShape(
-            int(tree["num_embeddings"]), width, int(tree.get("model_in_dim", width * (2 if speakers else 1))),
-            tuple(tree["upsample_rates"]), tuple(tree["upsample_kernel_sizes"]), int(tree["upsample_initial_channel"]),
-            tuple(tree["resblock_kernel_sizes"]), tuple(tuple(row) for row in tree["resblock_dilation_sizes"]),
-            DurationShape(**durations) if durations else None, speakers,
-            int(tree.get("num_speakers", 200)), int(tree.get("sampling_rate", 16_000)),
-        )  # fmt: skip
+            num_embeddings=int(tree["num_embeddings"]),
+            embedding_dim=width,
+            model_in_dim=int(tree.get("model_in_dim", width * (2 if speakers else 1))),
+            upsample_rates=tuple(tree["upsample_rates"]),
+            upsample_kernel_sizes=tuple(tree["upsample_kernel_sizes"]),
+            upsample_initial_channel=int(tree["upsample_initial_channel"]),
+            resblock_kernel_sizes=tuple(tree["resblock_kernel_sizes"]),
+            resblock_dilation_sizes=tuple(tuple(row) for row in tree["resblock_dilation_sizes"]),
+            dur_predictor_params=DurationShape(**durations) if durations else None,
+            multispkr=speakers,
+            num_speakers=int(tree.get("num_speakers", SPEAKERS)),
+            sampling_rate=int(tree.get("sampling_rate", RATE_HZ)),
+        )
         ups = list(zip(shape.upsample_rates, shape.upsample_kernel_sizes, strict=True))
     except KeyError as error:
         raise BadInput(f"{source}: no key {error}; it is no configuration of a code HiFi-GAN") from error
@@ -214,7 +223,7 @@ class UnitVocoder:
         return torch.as_tensor(np.asarray(units).astype(np.int64), device=self._device)[None]
 
 
-def load_unit_vocoder(folder: Path, device: str = "cpu") -> UnitVocoder:
+def load(folder: Path, device: str) -> UnitVocoder:
     """The inverse of `UnitVocoder.save`; also reads published weights that `convert_published` wrote."""
     shape = parse_shape(json.loads((folder / CONFIG).read_text()), str(folder / CONFIG))
     try:

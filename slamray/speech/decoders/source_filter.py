@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slamray.errors import BadInput
-from slamray.speech.decoders.hifigan import UnitVocoder, load_unit_vocoder
 from slamray.speech.decoders.source_filter_dsp import (
     F0_RANGE_HZ,
     FRAME_HOP,
@@ -135,19 +135,14 @@ class Vocoder:
         (folder / "config.json").write_text(json.dumps(asdict(self.net.shape), indent=1) + "\n")
 
 
-def load_vocoder(folder: Path, device: str = "cpu") -> Vocoder | UnitVocoder:
-    """A saved vocoder of either kind, by its config.json: `vocoder(units) -> audio` at `vocoder.rate_hz`.
-
-    device: where a HiFi-GAN runs; the source-filter runs on the CPU. BadInput if the folder holds no vocoder.
-    """
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise BadInput(f"{folder}: no {name}, so it is no vocoder's folder; check the path")
-    tree = json.loads((folder / "config.json").read_text())
-    if "frames_per_unit" not in tree:
-        return load_unit_vocoder(folder, device)
-    net = VocoderNet(VocoderShape(**tree))
-    net.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+def load(folder: Path, device: str) -> Vocoder:
+    """A saved vocoder; it runs on the CPU, whatever the device. BadInput when its files do not fit each other."""
+    try:
+        net = VocoderNet(VocoderShape(**json.loads((folder / "config.json").read_text())))
+        weights = load_file(folder / "model.safetensors")
+        net.load_state_dict({name: value.float() for name, value in weights.items()})
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"{folder}: cannot be read as a vocoder ({str(error).splitlines()[0]})") from error
     return Vocoder(net)
 
 

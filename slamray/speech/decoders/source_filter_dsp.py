@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
-RATE_HZ = 16_000
+from slamray.speech import audio as sound
+
+RATE_HZ = sound.RATE_HZ  # the net speaks at the rate that encoders hear
 FRAME_HOP = 160  # samples, 10 ms
 WINDOW = 640  # samples, 40 ms: two periods of a 50 Hz voice; chosen, not tuned
 FFT = 1024  # 15.6 Hz a bin, zero-padded: no mel band is empty, and the envelope's filter does not wrap round

@@ -1,1 +1,1 @@
-"""Sound to units: HuBERT features and their k-means."""
+"""Sound to units: a table of encoders, one file each, and k-means."""

@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import zlib
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,9 +22,12 @@ from numpy._core import multiarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from slamray.config.base import asset_path
+from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
+from slamray.speech.audio import RATE_HZ
+from slamray.speech.encoders.base import CENTROIDS, KEY, Features
 
-KEY = "centroids_KD"
 CHUNK = 65536  # frames whose distances to all centroids are held at once: 131 MB at 500 centroids; chosen, not tuned
 SEEDS_FROM = 20_000  # frames from which k-means++ draws its seeds; chosen, not tuned
 MAX_UNITS = 2**16  # units are stored as uint16
@@ -70,6 +74,41 @@ class Quantiser:
         return torch.cat(index), torch.cat(score)
 
 
+def open_quantiser(settings: EncoderSettings, device: str) -> Quantiser:
+    """The k-means that the settings name. BadInput when its file is damaged or something else."""
+    return Quantiser(load_centroids(Path(asset_path(settings.centroids))), device)
+
+
+class KMeansEncoder:
+    """An encoder (base.py) made of features and their k-means."""
+
+    def __init__(self, features: Features, quantiser: Quantiser) -> None:
+        self._features, self._quantiser = features, quantiser
+        self.n_units = len(quantiser.centroids_KD)
+        self.rate_hz, self.hop_samples = features.rate_hz, features.hop_samples
+        self.min_samples = features.min_samples
+
+    def __call__(self, audios: Sequence[np.ndarray], batch_seconds: float) -> list[np.ndarray]:
+        """See Encoder; recordings of like lengths are batched together."""
+        units: dict[int, np.ndarray] = {}
+        for batch in _batches([len(audio) for audio in audios], int(batch_seconds * RATE_HZ)):
+            for place, feats_TD in zip(batch, self._features([audios[place] for place in batch]), strict=True):
+                units[place] = self._quantiser.assign(feats_TD)
+        return [units[place] for place in range(len(audios))]
+
+
+def _batches(lengths: Sequence[int], at_most: int) -> Iterator[list[int]]:
+    """Places of the lengths, shortest first; a batch's longest times its size is at most that, one is always in it."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if batch and (len(batch) + 1) * lengths[place] > at_most:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
 def fit_kmeans(feats_ND: torch.Tensor, k: int, seed: int, device: str = "cpu", iterations: int = 30) -> torch.Tensor:
     """Centroids float32 (K, D) of Lloyd's algorithm from k-means++ seeds (Arthur and Vassilvitskii 2007).
 
@@ -108,7 +147,7 @@ def _seeds(feats_ND: torch.Tensor, k: int, generator: torch.Generator) -> torch.
 def save_centroids(path: Path, centroids_KD: torch.Tensor, encoder_sha256: str, layer: int) -> None:
     """A safetensors file; its metadata say which weights (their SHA-256) and which layer the centroids belong to."""
     metadata = {"encoder_sha256": encoder_sha256, "layer": str(layer), "sha256": checksum(centroids_KD)}
-    save_file({KEY: centroids_KD.float().contiguous()}, path, metadata)
+    save_file({CENTROIDS: centroids_KD.float().contiguous()}, path, metadata)
 
 
 def load_centroids(path: Path) -> torch.Tensor:
@@ -116,13 +155,15 @@ def load_centroids(path: Path) -> torch.Tensor:
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
-            centroids_KD = file.get_tensor(KEY).float()
+            centroids_KD = file.get_tensor(CENTROIDS).float()
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"encoder.centroids: {path} holds no {KEY} ({str(error).splitlines()[0]})") from error
+        raise BadInput(f"{KEY}.centroids: {path} holds no {CENTROIDS} ({str(error).splitlines()[0]})") from error
     if centroids_KD.ndim != 2 or not torch.isfinite(centroids_KD).all():
-        raise BadInput(f"encoder.centroids: {KEY} of {path} is no finite matrix; fit or convert the centroids again")
+        raise BadInput(
+            f"{KEY}.centroids: {CENTROIDS} of {path} is no finite matrix; fit or convert the centroids again"
+        )
     if metadata.get("sha256", checksum(centroids_KD)) != checksum(centroids_KD):
-        raise BadInput(f"encoder.centroids: {path} is damaged (its checksum differs); fetch or fit it again")
+        raise BadInput(f"{KEY}.centroids: {path} is damaged (its checksum differs); fetch or fit it again")
     return centroids_KD
 
 

@@ -12,13 +12,13 @@ import math
 
 import numpy as np
 import torch
-from hibari.tts import Hibari as HibariModel
 from transformers import FastSpeech2ConformerWithHifiGan
 
+from slamray.config.speech import TtsSettings
 from slamray.errors import BadInput
 from slamray.speech.hub import model_folder
 from slamray.speech.voices.base import EDGE, STRESS, PhonemeVoice
-from slamray.speech.voices.hibari import english_reader
+from slamray.speech.voices.english import EnglishReader, load_reader
 
 KEY = "speech.tts.fastspeech2.model"
 FILES = ("config.json", "vocab.json", "model.safetensors", "pytorch_model.bin")
@@ -28,16 +28,58 @@ RATE_HZ = 22_050  # of LJ Speech; the model's config.json does not say it
 # misaki's American phonemes (its EN_PHONES.md) in ARPAbet. Vowels take a stress digit; a flap is a T, and a
 # reduced vowel what the CMU dictionary writes for it.
 CONSONANTS = {
-    "b": "B", "d": "D", "f": "F", "h": "HH", "j": "Y", "k": "K", "l": "L", "m": "M", "n": "N", "p": "P", "s": "S",
-    "t": "T", "v": "V", "w": "W", "z": "Z", "\u0261": "G", "\u014b": "NG", "\u0279": "R", "\u0283": "SH",
-    "\u0292": "ZH", "\u00f0": "DH", "\u03b8": "TH", "\u02a4": "JH", "\u02a7": "CH", "\u027e": "T", "T": "T",
+    "b": "B",
+    "d": "D",
+    "f": "F",
+    "h": "HH",
+    "j": "Y",
+    "k": "K",
+    "l": "L",
+    "m": "M",
+    "n": "N",
+    "p": "P",
+    "s": "S",
+    "t": "T",
+    "v": "V",
+    "w": "W",
+    "z": "Z",
+    "\u0261": "G",
+    "\u014b": "NG",
+    "\u0279": "R",
+    "\u0283": "SH",
+    "\u0292": "ZH",
+    "\u00f0": "DH",
+    "\u03b8": "TH",
+    "\u02a4": "JH",
+    "\u02a7": "CH",
+    "\u027e": "T",
+    "T": "T",
     "\u0294": "T",
-}  # fmt: skip
+}
 VOWELS = {
-    "\u0259": "AH", "\u1d4a": "AH", "\u1d7b": "IH", "i": "IY", "u": "UW", "\u0251": "AA", "\u0254": "AO",
-    "\u025b": "EH", "\u026a": "IH", "\u028a": "UH", "\u028c": "AH", "\u00e6": "AE", "A": "EY", "I": "AY", "W": "AW",
-    "Y": "OY", "O": "OW", "\u025c": "ER", "a": "AA", "\u0252": "AA", "Q": "OW", "\u0250": "AH",
-}  # fmt: skip
+    "\u0259": "AH",
+    "\u1d4a": "AH",
+    "\u1d7b": "IH",
+    "i": "IY",
+    "u": "UW",
+    "\u0251": "AA",
+    "\u0254": "AO",
+    "\u025b": "EH",
+    "\u026a": "IH",
+    "\u028a": "UH",
+    "\u028c": "AH",
+    "\u00e6": "AE",
+    "A": "EY",
+    "I": "AY",
+    "W": "AW",
+    "Y": "OY",
+    "O": "OW",
+    "\u025c": "ER",
+    "a": "AA",
+    "\u0252": "AA",
+    "Q": "OW",
+    "\u0250": "AH",
+}
 RHOTIC = {"\u0259": "ER", "\u025c": "ER"}  # with the R that follows them
 PAUSES = {",": ",", ".": ".", "?": "?", "!": "!", ";": ",", ":": ",", "\u2014": ",", "\u2026": "."}
 
@@ -52,29 +94,13 @@ class FastSpeech2(PhonemeVoice):
         self._model, self._vocab = model.eval(), vocab
         self.frame_seconds = math.prod(model.vocoder.config.upsample_rates) / RATE_HZ
         self.alphabet = frozenset(CONSONANTS | VOWELS | PAUSES) | frozenset(STRESS + ' "()\u201c\u201d\u02d0')
-        self._reader = english_reader(british=False)
+        self._reader = load_reader(british=False)
         needed = {*CONSONANTS.values(), *(f"{v}{digit}" for v in (*VOWELS.values(), "ER") for digit in "012"), END}
         missing = sorted({*needed, *PAUSES.values()} - set(vocab))
         if missing:
             raise BadInput(f"{KEY}: its vocab.json has no {' '.join(missing)}; it is of another phoneme alphabet")
 
-    @classmethod
-    def load(cls, model: str, revision: str | None) -> FastSpeech2:
-        """From a local folder, or a hub id at a revision. BadInput when files are missing or are something else."""
-        folder = model_folder(model, revision, FILES, KEY)
-        try:
-            vocab = json.loads((folder / "vocab.json").read_text())
-            kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        except (OSError, ValueError, AttributeError) as error:
-            raise BadInput(f"{KEY}={model}: needs config.json and vocab.json ({error})") from error
-        if kind != "fastspeech2_conformer_with_hifigan":
-            raise BadInput(f"{KEY}={model}: its config.json says {kind}, not fastspeech2_conformer_with_hifigan")
-        try:
-            return cls(FastSpeech2ConformerWithHifiGan.from_pretrained(folder), vocab)
-        except (OSError, RuntimeError) as error:
-            raise BadInput(f"{KEY}={model}: its weights cannot be read ({str(error).splitlines()[0]})") from error
-
-    def reader(self, voice: str = "") -> HibariModel:
+    def reader(self, voice: str = "") -> EnglishReader:
         """American English, whatever the voice; render refuses a wrong one."""
         return self._reader
 
@@ -91,6 +117,23 @@ class FastSpeech2(PhonemeVoice):
         durations = np.zeros(len(EDGE + phonemes + EDGE), np.int64)
         durations[[*(sign + 1 for sign in signs), -1]] = frames
         return output.waveform[0].float().numpy(), durations
+
+
+def load(tts: TtsSettings) -> FastSpeech2:
+    """From a local folder, or a hub id at a revision. BadInput when files are missing or are something else."""
+    model = tts.fastspeech2.model
+    folder = model_folder(model, tts.fastspeech2.revision, FILES, KEY)
+    try:
+        vocab = json.loads((folder / "vocab.json").read_text())
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(f"{KEY}={model}: needs config.json and vocab.json ({error})") from error
+    if kind != "fastspeech2_conformer_with_hifigan":
+        raise BadInput(f"{KEY}={model}: its config.json says {kind}, not fastspeech2_conformer_with_hifigan")
+    try:
+        return FastSpeech2(FastSpeech2ConformerWithHifiGan.from_pretrained(folder), vocab)
+    except (OSError, RuntimeError) as error:
+        raise BadInput(f"{KEY}={model}: its weights cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def to_arpabet(phonemes: str) -> tuple[list[str], list[int]]:

@@ -1,4 +1,4 @@
-"""hibari, the offline voice, and its reader of English text."""
+"""hibari, the offline voice."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from hibari import dsp
 from hibari.tts import Hibari as HibariModel
 from hibari.voices import VOICES, voice_path
 
+from slamray.config.speech import TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.voices.base import PhonemeVoice
+from slamray.speech.voices.base import EARLY_FRAMES, PhonemeVoice
+from slamray.speech.voices.english import EnglishReader
 
 FRAME_SECONDS = 0.025  # unit of hibari's durations: two frames of its 80 Hz spectrum (dsp.HOP / dsp.SR = 12.5 ms)
 DURATIONS = "/Cast_32_output_0"  # int64, one per phoneme id: a tensor inside the graph of hibari-tts 0.2.1, no output
-# A sign is heard two frames before the sum of the durations ahead of it. Measured over 40 stories: clusters of MFCCs
-# tell most about the phones when all spans are moved by -50 ms (PNMI 0.46; 0.36 unmoved, 0.44 at -75 ms). Kokoro's
-# KPipeline.join_timestamps takes off three frames; a comment there asks whether that is right.
-EARLY_FRAMES = 2
 
 
 class Hibari(PhonemeVoice):
@@ -37,11 +35,12 @@ class Hibari(PhonemeVoice):
             raise BadInput(f"hibari voice {voice!r} has no tensor {DURATIONS}; install hibari-tts==0.2.1")
         graph.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.INT64, None))
         self._model = HibariModel(voice=voice, model=graph.SerializeToString(), threads=threads)
+        self._reader = EnglishReader(self._model)
         self.alphabet = self._model.vocab.keys()
 
-    def reader(self, voice: str = "") -> HibariModel:
-        """The model itself, whatever the voice; render refuses a wrong one."""
-        return self._model
+    def reader(self, voice: str = "") -> EnglishReader:
+        """The model's own, whatever the voice; render refuses a wrong one."""
+        return self._reader
 
     def render(self, phonemes: str, rng: np.random.Generator, voice: str) -> tuple[np.ndarray, np.ndarray]:
         """See PhonemeVoice; hibari makes its noise with rng."""
@@ -54,10 +53,6 @@ class Hibari(PhonemeVoice):
         return dsp.synth(*(part[0] for part in parts), rng), durations.ravel()
 
 
-def english_reader(british: bool) -> HibariModel:
-    """hibari's port of misaki 0.9.4, which turns text into phonemes, for voices that have no such reader.
-
-    hibari opens it only together with a voice, and the voice's name decides between American and British. So the voice
-    in the package is loaded under a name of the wanted kind: nothing is downloaded, and only the dictionaries are used.
-    """
-    return HibariModel(voice="emma" if british else "heart", model=voice_path("heart"))
+def load(tts: TtsSettings) -> Hibari:
+    """The voice in the package."""
+    return Hibari()

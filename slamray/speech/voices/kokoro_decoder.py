@@ -156,9 +156,12 @@ class Decoder(nn.Module):
         self.generator = Generator(style, net)
 
     def forward(
-        self, said_BHF: torch.Tensor, curves: tuple[torch.Tensor, torch.Tensor], style: torch.Tensor,
+        self,
+        said_BHF: torch.Tensor,
+        curves: tuple[torch.Tensor, torch.Tensor],
+        style: torch.Tensor,
         rng: torch.Generator,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         pitch, energy = self.F0_conv(curves[0][:, None]), self.N_conv(curves[1][:, None])
         beside = torch.cat([self.asr_res(said_BHF), pitch, energy], 1)
         x = self.encode(torch.cat([said_BHF, pitch, energy], 1), style)

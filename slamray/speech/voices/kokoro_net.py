@@ -9,15 +9,19 @@ Legend: B = 1, T phonemes, F frames of 25 ms, L samples, H hidden, S style.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AlbertConfig, AlbertModel
 
-from slamray.speech.voices.kokoro_decoder import AdaptiveNorm, Decoder, StyledBlock, conv
+from slamray.errors import BadInput
+from slamray.speech.voices.kokoro_decoder import RATE_HZ, AdaptiveNorm, Decoder, StyledBlock, conv
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -115,6 +119,7 @@ class KokoroNet(nn.Module):
     def __init__(self, config: Mapping[str, Any], inner: int, beside: int) -> None:
         super().__init__()
         width, self.style, net = config["hidden_dim"], config["style_dim"], config["istftnet"]
+        self.rate_hz = RATE_HZ
         self.samples_per_frame = 2 * math.prod(net["upsample_rates"]) * net["gen_istft_hop_size"]
         self.bert = AlbertModel(AlbertConfig(vocab_size=config["n_token"], **config["plbert"]))
         self.bert_encoder = nn.Linear(self.bert.config.hidden_size, width)
@@ -134,6 +139,26 @@ class KokoroNet(nn.Module):
         curves = self.predictor.curves(encoded.repeat_interleave(durations, 2), manner)
         said = self.text_encoder(ids_BT).repeat_interleave(durations, 2)
         return self.decoder(said, curves, sound, rng)[0], durations
+
+    def speak(self, ids: Sequence[int], voice_BS: torch.Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Audio float32 (L,) and durations int64 (T,) in frames of phonemes by their ids; the seed is the noise's."""
+        audio, durations = self(torch.tensor([ids]), voice_BS, torch.Generator().manual_seed(seed))
+        return audio.numpy(), durations.numpy()
+
+    def load_styles(self, path: Path) -> torch.Tensor:
+        """A voice: styles float32 (longest text, 1, 2 S). BadInput when the file holds something else."""
+        styles, width = load_tensors(path), 2 * self.style
+        if not isinstance(styles, torch.Tensor) or styles.shape[1:] != (1, width):
+            raise BadInput(f"{path}: not the styles of a voice, (length, 1, {width})")
+        return styles.float()
+
+
+def load_tensors(path: Path) -> Any:
+    """The content of a file of torch.save, if it is tensors and dicts; nothing in the file is executed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise BadInput(f"{path}: cannot be read as tensors ({str(error).splitlines()[0]})") from error
 
 
 def load_net(config: Mapping[str, Any], parts: Mapping[str, Weights]) -> KokoroNet:

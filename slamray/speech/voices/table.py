@@ -1,41 +1,50 @@
-"""The table of voices: loads the one that a recipe names."""
+"""The table of voices: loads the one that `speech.tts.backend` names, and checks settings before any work."""
 
 from __future__ import annotations
 
-import re
+import pkgutil
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-from slamray.config.base import asset_path
-from slamray.config.speech import DEFAULT_VOICE, TtsSettings
+from slamray.config.speech import TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.voices.base import Synthesiser
-from slamray.speech.voices.hibari import Hibari
+from slamray.speech.voices.base import Voice
 
 
-def load_synthesiser(config: TtsSettings) -> Synthesiser:
+@dataclass(frozen=True)
+class VoiceKind:
+    """How a voice is loaded and checked. Functions go by name, so that nothing is imported before they are called.
+
+    load: `(TtsSettings) -> Voice`, with its weights. BadInput when these cannot be had or do not fit.
+    check: `(TtsSettings, names of voices) -> None`. BadInput when it cannot speak with one of them; loads no weights.
+    phonemes: it is a PhonemeVoice, which reads and speaks phonemes and knows when each of them sounds.
+    """
+
+    load: str
+    check: str = "slamray.speech.voices.base:check_one_voice"
+    phonemes: bool = True
+
+
+# By `speech.tts.backend`. The settings of a voice, if it has any, are the field of TtsSettings with its name.
+VOICES = {
+    "hibari": VoiceKind("slamray.speech.voices.hibari:load"),
+    "kokoro": VoiceKind("slamray.speech.voices.kokoro:load", "slamray.speech.voices.kokoro:check"),
+    "fastspeech2": VoiceKind("slamray.speech.voices.fastspeech2:load"),
+}
+
+
+def load_voice(tts: TtsSettings) -> Voice:
     """The voice that the settings name, with its weights. BadInput when they cannot be had or do not fit."""
-    if config.backend == "kokoro":
-        from slamray.speech.voices.kokoro import Kokoro  # imports torch models that the other voices do not need
-
-        return Kokoro.load(config.kokoro.model, config.kokoro.revision, config.kokoro.voice)
-    if config.backend == "fastspeech2":
-        from slamray.speech.voices.fastspeech2 import FastSpeech2
-
-        return FastSpeech2.load(config.fastspeech2.model, config.fastspeech2.revision)
-    return Hibari()
+    voice: Voice = pkgutil.resolve_name(VOICES[tts.backend].load)(tts)
+    return voice
 
 
-def check_voices(config: TtsSettings, voices: Sequence[str]) -> None:
-    """BadInput when the back end has no such voices; of a hub id their names alone can be checked here."""
-    if config.backend != "kokoro":
-        if tuple(voices) != (DEFAULT_VOICE,):
-            raise BadInput(f"preferences.voices: {config.backend} has one voice; leave it at [{DEFAULT_VOICE}]")
-        return
-    folder = Path(asset_path(config.kokoro.model))
-    keys = [("speech.tts.kokoro.voice", config.kokoro.voice)]
-    for key, voice in keys + [("preferences.voices", voice) for voice in voices if voice != DEFAULT_VOICE]:
-        if not re.fullmatch("[ab][fm]_[a-z]+", voice):
-            raise BadInput(f"{key}: {voice} is no English voice of Kokoro; they are called like af_heart, bm_george")
-        if folder.is_dir() and not (folder / "voices" / f"{voice}.pt").is_file():
-            raise BadInput(f"{key}: {config.kokoro.model} has no voices/{voice}.pt")
+def check_voices(tts: TtsSettings, voices: Sequence[str]) -> None:
+    """BadInput when the model has no such voices; of a hub id their names alone can be checked here."""
+    pkgutil.resolve_name(VOICES[tts.backend].check)(tts, voices)
+
+
+def check_phonemes(tts: TtsSettings, need: str) -> None:
+    """BadInput when the voice knows no phonemes. need: who needs them, and the words that do without."""
+    if not VOICES[tts.backend].phonemes:
+        raise BadInput(f"speech.tts.backend={tts.backend}: this voice knows no phonemes; {need}")

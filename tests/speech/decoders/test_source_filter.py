@@ -11,10 +11,10 @@ import torch
 from slamray.config.assets import VocoderSettings
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
-from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
+from slamray.speech.decoders.source_filter import Vocoder
 from slamray.speech.decoders.source_filter_dsp import FRAME_HOP, RATE_HZ, analyse, mel_filters, synthesise
-from slamray.train.decoder_data import Recording
-from slamray.train.source_filter_training import measure_vocoder, train_vocoder
+from slamray.speech.decoders.table import load_decoder
+from slamray.train.source_filter_training import Recording, measure_vocoder, train_vocoder
 
 HOP = 640  # 25 Hz
 COMPUTE = Compute(dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
@@ -98,7 +98,7 @@ def test_training_is_deterministic(tmp_path: Path) -> None:
 
 def test_a_saved_vocoder_is_as_good(vocoder: Vocoder, tmp_path: Path) -> None:
     vocoder.save(tmp_path / "v")
-    loaded, held_out = load_vocoder(tmp_path / "v"), [recording(99)]
+    loaded, held_out = load_decoder(tmp_path / "v"), [recording(99)]
     error = measure_vocoder(vocoder, held_out)["mel_error_db"]
     assert measure_vocoder(loaded, held_out)["mel_error_db"] == pytest.approx(error, abs=0.05)  # float16 weights
 
@@ -114,6 +114,6 @@ def test_bad_input_is_named(vocoder: Vocoder, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="unit 7 is unknown"):
         vocoder(np.array([7]))
     with pytest.raises(BadInput, match="it is no vocoder"):
-        load_vocoder(tmp_path)
+        load_decoder(tmp_path)
     with pytest.raises(BadInput, match="hop of 500"):
         train_vocoder([recording(0)], 5, 500, VocoderSettings(), COMPUTE, tmp_path, lambda metrics: None)

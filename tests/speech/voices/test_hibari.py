@@ -12,7 +12,7 @@ from slamray.config.speech import TtsSettings
 from slamray.errors import BadInput
 from slamray.speech.voices.base import EDGE
 from slamray.speech.voices.hibari import Hibari
-from slamray.speech.voices.table import load_synthesiser
+from slamray.speech.voices.table import load_voice
 
 SENTENCES = ["Mark found a green ring in the house.", '"Look, Mom!" he said.']
 
@@ -103,4 +103,4 @@ def test_unknown_voices_are_bad_input(voice: Hibari) -> None:
 
 
 def test_the_default_config_is_hibari() -> None:
-    assert isinstance(load_synthesiser(TtsSettings()), Hibari)
+    assert isinstance(load_voice(TtsSettings()), Hibari)

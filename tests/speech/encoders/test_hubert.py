@@ -11,8 +11,8 @@ import torch
 from transformers import HubertConfig, HubertModel, WavLMConfig
 
 from slamray.errors import BadInput
-from slamray.speech.encoders import hubert
-from slamray.speech.encoders.hubert import HubertEncoder
+from slamray.speech.encoders import hubert_net
+from slamray.speech.encoders.hubert_net import HubertFeatures
 
 
 def tiny(norm: str, stable: bool) -> HubertConfig:
@@ -60,35 +60,35 @@ def reference(folder: Path, audio: np.ndarray, layer: int) -> np.ndarray:
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_features_are_those_of_transformers_at_batch_one(folder: Path, layer: int) -> None:
     (audio,) = noise(0.5)
-    (feats,) = HubertEncoder(folder, layer)([audio])
+    (feats,) = HubertFeatures(folder, layer)([audio])
     assert feats.dtype == np.float32
     np.testing.assert_allclose(feats, reference(folder, audio, layer), atol=2e-5)
 
 
 def test_features_do_not_depend_on_batch_neighbours(folder: Path) -> None:
     audios = noise(0.5, 0.21, 1.0, 0.013)
-    together = HubertEncoder(folder, 2)(audios)
+    together = HubertFeatures(folder, 2)(audios)
     for audio, feats in zip(audios, together, strict=True):
         np.testing.assert_allclose(feats, reference(folder, audio, 2), atol=2e-5)
 
 
 def test_padding_is_that_of_zeros_around_the_recording(folder: Path) -> None:
     audios = noise(0.3, 0.2)
-    padded = HubertEncoder(folder, 2, pad_samples=40)(audios)
+    padded = HubertFeatures(folder, 2, pad_samples=40)(audios)
     for audio, feats in zip(audios, padded, strict=True):
         np.testing.assert_allclose(feats, reference(folder, np.pad(audio, 40), 2), atol=2e-5)
 
 
 def test_only_the_layers_up_to_the_one_used_are_kept(folder: Path) -> None:
-    assert len(HubertEncoder(folder, 2)._model.encoder.layers) == 2
+    assert len(HubertFeatures(folder, 2)._model.encoder.layers) == 2
 
 
 def test_frames_of_long_audio_are_those_of_the_window_where_they_lie_deepest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hubert, "WINDOW_SECONDS", 1.0)
-    monkeypatch.setattr(hubert, "OVERLAP_SECONDS", 0.2)
-    encoder = HubertEncoder(folder, 2)
+    monkeypatch.setattr(hubert_net, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(hubert_net, "OVERLAP_SECONDS", 0.2)
+    encoder = HubertFeatures(folder, 2)
     hop, per_window = encoder.hop_samples, int(encoder.rate_hz)
     (audio,) = noise(2.5)
     (feats,) = encoder([audio])
@@ -102,19 +102,19 @@ def test_frames_of_long_audio_are_those_of_the_window_where_they_lie_deepest(
 
 def test_audio_shorter_than_a_frame_is_bad_input(folder: Path) -> None:
     with pytest.raises(BadInput, match="shorter than one frame"):
-        HubertEncoder(folder, 1)([np.ones(20, np.float32)])
+        HubertFeatures(folder, 1)([np.ones(20, np.float32)])
 
 
 @pytest.mark.parametrize("layer", [0, 4])
 def test_a_layer_that_the_model_lacks_is_bad_input(folder: Path, layer: int) -> None:
     with pytest.raises(BadInput, match="layers 1 to 3"):
-        HubertEncoder(folder, layer)
+        HubertFeatures(folder, layer)
 
 
 def test_a_folder_without_weights_is_bad_input(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.raises(BadInput, match="cannot load the weights") as caught:
-        HubertEncoder(tmp_path, 1)
+        HubertFeatures(tmp_path, 1)
     assert "\n" not in str(caught.value)
 
 
@@ -124,25 +124,25 @@ def test_weights_of_another_shape_are_bad_input(folder: Path, tmp_path: Path) ->
     config.save_pretrained(tmp_path)
     shutil.copy(folder / "model.safetensors", tmp_path)
     with pytest.raises(BadInput, match="weights"):
-        HubertEncoder(tmp_path, 1)
+        HubertFeatures(tmp_path, 1)
 
 
 def test_a_folder_without_configuration_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no HuBERT configuration"):
-        HubertEncoder(tmp_path, 1)
+        HubertFeatures(tmp_path, 1)
 
 
 def test_a_model_of_another_type_is_bad_input(tmp_path: Path) -> None:
     WavLMConfig().save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="wavlm"):
-        HubertEncoder(tmp_path, 1)
+        HubertFeatures(tmp_path, 1)
 
 
 def test_a_hub_id_needs_a_revision() -> None:
     with pytest.raises(BadInput, match=r"encoder\.revision"):
-        HubertEncoder("slprl/mhubert-base-25hz", 11)
+        HubertFeatures("slprl/mhubert-base-25hz", 11)
 
 
 def test_a_folder_that_is_not_there_is_bad_input() -> None:
     with pytest.raises(BadInput, match="neither a folder nor a hub id"):
-        HubertEncoder(Path("nowhere/at/all"), 11)
+        HubertFeatures(Path("nowhere/at/all"), 11)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from slamray.config.base import identity
 from slamray.config.speech import KokoroSettings, TtsSettings
 from slamray.errors import BadInput
 from slamray.speech.voices.base import EDGE
-from slamray.speech.voices.kokoro import Kokoro
+from slamray.speech.voices.kokoro import Kokoro, load
 from slamray.speech.voices.kokoro_net import KokoroNet, load_net
-from slamray.speech.voices.table import load_synthesiser
-from slamray.stages.outside import check_voices, tts_identity
+from slamray.speech.voices.table import check_voices, load_voice
 
 # hexgrad/Kokoro-82M's config.json, its widths made small.
 CONFIG: dict[str, Any] = {
@@ -38,6 +38,10 @@ CONFIG: dict[str, Any] = {
     "vocab": json.loads((Path(hibari.tts.ASSETS) / "vocab.json").read_text()),
 }  # fmt: skip
 VOICES = ("af_heart", "am_fenrir", "bf_emma", "bm_george")
+
+
+def settings(model: str | Path, voice: str = "af_heart") -> TtsSettings:
+    return TtsSettings(backend="kokoro", kokoro=KokoroSettings(model=str(model), voice=voice))
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -81,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kokoro(folder: Path) -> Kokoro:
-    return Kokoro.load(str(folder), None, "af_heart")
+    return load(settings(folder))
 
 
 @pytest.fixture
@@ -155,13 +159,13 @@ def test_what_cannot_be_spoken_is_bad_input(kokoro: Kokoro) -> None:
 
 def test_a_folder_that_is_something_else_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"speech.tts.kokoro.model=.*must hold config.json and one .pth; there are 0"):
-        Kokoro.load(str(tmp_path), None, "af_heart")
+        load(settings(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"n_layer": 2}))
     (tmp_path / "x.pth").write_bytes((folder / "kokoro-v1_0.pth").read_bytes())
     with pytest.raises(BadInput, match=r"is not Kokoro as published .* tensors, the first predictor"):
-        Kokoro.load(str(tmp_path), None, "af_heart")
+        load(settings(tmp_path))
     with pytest.raises(BadInput, match=r"a hub id has the form owner/name and needs its revision"):
-        Kokoro.load("hexgrad/Kokoro-82M", None, "af_heart")
+        load(settings("hexgrad/Kokoro-82M"))
 
 
 def test_a_pickle_that_is_no_tensors_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
@@ -172,23 +176,23 @@ def test_a_pickle_that_is_no_tensors_is_refused_and_not_run(folder: Path, tmp_pa
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     torch.save({"bert": Evil()}, tmp_path / "x.pth")
     with pytest.raises(BadInput, match=r"cannot be read as tensors"):
-        Kokoro.load(str(tmp_path), None, "af_heart")
+        load(settings(tmp_path))
     assert not (tmp_path / "run").exists()
 
 
 def test_the_config_chooses_it_and_its_content_is_its_identity(folder: Path, tmp_path: Path) -> None:
-    config = TtsSettings(backend="kokoro", kokoro=KokoroSettings(model=str(folder), voice="bf_emma"))
-    assert load_synthesiser(config).speak(["Yes."], 0).audio.tobytes() == (
-        load_synthesiser(config).speak(["Yes."], 0, "bf_emma").audio.tobytes()
+    config = settings(folder, "bf_emma")
+    assert load_voice(config).speak(["Yes."], 0).audio.tobytes() == (
+        load_voice(config).speak(["Yes."], 0, "bf_emma").audio.tobytes()
     )
-    identity = tts_identity(config)
-    assert "sha256" in identity["model"] and str(folder) not in json.dumps(identity)
+    found = identity(config)
+    assert "sha256" in found["kokoro"]["model"] and str(folder) not in json.dumps(found)
     unused = TtsSettings(kokoro=KokoroSettings(model=str(folder)))
-    assert tts_identity(unused) == {"backend": "hibari", "seed": 0} == tts_identity(TtsSettings())
+    assert identity(unused) == {"backend": "hibari", "seed": 0} == identity(TtsSettings())
 
 
 def test_voices_are_checked_before_any_work(folder: Path) -> None:
-    config = TtsSettings(backend="kokoro", kokoro=KokoroSettings(model=str(folder)))
+    config = settings(folder)
     check_voices(config, VOICES)
     check_voices(config, ("default",))
     check_voices(TtsSettings(backend="kokoro"), VOICES)  # a hub id: their names are all that is known

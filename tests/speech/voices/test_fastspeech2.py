@@ -18,9 +18,9 @@ from transformers import (
 
 from slamray.config.speech import FastSpeech2Settings, TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.voices.fastspeech2 import FastSpeech2, to_arpabet
-from slamray.speech.voices.hibari import english_reader
-from slamray.speech.voices.table import load_synthesiser
+from slamray.speech.voices.english import load_reader
+from slamray.speech.voices.fastspeech2 import FastSpeech2, load, to_arpabet
+from slamray.speech.voices.table import load_voice
 
 CONSONANTS = (
     "B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y",
@@ -29,6 +29,10 @@ CONSONANTS = (
 VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
 # espnet's LJ Speech vocabulary: the 39 phonemes of the CMU dictionary with stress, six marks, three specials: 78.
 VOCABULARY = ["<blank>", "<unk>", *CONSONANTS, *(v + d for v in VOWELS for d in "012"), *",.?!'", "..", "<sos/eos>"]
+
+
+def settings(folder: Path) -> TtsSettings:
+    return TtsSettings(backend="fastspeech2", fastspeech2=FastSpeech2Settings(model=str(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def voice(folder: Path) -> FastSpeech2:
-    return FastSpeech2.load(str(folder), None)
+    return load(settings(folder))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def voice(folder: Path) -> FastSpeech2:
     ],
 )  # fmt: skip
 def test_text_becomes_the_phonemes_of_the_cmu_dictionary(text: str, arpabet: str) -> None:
-    (phonemes,) = english_reader(british=False).phonemize(text)
+    (phonemes,) = load_reader(british=False).phonemise(text)
     tokens, signs = to_arpabet(phonemes)
     assert " ".join(tokens) == arpabet
     assert signs == sorted(set(signs)) and len(signs) == len(tokens)
@@ -111,19 +115,18 @@ def test_what_cannot_be_spoken_or_loaded_is_bad_input(voice: FastSpeech2, folder
     with pytest.raises(BadInput, match=r"nothing to speak"):
         voice.speak([""], 0)
     with pytest.raises(BadInput, match=r"needs config.json and vocab.json"):
-        FastSpeech2.load(str(tmp_path), None)
+        load(settings(tmp_path))
     (tmp_path / "vocab.json").write_text("{}")
     (tmp_path / "config.json").write_text('{"model_type": "vits"}')
     with pytest.raises(BadInput, match=r"says vits, not fastspeech2_conformer_with_hifigan"):
-        FastSpeech2.load(str(tmp_path), None)
+        load(settings(tmp_path))
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(BadInput, match=r"weights cannot be read"):
-        FastSpeech2.load(str(tmp_path), None)
+        load(settings(tmp_path))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(BadInput, match=r"vocab.json has no .*AA0"):
-        FastSpeech2.load(str(tmp_path), None)
+        load(settings(tmp_path))
 
 
 def test_the_config_chooses_it(folder: Path) -> None:
-    config = TtsSettings(backend="fastspeech2", fastspeech2=FastSpeech2Settings(model=str(folder)))
-    assert isinstance(load_synthesiser(config), FastSpeech2)
+    assert isinstance(load_voice(settings(folder)), FastSpeech2)

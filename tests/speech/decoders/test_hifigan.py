@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from slamray.errors import BadInput
 from slamray.speech.decoders.hifigan import CodeGenerator, convert_published, parse_shape
-from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.speech.decoders.table import load_decoder
 
 # The keys of speech-resynthesis' examples/speech_to_speech_translation/configs/hubert100_dw1.0.json, in small.
 CONFIG: dict[str, Any] = {
@@ -122,7 +122,7 @@ def converted(folder: Path, content: Any, config: dict[str, Any]) -> Path:
 def test_a_published_checkpoint_gives_the_published_waveform(tmp_path: Path, speakers: bool) -> None:
     config = CONFIG | ({"multispkr": True, "num_speakers": 3, "model_in_dim": 12} if speakers else {})
     weights = random_weights(config)
-    vocoder = load_vocoder(converted(tmp_path, {"generator": weights}, config))
+    vocoder = load_decoder(converted(tmp_path, {"generator": weights}, config))
     units, durations = np.array([3, 7, 19, 0], np.uint16), [2, 1, 3, 1]
     audio = vocoder(units, np.array(durations))
     expected = reference_audio(weights, config, np.repeat(units, durations).tolist())
@@ -143,8 +143,8 @@ def test_the_parametrised_names_of_newer_torch_load_too(tmp_path: Path) -> None:
         for name, value in weights.items()
     }
     units = np.array([1, 2, 3])
-    old = load_vocoder(converted(tmp_path / "old", {"generator": weights}, CONFIG))(units)
-    new = load_vocoder(converted(tmp_path / "new", {"generator": renamed}, CONFIG))(units)
+    old = load_decoder(converted(tmp_path / "old", {"generator": weights}, CONFIG))(units)
+    new = load_decoder(converted(tmp_path / "new", {"generator": renamed}, CONFIG))(units)
     np.testing.assert_array_equal(old, new)
 
 
@@ -200,13 +200,13 @@ def test_what_is_no_vocoder_or_another_is_named(tmp_path: Path) -> None:
 
 
 def test_units_and_durations_that_cannot_be_are_named(tmp_path: Path) -> None:
-    vocoder = load_vocoder(converted(tmp_path / "v", {"generator": random_weights(CONFIG)}, CONFIG))
+    vocoder = load_decoder(converted(tmp_path / "v", {"generator": random_weights(CONFIG)}, CONFIG))
     with pytest.raises(BadInput, match="unit 20 is unknown to a vocoder of 20 units"):
         vocoder(np.array([20]))
     assert len(vocoder(np.zeros(0, np.uint16))) == 0
     silent = {k: v for k, v in CONFIG.items() if k != "dur_predictor_params"}
     weights = {k: v for k, v in random_weights(CONFIG).items() if not k.startswith("dur_predictor")}
-    without = load_vocoder(converted(tmp_path / "w", {"generator": weights}, silent))
+    without = load_decoder(converted(tmp_path / "w", {"generator": weights}, silent))
     assert len(without(np.array([1, 2]), np.array([1, 1]))) == 80
     with pytest.raises(BadInput, match="predicts no durations"):
         without(np.array([1, 2]))

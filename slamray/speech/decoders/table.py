@@ -1,0 +1,55 @@
+"""The table of decoders, and the one way to load one: the keys of its config.json say which kind it is."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from slamray import store
+from slamray.config.base import asset_path
+from slamray.errors import BadInput
+from slamray.speech.decoders.base import Decoder
+
+FILES = ("config.json", "model.safetensors")  # in the folder of every decoder
+
+
+@dataclass(frozen=True)
+class DecoderKind:
+    """How a decoder is recognised and loaded.
+
+    key: in its config.json, and in that of no other kind. load: `(folder, device) -> Decoder`, by name, so that nothing
+    is imported before it is called.
+    """
+
+    key: str
+    load: str
+
+
+DECODERS = {
+    "source_filter": DecoderKind("frames_per_unit", "slamray.speech.decoders.source_filter:load"),
+    "hifigan": DecoderKind("upsample_rates", "slamray.speech.decoders.hifigan:load"),
+}
+
+
+def load_decoder(folder: Path, device: str = "cpu") -> Decoder:
+    """A saved decoder of any kind, with its weights. BadInput if the folder holds none."""
+    decoder: Decoder = pkgutil.resolve_name(_kind(folder, str(folder)).load)(folder, device)
+    return decoder
+
+
+def check_decoder(path: str, key: str) -> None:
+    """BadInput, which names the recipe's `key`, if the folder holds no decoder; loads no weights."""
+    _kind(Path(asset_path(path)), f"{key}={path}")
+
+
+def _kind(folder: Path, named: str) -> DecoderKind:
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise BadInput(f"{named}: no {name}, so it is no vocoder's folder; check the path")
+    config = store.read_json(folder / "config.json")
+    for kind in DECODERS.values():
+        if kind.key in config:
+            return kind
+    keys = ", ".join(f"{kind.key} ({name})" for name, kind in DECODERS.items())
+    raise BadInput(f"{named}: its config.json is of no known decoder, for it has none of the keys {keys}")
