@@ -17,6 +17,7 @@ from slamray.commands.words import as_command, split_words
 from slamray.config.base import Settings
 from slamray.errors import BadInput
 from slamray.report.runs import Entry, Paper, Score, SweepEntry, read_paper, read_runs, read_sweeps
+from slamray.stages.checkpoints import TITLES
 
 
 class CompareWords(Settings):
@@ -43,7 +44,7 @@ def main(words: Sequence[str]) -> int:
             raise BadInput(f"{others[0]}: no such word; there are {' '.join(CompareWords.model_fields)}")
         paper = read_paper()
         uri = _uri(own)
-        entries = read_runs(uri, own.experiment, own.runs, paper)
+        entries = read_runs(uri, own.experiment, own.runs, paper, TITLES)
         sweeps = read_sweeps(uri, own.experiment, own.runs)
         if not entries and not sweeps:
             raise BadInput(f"experiment {own.experiment} of {uri} holds no checkpoint yet; run jobs/slam.py first")

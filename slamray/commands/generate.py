@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from slamray.commands.words import Checkpoint, as_command, find_model, split_words
+from slamray.commands.words import CheckpointName, as_command, find_model, split_words
 from slamray.config.base import Settings, asset_path
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
@@ -26,6 +26,7 @@ from slamray.speech.decoders.hifigan import UnitVocoder
 from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
 from slamray.speech.encoders.hubert import HubertEncoder
 from slamray.speech.encoders.kmeans import Quantiser, deduplicate, load_centroids
+from slamray.stages.checkpoints import ALIGNED
 from slamray.tokens.vocabulary import vocab_size
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
@@ -39,7 +40,7 @@ class GenerateWords(Settings):
     input: str = Field(description="an audio file, or a folder of them (wav flac mp3 ogg)")
     out: str = Field(description="folder that gets a wav file for each prompt, named like it")
     checkpoint: str = Field("", description="folder of a unit LM in either layout; empty: what the recipe's words made")
-    stage: Checkpoint = Field("aligned", description="which of the recipe's checkpoints")
+    stage: CheckpointName = Field(ALIGNED.stage, description="which of the recipe's checkpoints")
     whole: bool = Field(
         False, description="the whole file is the prompt, not its first evaluate.sampling.prompt_seconds"
     )

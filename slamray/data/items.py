@@ -1,7 +1,7 @@
 """Make test items from text that no training stage saw: what is to be spoken, and which of it is right.
 
-An item set is utterances, each to be spoken and encoded once, and pairs that refer to them by id. Four metrics:
-topic_cloze and sentence_order (here), words (pseudowords.py), grammar (grammar.py).
+An item set is utterances, each to be spoken and encoded once, and pairs that refer to them by id. Metrics topic_cloze
+and sentence_order are made here, those of words in word_items.py, grammar in grammar_items.py.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from slamray.evaluate.metrics import PairMetric, metric_of
+
 # Okabe and Ito's colours, told apart by those who do not see red or green; dashes where they begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":")
@@ -30,9 +32,13 @@ class Curve:
 
 
 def draw(
-    title: str, metrics: Sequence[str], rows: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]],
-    curves: Sequence[Curve], path: Path,
-) -> None:  # fmt: skip
+    title: str,
+    metrics: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    summary: Sequence[Mapping[str, Any]],
+    curves: Sequence[Curve],
+    path: Path,
+) -> None:
     """A PNG. rows: variant, metric and value of each seed; summary: mean, low and high over the seeds."""
     variants = list(dict.fromkeys(row["variant"] for row in summary))
     figure = Figure(figsize=(5.5 + 3.4 * len(metrics), 2.6 + 0.34 * len(variants)), dpi=130, layout="constrained")
@@ -78,11 +84,13 @@ def _draw_curves(axes: Axes, variants: Sequence[str], curves: Sequence[Curve]) -
 
 
 def _draw_metric(
-    axes: Axes, metric: str, variants: Sequence[str], rows: Sequence[Mapping[str, Any]],
+    axes: Axes,
+    metric: str,
+    variants: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
     summary: Sequence[Mapping[str, Any]],
-) -> None:  # fmt: skip
-    accuracy = all(row.get("low") is not None for row in rows)
-    scale = 100 if accuracy else 1
+) -> None:
+    accuracy, scale = isinstance(metric_of(metric), PairMetric), metric_of(metric).scale
     for row in summary:
         place = variants.index(row["variant"])
         colour, _ = style(place)

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slamray.evaluate.metrics import PairMetric, metric_of
 from slamray.report.study_figure import CHANCE, style
 
 
@@ -42,8 +43,7 @@ def _draw_metric(
     axes: Axes, metric: str, points: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]],
     means: Mapping[str, Mapping[str, Any]], chosen: str,
 ) -> None:  # fmt: skip
-    accuracy = all(row.get("low") is not None for row in rows)
-    scale = 100 if accuracy else 1
+    accuracy, scale = isinstance(metric_of(metric), PairMetric), metric_of(metric).scale
     ticks = list(dict.fromkeys(point["x"] for point in points))  # equally far apart: shares grow by factors
     places = {point["label"]: ticks.index(point["x"]) for point in points}
     for number, line in enumerate(dict.fromkeys(point["line"] for point in points)):
@@ -66,5 +66,5 @@ def _draw_metric(
         range(len(ticks)), [f"{tick:g}" if isinstance(tick, float | int) else str(tick) for tick in ticks], fontsize=7
     )
     axes.set_title(metric.replace("_", " "), fontsize=9)
-    axes.set_ylabel("% right" if accuracy else "perplexity" if metric == "perplexity" else metric.replace("_", " "))
+    axes.set_ylabel("% right" if accuracy else metric.replace("_", " "))
     axes.grid(alpha=0.3)

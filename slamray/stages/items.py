@@ -10,10 +10,10 @@ from slamray.config.base import part_of
 from slamray.config.evaluation import ItemsSettings
 from slamray.config.speech import SpeakingSettings
 from slamray.config.tree import Recipe
-from slamray.data.grammar_items import make_grammar
-from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
-from slamray.data.word_items import invent, make_words, make_words_in_sentences
+from slamray.data.corpus_items import CorpusText, Pronounces
+from slamray.data.items import ItemSet, merge
 from slamray.errors import BadInput
+from slamray.evaluate.metrics import corpus_metrics, make_items
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
@@ -32,12 +32,22 @@ class ItemsFacts(SpeechFacts):
 
 
 def stage(recipe: Recipe, documents: Stage) -> Stage:
+    check_others(recipe.evaluate.items)
     settings = {
         "items": recipe.evaluate.items,
         "speaking": part_of(recipe.speech, SpeakingSettings),
         "heard_documents": recipe.speech.train_documents,
     }
     return Stage("items", run, settings, (documents,), group=SPEAKING)
+
+
+def check_others(items: ItemsSettings) -> None:
+    """BadInput for a metric in `evaluate.items.others` that the table lacks, or that has a field."""
+    fields = set(ItemsSettings.model_fields)
+    for name in items.others:
+        if name not in corpus_metrics() or name in fields:
+            known = " ".join(metric for metric in corpus_metrics() if metric not in fields)
+            raise BadInput(f"evaluate.items.others.{name}: no such metric is made of text; there are {known or 'none'}")
 
 
 def run(
@@ -56,7 +66,10 @@ def run(
 
 
 def _make(folder: Folder, items: ItemsSettings, speaking: SpeakingSettings, heard_documents: int | None) -> ItemSet:
-    from slamray.speech.voices.table import load_synthesiser  # a second that a finished run does not need
+    def load_voice() -> Pronounces:
+        from slamray.speech.voices.table import load_synthesiser  # a second that only metrics of words need
+
+        return load_synthesiser(speaking.tts)
 
     documents = corpus.read(folder, "evaluation")
     if not documents:
@@ -64,21 +77,8 @@ def _make(folder: Folder, items: ItemsSettings, speaking: SpeakingSettings, hear
             "corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text"
         )
     train = [" ".join(document.sentences) for document in corpus.read(folder, "train")]
-    counts, heard = count_words(train), count_words(train[: heard_documents or None])
-    voice, c = load_synthesiser(speaking.tts), items
-    words = max(c.words, c.words_in_sentence)
-    pool = invent(
-        counts, heard, voice.phonemise, words, c.seed, c.min_word_count, c.min_heard, c.min_phonemes, voice.lexicon()
-    )
-    return merge(
-        make_topic_cloze(documents, c.topic_cloze, c.seed, c.prompt_sentences, c.max_sentence_words),
-        make_sentence_order(documents, c.sentence_order, c.seed, c.order_sentences, c.max_opening_words),
-        make_words(pool[: c.words]),
-        make_words_in_sentences(
-            pool, documents, voice.phonemise, c.words_in_sentence, c.max_sentence_words, c.sentences_per_word
-        ),
-        make_grammar(counts, c.grammar, c.seed),
-    )
+    text = CorpusText(documents, train, train[: heard_documents or None], items, load_voice)
+    return merge(*make_items(text, items))
 
 
 def read(folder: Folder) -> ItemSet:

@@ -1,8 +1,10 @@
-"""Kernel of the score and evaluation stages: one measurement of one checkpoint. It knows rows and files, not Ray."""
+"""Kernel of the stages that score: one metric of one checkpoint. It knows rows and files, not Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,19 @@ from transformers import PreTrainedModel
 from slamray.config.base import asset_path
 from slamray.config.evaluation import ScoringSettings
 from slamray.data.items import ItemPair
-from slamray.evaluate.pairs import perplexity, pieces, score_pairs
-from slamray.model import generate
+from slamray.evaluate.metrics import ScalarMetric, metric_of
+from slamray.evaluate.pairs import pieces, score_pairs
+from slamray.evaluate.summary import PairScore
+from slamray.model.generate import Prompt, cut_prompt
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import to_flac
-from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.speech.decoders.hifigan import UnitVocoder
+from slamray.speech.decoders.source_filter import Vocoder, load_vocoder
 from slamray.stage.folder import Folder
 from slamray.stage.tables import read_shards
 from slamray.stages import corpus, items, packed, published, units
+from slamray.stages.scoring import AUDIO, Task, TaskDone
 from slamray.stages.speech_kernels import one_thread
-from slamray.stages.tasks import AUDIO, PAIRS, PERPLEXITY, Task, TaskDone
 from slamray.tokens.rows import RowStore
 
 
@@ -46,13 +51,9 @@ class Measure:
 
     def __call__(self, task: Task) -> TaskDone:
         model = self._load(task.model)
-        if task.kind == PERPLEXITY:
-            result: Any = self._perplexity(model)
-        elif task.kind == PAIRS:
-            result = self._pairs(model, task)
-        else:
-            result = self._continue(model, task.folder)
-        task.folder.write_json(task.file, result)
+        found = self._pairs(model, task) if task.source else [self._scalar(model, task)]
+        result = [asdict(one) for one in found]
+        task.folder.write_json(task.file, result if task.source else result[0])
         return TaskDone(task.file)
 
     def _load(self, folder: str) -> PreTrainedModel:
@@ -63,41 +64,48 @@ class Measure:
             self._loaded = folder, model.eval()
         return self._loaded[1]
 
-    def _perplexity(self, model: PreTrainedModel) -> dict[str, float]:
-        rows = RowStore(self._folders["packed"].fetch(packed.VALIDATION))
-        return perplexity(model, pieces(rows), self._batch_tokens)
+    def _scalar(self, model: PreTrainedModel, task: Task) -> Any:
+        metric = metric_of(task.metric)
+        assert isinstance(metric, ScalarMetric)
+        material = RunMaterial(self._folders, self._scoring, self._rate_hz, self._batch_tokens, task.folder)
+        return metric.load()(model, material, self._scoring)
 
-    def _pairs(self, model: PreTrainedModel, task: Task) -> list[dict[str, Any]]:
+    def _pairs(self, model: PreTrainedModel, task: Task) -> list[PairScore]:
         if task.source not in self._known:
             folder = self._folders[task.source]
             pairs = published.read(folder) if task.source == "published" else list(items.read(folder).pairs)
             self._known[task.source] = pairs, units.by_id(folder)
         pairs, known = self._known[task.source]
-        asked = [pair for pair in pairs if pair.metric == task.metric]
-        asked = asked[task.start : None if task.stop < 0 else task.stop]
-        spoken = [p for p in asked if all(u in known and len(known[u]) for u in (*p.prompt, *p.chosen, *p.rejected))]
+        chunk = [pair for pair in pairs if pair.metric == task.metric][task.start : task.stop]
+        spoken = [p for p in chunk if all(u in known and len(known[u]) for u in (*p.prompt, *p.chosen, *p.rejected))]
         return score_pairs(model, spoken, known, self._scoring.normalise, self._batch_tokens)
 
-    def _continue(self, model: PreTrainedModel, out: Folder) -> dict[str, Any]:
-        sampling = self._scoring.sampling
-        chosen = generate.choose_prompts(self._prompts(), sampling.prompts, sampling.seed)
-        made = generate.continue_units(model, chosen, sampling)
-        vocoder = load_vocoder(Path(asset_path(self._scoring.vocoder)))
-        for continuation in made[: self._scoring.audio_samples]:
-            sound = vocoder(np.concatenate([continuation.prompt, continuation.units]))
-            out.write(f"{AUDIO}/{continuation.prompt_id}.flac", to_flac(sound, vocoder.rate_hz))
-        samples = [{"prompt_id": c.prompt_id, "prompt": c.prompt.tolist(), "units": c.units.tolist()} for c in made]
-        return generate.describe(made) | {"samples": samples}
 
-    def _prompts(self) -> list[generate.Prompt]:
-        """The beginnings of the validation documents."""
+class RunMaterial:
+    """What scalar metrics are measured on (evaluate.metrics.Material), read from the folders of a run's stages."""
+
+    def __init__(
+        self, folders: Mapping[str, Folder], scoring: ScoringSettings, rate_hz: float, batch_tokens: int, out: Folder
+    ) -> None:
+        self._folders, self._scoring, self._rate_hz, self._out = folders, scoring, rate_hz, out
+        self.batch_tokens = batch_tokens
+
+    def validation_pieces(self) -> Sequence[np.ndarray]:
+        return pieces(RowStore(self._folders["packed"].fetch(packed.VALIDATION)))
+
+    def prompts(self) -> Sequence[Prompt]:
         table = read_shards(self._folders["units"], ["utterance_id", "units", "durations"])
         wanted = [document.doc_id for document in corpus.read(self._folders["corpus"], "validation")]
         table = table.filter(pc.is_in(table["utterance_id"], pa.array(wanted, pa.string())))
-        seconds, rate_hz = self._scoring.sampling.prompt_seconds, self._rate_hz
+        seconds = self._scoring.sampling.prompt_seconds
         return [
-            generate.cut_prompt(
-                row["utterance_id"], np.array(row["units"]), np.array(row["durations"]), seconds, rate_hz
-            )
+            cut_prompt(row["utterance_id"], np.array(row["units"]), np.array(row["durations"]), seconds, self._rate_hz)
             for row in table.to_pylist()
         ]
+
+    def keep_sound(self, name: str, units: np.ndarray) -> None:
+        self._out.write(f"{AUDIO}/{name}.flac", to_flac(self._decoder(units), self._decoder.rate_hz))
+
+    @cached_property
+    def _decoder(self) -> Vocoder | UnitVocoder:
+        return load_vocoder(Path(asset_path(self._scoring.vocoder)))

@@ -1,0 +1,40 @@
+"""A machine that does a stage's work in this process: kernels run one pool after another, rows through Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from slamray.config.compute import Compute
+from slamray.stage.records import from_table, to_table
+from slamray.stage.work import METRICS, Loop, Metrics, Pool
+
+
+class InProcess:
+    """See `slamray.stage.work.Machine`; it gives itself as every seat."""
+
+    def __init__(self, compute: Compute | None = None) -> None:
+        self.compute = compute or Compute()
+        self.sent: list[str] = []  # names of the stages that sent rows, a name for each row
+
+    def seats(self, count: int) -> list[InProcess]:
+        return [self] * count
+
+    def leave(self) -> None:
+        """Nobody waits for anybody here."""
+
+    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+        self.sent += [name] * len(rows)
+        for pool in pools if rows else ():
+            kernel, takes, gives = pool.load()
+            rows = [kernel(row) for row in from_table(to_table(rows, takes), takes)]
+            assert all(isinstance(row, gives) for row in rows)
+
+    def train(self, name: str, loop: Loop, out: Path) -> Metrics:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / METRICS).touch()
+        return loop(lambda metrics: None)
+
+    def call(self, name: str, function: Callable[[], Any]) -> Any:
+        return function()
