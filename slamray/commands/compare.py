@@ -89,7 +89,8 @@ def tables(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
 def show_sweep(entry: SweepEntry) -> str:
     """A sweep's points, metric by metric over the seeds, and its sentence."""
     metrics = list(dict.fromkeys(row["metric"] for row in entry.rows))
-    return "\n".join([f"Sweep: {entry.title}", *show(metrics, summarise(entry.rows)), entry.note])
+    figures = [(row["variant"], row["metric"], row["value"]) for row in entry.rows]
+    return "\n".join([f"Sweep: {entry.title}", *show(metrics, summarise(figures)), entry.note])
 
 
 def _table(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:

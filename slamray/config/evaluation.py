@@ -107,6 +107,6 @@ class EvaluateSettings(ScoringSettings):
     items: ItemsSettings = ItemsSettings()
     sets: dict[str, str] = Field(
         {},
-        description="published test sets, {kind or kind-anything: folder}; kinds and layouts: data/published_sets.py",
+        description="published test sets, {kind or kind-anything: folder}; layouts: data/published_sets.py",
     )
     genppl: GenPplSettings = GenPplSettings()
