@@ -365,10 +365,16 @@ def test_the_bootstrap_is_scipys_percentile_interval() -> None:
 
 def test_voices_of_one_item_do_not_make_the_interval_narrower() -> None:
     scores = [a_score("sblimp", "all", str(i), float(i % 3 > 0), item=str(i)) for i in range(60)]
-    four = [replace(score, pair_id=f"{score.pair_id}/{voice}") for score in scores for voice in range(4)]
-    (one,), (all_voices,) = summarise_items(scores), summarise_items(four)
-    assert (one.n, one.pairs, all_voices.n, all_voices.pairs) == (60, 60, 60, 240)
-    assert (one.accuracy, one.low, one.high) == (all_voices.accuracy, all_voices.low, all_voices.high)
+    found = []
+    for voices in (1, 2, 4):
+        said = [replace(score, pair_id=f"{score.pair_id}/{voice}") for score in scores for voice in range(voices)]
+        found += summarise_items(said)
+    one, two, four = found
+    assert [(summary.n, summary.pairs) for summary in found] == [(60, 60), (60, 120), (60, 240)]
+    assert one.accuracy == two.accuracy == four.accuracy and (two.low, two.high) == (four.low, four.high)
+    as_240_items = stats.binomtest(160, 240).proportion_ci(0.95, "wilson")
+    assert four.high - four.low == pytest.approx(one.high - one.low, rel=0.1)
+    assert four.high - four.low > 1.8 * (as_240_items.high - as_240_items.low)
 
 
 def test_the_mean_of_parts_weighs_each_part_alike() -> None:
