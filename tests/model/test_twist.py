@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from slamray.recipe.planning import parameters
-from slamray.stages.outside import model_identity
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
 from slamray.model.families import SHAPES, family_config
 from slamray.model.unit_lm import build_unit_lm, count_parameters, read_lm_config
+from slamray.recipe.planning import parameters
+from slamray.stages.outside import model_identity
 
 N_UNITS = 20
 ROWS = N_UNITS + 2

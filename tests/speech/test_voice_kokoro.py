@@ -13,7 +13,6 @@ import hibari.tts
 import numpy as np
 import pytest
 import torch
-from slamray.stages.outside import check_voices, tts_identity
 
 from slamray.config.speech import KokoroSettings, TtsSettings
 from slamray.errors import BadInput
@@ -21,6 +20,7 @@ from slamray.speech.voices.base import EDGE
 from slamray.speech.voices.kokoro import Kokoro
 from slamray.speech.voices.kokoro_net import KokoroNet, load_net
 from slamray.speech.voices.table import load_synthesiser
+from slamray.stages.outside import check_voices, tts_identity
 
 # hexgrad/Kokoro-82M's config.json, its widths made small.
 CONFIG: dict[str, Any] = {

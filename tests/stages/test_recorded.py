@@ -197,6 +197,7 @@ def test_spoken_swag_without_its_columns_or_files_is_named(tmp_path: Path) -> No
 
 def test_a_pair_is_said_by_its_voice_and_the_default_voice_keeps_its_ids() -> None:
     from slamray.data.ids import content_id
+    from slamray.data.preference_pairs import PreferencePair
 
     def pair(voice: str) -> ItemPair:
         return ItemPair("p", "Tom ran.", "He fell.", "He flew.", voice, 0.0, "s", "d")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slamray.stages.training import longest_shorter
 
 from slamray import store
 from slamray.config.load import load_recipe
@@ -15,6 +14,7 @@ from slamray.errors import BadInput
 from slamray.recipe.slam import build
 from slamray.runtime.engine import Engine
 from slamray.stage.stage import Stage, order
+from slamray.stages.training import longest_shorter
 from slamray.train.trunk import branch_optim, check_trunk, trunk_config
 
 WSD = OptimSettings(learning_rate=1e-2, warmup_share=0.125, schedule="wsd", decay_share=0.5)
