@@ -101,13 +101,16 @@ def _table(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
         hours = entry.device_hours
         cost = [] if price is None else ["-" if hours is None else f"{hours * price:,.2f}"]
         tokens = short(entry.tokens) + (f" + {short(entry.preference_tokens)}" if entry.preference_tokens else "")
-        lines.append(
-            [
-                entry.name, entry.devices or "-", short(entry.parameters), tokens, power(entry.flops),
-                power(entry.flops_with_attention), "-" if hours is None else f"{hours:,.4g}", *cost,
-                *(_cell(entry.scores.get(name), paper.items[name]) for name in paper.units),
-            ]
-        )  # fmt: skip
+        flops = [power(entry.flops), power(entry.flops_with_attention)]
+        spent = [
+            entry.devices or "-",
+            short(entry.parameters),
+            tokens,
+            *flops,
+            "-" if hours is None else f"{hours:,.4g}",
+        ]
+        scores = [_cell(entry.scores.get(name), paper.items[name]) for name in paper.units]
+        lines.append([entry.name, *spent, *cost, *scores])
     return align(lines)
 
 
