@@ -225,7 +225,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """All numbers of a tree by dotted key; rows of a list by their metric, and by their part after a slash."""
     flat: dict[str, float] = {}
     for key, value in tree.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{_NOT_IN_KEYS.sub('_', key)}"
         if isinstance(value, Mapping):
             flat |= flatten(value, name + ".")
         elif isinstance(value, list):

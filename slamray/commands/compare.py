@@ -17,6 +17,7 @@ from slamray.commands.words import as_command, split_words
 from slamray.config.base import Settings
 from slamray.errors import BadInput
 from slamray.report.runs import Entry, Paper, Score, SweepEntry, read_paper, read_runs, read_sweeps
+from slamray.stages.checkpoints import TITLES
 
 
 class CompareWords(Settings):
@@ -43,7 +44,7 @@ def main(words: Sequence[str]) -> int:
             raise BadInput(f"{others[0]}: no such word; there are {' '.join(CompareWords.model_fields)}")
         paper = read_paper()
         uri = _uri(own)
-        entries = read_runs(uri, own.experiment, own.runs, paper)
+        entries = read_runs(uri, own.experiment, own.runs, paper, TITLES)
         sweeps = read_sweeps(uri, own.experiment, own.runs)
         if not entries and not sweeps:
             raise BadInput(f"experiment {own.experiment} of {uri} holds no checkpoint yet; run jobs/slam.py first")
@@ -88,7 +89,8 @@ def tables(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
 def show_sweep(entry: SweepEntry) -> str:
     """A sweep's points, metric by metric over the seeds, and its sentence."""
     metrics = list(dict.fromkeys(row["metric"] for row in entry.rows))
-    return "\n".join([f"Sweep: {entry.title}", *show(metrics, summarise(entry.rows)), entry.note])
+    figures = [(row["variant"], row["metric"], row["value"]) for row in entry.rows]
+    return "\n".join([f"Sweep: {entry.title}", *show(metrics, summarise(figures)), entry.note])
 
 
 def _table(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
@@ -99,13 +101,16 @@ def _table(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:
         hours = entry.device_hours
         cost = [] if price is None else ["-" if hours is None else f"{hours * price:,.2f}"]
         tokens = short(entry.tokens) + (f" + {short(entry.preference_tokens)}" if entry.preference_tokens else "")
-        lines.append(
-            [
-                entry.name, entry.devices or "-", short(entry.parameters), tokens, power(entry.flops),
-                power(entry.flops_with_attention), "-" if hours is None else f"{hours:,.4g}", *cost,
-                *(_cell(entry.scores.get(name), paper.items[name]) for name in paper.units),
-            ]
-        )  # fmt: skip
+        flops = [power(entry.flops), power(entry.flops_with_attention)]
+        spent = [
+            entry.devices or "-",
+            short(entry.parameters),
+            tokens,
+            *flops,
+            "-" if hours is None else f"{hours:,.4g}",
+        ]
+        scores = [_cell(entry.scores.get(name), paper.items[name]) for name in paper.units]
+        lines.append([entry.name, *spent, *cost, *scores])
     return align(lines)
 
 

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedModel
 
 from slamray import store
-from slamray.commands.words import Checkpoint, as_command, find_model, split_words
+from slamray.commands.words import CheckpointName, as_command, find_model, split_words
 from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
@@ -26,6 +26,7 @@ from slamray.model.families import FAMILIES
 from slamray.model.generate import generation_config
 from slamray.model.saved_vocabulary import SLAMKIT_TYPE, read_unit_vocabulary
 from slamray.model.unit_lm import SLAMKIT_PREFIX, count_parameters, load_unit_lm
+from slamray.stages.checkpoints import ALIGNED
 from slamray.tokens.vocabulary import SPECIALS, Vocabulary
 
 WEIGHTS = "model.safetensors"
@@ -36,7 +37,7 @@ class ExportWords(Settings):
 
     out: str = Field(description="folder that gets the folders transformers and slamkit")
     checkpoint: str = Field("", description="folder of a unit LM in either layout; empty: what the recipe's words made")
-    stage: Checkpoint = Field("aligned", description="which of the recipe's checkpoints")
+    stage: CheckpointName = Field(ALIGNED.stage, description="which of the recipe's checkpoints")
     layout: Literal["both", "transformers", "slamkit"] = Field("both", description="which folders to write")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights; bfloat16 halves the bytes")
     base_model_name: str = Field(

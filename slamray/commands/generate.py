@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from slamray.commands.words import Checkpoint, as_command, find_model, split_words
+from slamray.commands.words import CheckpointName, as_command, find_model, split_words
 from slamray.config.base import Settings, asset_path
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
@@ -26,6 +26,7 @@ from slamray.speech.decoders.base import Decoder
 from slamray.speech.decoders.table import load_decoder
 from slamray.speech.encoders.kmeans import deduplicate
 from slamray.speech.encoders.table import check_encoder, open_encoder
+from slamray.stages.checkpoints import ALIGNED
 from slamray.tokens.vocabulary import reconcile
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
@@ -38,7 +39,7 @@ class GenerateWords(Settings):
     input: str = Field(description="an audio file, or a folder of them (wav flac mp3 ogg)")
     out: str = Field(description="folder that gets a wav file for each prompt, named like it")
     checkpoint: str = Field("", description="folder of a unit LM in either layout; empty: what the recipe's words made")
-    stage: Checkpoint = Field("aligned", description="which of the recipe's checkpoints")
+    stage: CheckpointName = Field(ALIGNED.stage, description="which of the recipe's checkpoints")
     whole: bool = Field(
         False, description="the whole file is the prompt, not its first evaluate.sampling.prompt_seconds"
     )

@@ -8,43 +8,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from slamray.commands.run import make, plan, provenance, verify
 from slamray.commands.words import as_command
 from slamray.config.load import Member, Study, load_study
 from slamray.errors import BadInput
-from slamray.recipe.evaluation import ITEM_METRICS
+from slamray.evaluate.metrics import PairMetric, field_of, find_metric, metric_of
+from slamray.recipe.evaluation import measured
 from slamray.recipe.slam import build as build_recipe
 from slamray.report.study_figure import Curve, draw
 from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
+from slamray.stage.records import to_table
 from slamray.stage.stage import Inputs, Stage, order
 from slamray.stage.work import Machine
+from slamray.stages.checkpoints import ALIGNED, PRETRAINED, UNTRAINED
 
-RUNS = "runs.parquet"  # a row for each variant, seed and metric
-SUMMARY = "summary.parquet"  # a row for each variant and metric, over the seeds
+RUNS = "runs.parquet"  # a FigureRow for each variant, seed and metric
+SUMMARY = "summary.parquet"  # a SpreadRow for each variant and metric
 PICTURE = "study.png"
-PERPLEXITY = "perplexity"
-RUN_COLUMNS = [
-    ("variant", pa.string()), ("seed", pa.int64()), ("metric", pa.string()), ("value", pa.float64()),
-    ("low", pa.float64()), ("high", pa.float64()), ("n", pa.int64()), ("parameters", pa.int64()),
-    ("tokens", pa.int64()), ("flops", pa.float64()), ("train_seconds", pa.float64()), ("scores", pa.string()),
-]  # fmt: skip
-SUMMARY_COLUMNS = [
-    ("variant", pa.string()), ("metric", pa.string()), ("seeds", pa.int64()), ("mean", pa.float64()),
-    ("low", pa.float64()), ("high", pa.float64()),
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Run:
+class Trial:
     """A variant with a seed, as stages."""
 
     member: Member
@@ -54,6 +45,13 @@ class Run:
     @property
     def label(self) -> str:
         return f"{self.member.variant}, seed {self.member.seed}"
+
+    @property
+    def scores(self) -> Stage:
+        return self.targets[0]
+
+    def is_done(self, root: Path) -> bool:
+        return all(target.is_done(root) for target in self.targets)
 
     def find(self, name: str) -> Stage | None:
         """The stage of that name among its targets and what they need."""
@@ -65,6 +63,41 @@ class Run:
         assert found is not None, f"{self.label} has no stage {name}"
         return found
 
+    def facts(self, name: str, root: Path) -> Mapping[str, Any]:
+        """The facts of a finished stage."""
+        facts: Mapping[str, Any] = self.stage(name).manifest(root)["facts"]
+        return facts
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """A metric of a trial, with what the trial cost; shares lie in 0..1, with the interval over their items."""
+
+    variant: str
+    seed: int
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    parameters: int
+    tokens: int
+    flops: float
+    train_seconds: float
+    scores: str  # fingerprint of the stage that has measured it
+
+
+@dataclass(frozen=True)
+class SpreadRow:
+    """A metric of a variant over its seeds: mean, least and greatest."""
+
+    variant: str
+    metric: str
+    seeds: int
+    mean: float
+    low: float
+    high: float
+
 
 def main(words: Sequence[str]) -> int:
     """The whole command: 0 when all is made, 1 when a variant failed, 2 when the user's input is at fault."""
@@ -73,21 +106,21 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: Sequence[str]) -> int:
     study, members = load_study([word for word in words if word not in ("--plan", "--verify")])
-    runs = build(members, study.metrics, study.checkpoint)
+    trials = build(members, study.metrics, study.checkpoint)
+    root = Path(members[0].recipe.root)
     if "--plan" in words:
-        print(show_plan(study, runs))
+        print(show_plan(study, trials))
         return 0
     if "--verify" in words:
-        return verify(Path(members[0].recipe.root), [target for run in runs for target in run.targets])
+        return verify(root, [target for trial in trials for target in trial.targets])
     engine = Engine(members[0].recipe.compute)  # one for all: words set execution, variants do not
     try:
-        failed = make_runs(runs, engine, words)
+        failed = make_trials(trials, engine, words)
     finally:
         engine.close()
     for label, reason in failed.items():
         sys.stderr.write(f"error: {label} failed: {reason}\n")
-    root = Path(members[0].recipe.root)
-    made = [run for run in runs if run.label not in failed]
+    made = [trial for trial in trials if trial.label not in failed]
     if not made:
         raise BadInput("no variant of the study could be made; the reasons are above")
     target = study_stage(study, made, root)
@@ -97,30 +130,29 @@ def _main(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def build(members: Sequence[Member], metrics: Sequence[str], checkpoint: str = "") -> list[Run]:
+def build(members: Sequence[Member], metrics: Sequence[str], checkpoint: str = "") -> list[Trial]:
     """The stages of every member; BadInput, with the variant's name, for what can be known before any work.
 
     checkpoint: which is measured; empty: the last one.
     """
-    runs = []
+    trials = []
     for member in members:
-        measured = checkpoint or ("pretrained" if member.recipe.dpo.budget is None else "aligned")
+        last = PRETRAINED if member.recipe.dpo.budget is None else ALIGNED
+        chosen = checkpoint or last.stage
         try:
             found = {stage.name: stage for stage in order(build_recipe(member.recipe))}
-            targets = [found.get(f"scores_{measured}"), found.get("evaluation")]
         except BadInput as error:
             raise BadInput(f"variant {member.variant}: {error}") from error
-        if targets[0] is None:
-            raise BadInput(f"variant {member.variant}: no {measured}, for dpo.budget is null; study another")
+        if f"scores_{chosen}" not in found:
+            raise BadInput(f"variant {member.variant}: no {chosen}, for dpo.budget is null; study another")
         _check_metrics(metrics, member)
-        runs.append(Run(member, measured, tuple(target for target in targets if target is not None)))
-    return runs
+        targets = [found[name] for name in (f"scores_{chosen}", "evaluation") if name in found]
+        trials.append(Trial(member, chosen, tuple(targets)))
+    return trials
 
 
 def _check_metrics(metrics: Sequence[str], member: Member) -> None:
-    evaluate = member.recipe.evaluate
-    counts = evaluate.items.model_dump(include=set(ITEM_METRICS))
-    known = [PERPLEXITY, *(name for name, count in counts.items() if count), *evaluate.sets]
+    known = measured(member.recipe)
     for metric in metrics:
         if metric not in known:
             raise BadInput(
@@ -129,118 +161,120 @@ def _check_metrics(metrics: Sequence[str], member: Member) -> None:
             )
 
 
-def make_runs(runs: Sequence[Run], engine: Engine, words: Sequence[str]) -> dict[str, str]:
-    """Make one run after the other; the reasons of those that failed, by label."""
+def make_trials(trials: Sequence[Trial], engine: Engine, words: Sequence[str]) -> dict[str, str]:
+    """Make one trial after the other; the reasons of those that failed, by label."""
     failed = {}
-    for number, run in enumerate(runs, start=1):
-        sys.stderr.write(f"--- {run.label} ({number} of {len(runs)})\n")
+    for number, trial in enumerate(trials, start=1):
+        sys.stderr.write(f"--- {trial.label} ({number} of {len(trials)})\n")
         try:
-            make(run.member.recipe, list(run.targets), engine, words)
+            make(trial.member.recipe, list(trial.targets), engine, words)
         except Exception as error:  # whatever it was, the other variants can still be made; it is reported at the end
-            failed[run.label] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            sys.stderr.write(f"{run.label} failed: {failed[run.label]}\n")
+            failed[trial.label] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            sys.stderr.write(f"{trial.label} failed: {failed[trial.label]}\n")
     return failed
 
 
-def show_plan(study: Study, runs: Sequence[Run]) -> str:
+def show_plan(study: Study, trials: Sequence[Trial]) -> str:
     """The variants, what they change, and every stage once; starts nothing."""
     lines = [f"study {study.title!r} ({study.of}): {len(study.variants)} variants x {len(study.seeds)} seeds"]
-    root = Path(runs[0].member.recipe.root)
+    recipe = trials[0].member.recipe
+    root = Path(recipe.root)
     for name, values in study.variants.items():
-        own = [run for run in runs if run.member.variant == name]
-        done = sum(all(target.is_done(root) for target in run.targets) for run in own)
+        seeds = [trial for trial in trials if trial.member.variant == name]
+        done = sum(trial.is_done(root) for trial in seeds)
         changes = ", ".join(f"{key}={value}" for key, value in values.items()) or "the recipe as it is"
-        lines.append(f"  {name:<24}{done} of {len(own)} done   {changes}")
-    targets = [target for run in runs for target in run.targets]
-    return "\n".join([*lines, plan(runs[0].member.recipe, [*targets, study_stage(study, runs, root)])])
+        lines.append(f"  {name:<24}{done} of {len(seeds)} done   {changes}")
+    targets = [target for trial in trials for target in trial.targets]
+    return "\n".join([*lines, plan(recipe, [*targets, study_stage(study, trials, root)])])
 
 
-def study_stage(study: Study, runs: Sequence[Run], root: Path) -> Stage:
-    """The stage that draws these runs; its inputs are what measured them."""
-    settings = {"study": study, "members": [[run.member.variant, run.member.seed] for run in runs]}
-    inputs = {target.fingerprint: target for run in runs for target in run.targets}
-    return Stage("study", partial(_draw, runs, root), settings, tuple(inputs.values()), version=2)
+def study_stage(study: Study, trials: Sequence[Trial], root: Path) -> Stage:
+    """The stage that draws these trials; its inputs are what measured them."""
+    settings = {"study": study, "members": [[trial.member.variant, trial.member.seed] for trial in trials]}
+    inputs = {target.fingerprint: target for trial in trials for target in trial.targets}
+    return Stage("study", partial(_draw, trials, root), settings, tuple(inputs.values()), version=2)
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """table: lines for the terminal. summary: a row for each variant and metric."""
+    """table: lines for the terminal."""
 
     table: Sequence[str]
-    summary: Sequence[Mapping[str, Any]]
+    summary: Sequence[SpreadRow]
 
 
 def _draw(
-    runs: Sequence[Run], root: Path, inputs: Inputs, out: Folder, machine: Machine, study: Study, members: Any
+    trials: Sequence[Trial], root: Path, inputs: Inputs, out: Folder, machine: Machine, study: Study, members: Any
 ) -> StudyFacts:
     """Write both tables and the picture."""
-    rows = [row for run in runs for row in measured_rows(run, study.metrics, root)]
-    summary = summarise(rows)
-    out.write_table(RUNS, pa.Table.from_pylist(rows, pa.schema(RUN_COLUMNS)))
-    out.write_table(SUMMARY, pa.Table.from_pylist(summary, pa.schema(SUMMARY_COLUMNS)))
-    title = f"{study.title} ({study.of})"
-    draw(title, list(study.metrics), rows, summary, _curves(runs, root), out.fetch(PICTURE))
+    rows = [row for trial in trials for row in figure_rows(trial, study.metrics, root)]
+    summary = summarise([(row.variant, row.metric, row.value) for row in rows])
+    out.write_table(RUNS, to_table(rows, FigureRow))
+    out.write_table(SUMMARY, to_table(summary, SpreadRow))
+    shown, spread = [asdict(row) for row in rows], [asdict(row) for row in summary]
+    draw(f"{study.title} ({study.of})", study.metrics, shown, spread, _curves(trials, root), out.fetch(PICTURE))
     return StudyFacts(show(study.metrics, summary), summary)
 
 
-def measured_rows(run: Run, metrics: Sequence[str], root: Path) -> list[dict[str, Any]]:
-    """A row for each metric; accuracies lie in 0..1, with the interval over their items."""
-    scores = run.targets[0]
-    facts = scores.manifest(root)["facts"]
-    spent = _facts(run, "aligned" if run.checkpoint == "aligned" else "pretrained", root)
-    figures = {PERPLEXITY: {"value": facts["perplexity"]["perplexity"], "n": facts["perplexity"]["targets"]}}
-    measured = list(facts["pairs"].values())
-    for target in run.targets[1:]:
-        measured += target.manifest(root)["facts"]["checkpoints"][run.checkpoint]["metrics"]
-    for row in measured:
-        if row.get("part", "all") == "all":
-            figures[row["metric"]] = {"value": row["accuracy"], **{key: row[key] for key in ("low", "high", "n")}}
-    for metric in metrics:
-        if metric not in figures:
-            raise BadInput(
-                f"metrics: no item of {metric} could be made from this corpus; leave it out, or give more text"
-            )
-    shared = {
-        "variant": run.member.variant, "seed": run.member.seed, "scores": scores.fingerprint,
-        "parameters": _facts(run, "untrained", root)["parameters"],
-        **{key: spent[key] for key in ("tokens", "flops", "train_seconds")},
-    }  # fmt: skip
-    return [{**shared, "metric": metric, **figures[metric]} for metric in metrics]
+def figure_rows(trial: Trial, metrics: Sequence[str], root: Path) -> list[FigureRow]:
+    """A row for each metric. BadInput for one of which there is no item."""
+    figures = dict(trial.scores.manifest(root)["facts"]["figures"])
+    for target in trial.targets[1:]:
+        figures |= target.manifest(root)["facts"]["checkpoints"][trial.checkpoint]["figures"]
+    return [_figure_row(trial, metric, figures.get(metric, {}), root) for metric in metrics]
 
 
-def _facts(run: Run, name: str, root: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = run.stage(name).manifest(root)["facts"]
-    return facts
+def _figure_row(trial: Trial, name: str, facts: Mapping[str, Any], root: Path) -> FigureRow:
+    metric = metric_of(name)
+    value = field_of(facts, metric.value) if facts else None
+    if value is None:
+        raise BadInput(f"metrics: no item of {name} could be made from this corpus; leave it out, or give more text")
+    has_interval = isinstance(metric, PairMetric)
+    spent = trial.facts(ALIGNED.stage if trial.checkpoint == ALIGNED.stage else PRETRAINED.stage, root)
+    return FigureRow(
+        trial.member.variant,
+        trial.member.seed,
+        name,
+        value,
+        facts["low"] if has_interval else None,
+        facts["high"] if has_interval else None,
+        field_of(facts, metric.count),
+        trial.facts(UNTRAINED.stage, root)["parameters"],
+        spent["tokens"],
+        spent["flops"],
+        spent["train_seconds"],
+        trial.scores.fingerprint,
+    )
 
 
-def _curves(runs: Sequence[Run], root: Path) -> list[Curve]:
-    """Validation loss over tokens while each run was pre-trained."""
+def _curves(trials: Sequence[Trial], root: Path) -> list[Curve]:
+    """Validation loss over tokens while each trial was pre-trained."""
     curves = []
-    for run in runs:
-        history = run.stage("pretrained").folder(root).read_json("history.json")
+    for trial in trials:
+        history = trial.stage(PRETRAINED.stage).folder(root).read_json("history.json")
         points = [(row["tokens"], row["validation_loss"]) for row in history if "validation_loss" in row]
-        curves.append(Curve(run.member.variant, [x for x, _ in points], [y for _, y in points]))
+        curves.append(Curve(trial.member.variant, [x for x, _ in points], [y for _, y in points]))
     return curves
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean, least and greatest over the seeds of each variant and metric: how the paper gives its +- (Table 2)."""
+def summarise(figures: Sequence[tuple[str, str, float]]) -> list[SpreadRow]:
+    """Mean, least and greatest over the seeds of each variant and metric: how the paper gives its +- (Table 2).
+
+    figures: variant, metric and value of each trial.
+    """
     found: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        found.setdefault((row["variant"], row["metric"]), []).append(row["value"])
+    for variant, metric, value in figures:
+        found.setdefault((variant, metric), []).append(value)
     return [
-        {
-            "variant": variant, "metric": metric, "seeds": len(values), "mean": sum(values) / len(values),
-            "low": min(values), "high": max(values),
-        }
+        SpreadRow(variant, metric, len(values), sum(values) / len(values), min(values), max(values))
         for (variant, metric), values in found.items()
-    ]  # fmt: skip
+    ]
 
 
-def show(metrics: Sequence[str], summary: Sequence[Mapping[str, Any]]) -> list[str]:
+def show(metrics: Sequence[str], summary: Sequence[SpreadRow]) -> list[str]:
     """Lines for the terminal: a row for each variant, a column for each metric."""
-    cells = {(row["variant"], row["metric"]): row for row in summary}
-    variants = dict.fromkeys(row["variant"] for row in summary)
+    cells = {(row.variant, row.metric): row for row in summary}
+    variants = dict.fromkeys(row.variant for row in summary)
     width = max(map(len, variants))
     lines = [" " * width + "".join(f"{metric:>26}" for metric in metrics)]
     for variant in variants:
@@ -249,7 +283,7 @@ def show(metrics: Sequence[str], summary: Sequence[Mapping[str, Any]]) -> list[s
     return [*lines, "mean [least, greatest] over the seeds; accuracies in %"]
 
 
-def _cell(row: Mapping[str, Any]) -> str:
-    scale = 1 if row["metric"] == PERPLEXITY else 100
-    mean, low, high = (scale * row[key] for key in ("mean", "low", "high"))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+def _cell(row: SpreadRow) -> str:
+    metric = find_metric(row.metric)
+    scale = metric.scale if metric else 100  # a sweep's objective is a mean of accuracies
+    return f"{scale * row.mean:.2f} [{scale * row.low:.2f}, {scale * row.high:.2f}]"

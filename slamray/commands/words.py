@@ -5,16 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from slamray.config.base import Settings
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.stages.checkpoints import MODEL, TITLES
 
-Checkpoint = Literal["untrained", "pretrained", "aligned"]
+
+def _known_checkpoint(stage: str) -> str:
+    if stage not in TITLES:
+        raise ValueError(f"choose one of {' '.join(TITLES)}")
+    return stage
+
+
+CheckpointName = Annotated[str, AfterValidator(_known_checkpoint)]
 Own = TypeVar("Own", bound=Settings)
 
 
@@ -50,19 +58,18 @@ def split_words(words: Sequence[str], kind: type[Own]) -> tuple[Own, list[str]]:
         raise BadInput(f"{key}={first['input']!r}: {first['msg']}") from error
 
 
-def find_model(folder: str, checkpoint: Checkpoint, recipe: Callable[[], Recipe]) -> Path:
+def find_model(folder: str, checkpoint: str, recipe: Callable[[], Recipe]) -> Path:
     """The folder of a unit LM: the one given (or `model` in it), else the recipe's checkpoint of that name.
 
     BadInput when there is none there, or the recipe has not made it yet.
     """
     if folder:
-        found = [path for path in (Path(folder), Path(folder) / "model") if (path / "config.json").is_file()]
+        found = [path for path in (Path(folder), Path(folder) / MODEL) if (path / "config.json").is_file()]
         if not found:
             raise BadInput(f"checkpoint={folder}: no config.json there, nor in its folder model; check the path")
         return found[0]
     from slamray.recipe.slam import build  # builds the recipe's stages to know their folders; starts nothing
     from slamray.stage.stage import order
-    from slamray.stages.checkpoints import MODEL
 
     resolved = recipe()
     root = Path(resolved.root)

@@ -11,7 +11,7 @@ from slamray.config.outside import Revision, folder_field, model_field
 
 
 class ItemsSettings(Settings):
-    """How many test items of each kind, and the rules they are made by (slamray/data/items.py)."""
+    """How many test items of each metric, and the rules they are made by (slamray/data/corpus_items.py)."""
 
     topic_cloze: int = Field(250, ge=0, description="pairs: true ending against another story's ending")
     sentence_order: int = Field(250, ge=0, description="pairs: four sentences in order against permuted")
@@ -19,6 +19,9 @@ class ItemsSettings(Settings):
     words_in_sentence: int = Field(300, ge=0, description="pairs: the same inside a sentence of the story text")
     grammar: int = Field(
         300, ge=0, description="pairs: grammatical against ungrammatical (sBLIMP-like), rounded down to tens"
+    )
+    others: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="pairs of the metrics of evaluate/metrics.py that have no field here, by name"
     )
     prompt_sentences: int = Field(3, ge=1, description="sentences before the ending in topic-cloze; chosen, not tuned")
     order_sentences: int = Field(4, ge=2, description="sentences of a sentence-order item; chosen, not tuned")
@@ -41,6 +44,11 @@ class ItemsSettings(Settings):
         4, ge=3, description="shortest word in phonemes, stress marks not counted; chosen, not tuned"
     )
     seed: int = Field(0, ge=0, description="seeds every draw")
+
+    def pairs(self, metric: str) -> int:
+        """How many pairs of a metric are to be made."""
+        count: int = getattr(self, metric, self.others.get(metric, 0))
+        return count
 
 
 class SamplingSettings(Settings):

@@ -1,7 +1,7 @@
 """Make test items from text that no training stage saw: what is spoken, and which of it is right.
 
 An item set holds utterances, each of which is spoken and encoded once, and pairs that refer to them by id. Metrics
-are topic_cloze and sentence_order (here), words and words_in_sentence (word_items.py), and grammar (grammar_items.py).
+topic_cloze and sentence_order are made here, those of words in word_items.py, grammar in grammar_items.py.
 """
 
 from __future__ import annotations

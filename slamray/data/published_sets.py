@@ -15,7 +15,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from slamray.errors import BadInput
 
 GOLD = "gold.csv"
 IN_VOCABULARY, OUT_OF_VOCABULARY = "in_vocabulary", "out_of_vocabulary"
+EACH_PART = "each part"  # of SALMon
 SALMON_PARTS = (
     "bg_alignment",
     "bg_all_consistency",
@@ -40,18 +41,6 @@ SALMON_PARTS = (
     "sentiment_consistency",
     "speaker_consistency",
 )
-# How many items are published. sBLIMP and sWUGGY: zerospeech.com, task 4, and the number of files (slamkit issue 17),
-# for sWUGGY with words of the vocabulary alone. StoryCloze: its test set of 2016. SALMon: its page on the hub.
-PUBLISHED: dict[str, dict[str, int]] = {
-    "sblimp": {"dev": 6_300, "test": 63_000},
-    "swuggy": {"dev": 5_000, "test": 20_000},
-    "ssc": {"test": 1_871},
-    "tsc": {"test": 1_871},
-    "ms_ssc": {"test": 1_871},
-    "ms_tsc": {"test": 1_871},
-    "salmon": {"each part": 200},
-}
-KINDS = tuple(PUBLISHED)
 # The columns of slprl/SALMon and slprl/multispeaker-storycloze on the hub. The column of the right recording leads to
 # those of the wrong recording, of the item's number, of the right text and of the wrong text.
 _HUB = {
@@ -90,21 +79,28 @@ class _Side:
     column: str = "audio"
 
 
+@dataclass(frozen=True)
+class PublishedKind:
+    """How sets of a kind are read, and how many items the published ones have.
+
+    read: the labelled recordings of a folder. published: numbers of items, by what they are of. counted: the part that
+    these numbers are of; empty: all. average: how a set's figure is made, the mean over items or the mean of its parts'
+    means.
+    """
+
+    title: str
+    read: Callable[[Path], Iterator[_Side]]
+    published: Mapping[str, int]
+    counted: str = ""
+    average: Literal["items", "parts"] = "items"
+
+
 def kind_of(name: str) -> str:
     """The kind of a set, by its name; BadInput for a kind that is not known."""
     kind = name.partition("-")[0]
-    if kind not in PUBLISHED:
+    if kind not in KINDS:
         raise BadInput(f"evaluate.sets.{name}: no such kind of set; a name starts with one of {' '.join(KINDS)}")
     return kind
-
-
-def average_of(name: str) -> Literal["items", "parts"]:
-    """How one figure stands for a whole set: the mean over items, or the mean of its parts' means.
-
-    sBLIMP and sWUGGY are means over items, each the mean over its voices (ZeroSpeech 2021's score). SALMon publishes
-    figures for its parts alone; the mean of the eight is not a published score.
-    """
-    return "parts" if kind_of(name) == "salmon" else "items"
 
 
 def read_set(name: str, folder: Path) -> PublishedSet:
@@ -115,12 +111,7 @@ def read_set(name: str, folder: Path) -> PublishedSet:
     kind = kind_of(name)
     if not folder.is_dir():
         raise BadInput(f"evaluate.sets.{name}={folder}: no such folder")
-    if kind in ("sblimp", "swuggy"):
-        sides = list(_read_gold(kind, folder))
-    elif kind == "salmon":
-        sides = list(_read_salmon(folder))
-    else:
-        sides = list(_read_stories(folder))
+    sides = list(KINDS[kind].read(folder))
     if not sides:
         raise BadInput(
             f"evaluate.sets.{name}={folder}: no recording of a {kind} set in it; "
@@ -131,20 +122,31 @@ def read_set(name: str, folder: Path) -> PublishedSet:
         for side in sides
     }
     pairs = tuple(_pair_up(name, folder, sides, recordings))
-    return PublishedSet(name, tuple(recordings.values()), pairs, _identity(folder, sides), _count(kind, pairs))
+    return PublishedSet(name, tuple(recordings.values()), pairs, _identity(folder, sides), _count(KINDS[kind], pairs))
 
 
-def _read_gold(kind: str, folder: Path) -> Iterator[_Side]:
-    """Sides of a ZeroSpeech 2021 folder."""
+def _read_sblimp(folder: Path) -> Iterator[_Side]:
+    for wav, right, row in _read_gold(folder, ("type", "subtype")):
+        item = f"{row['type']}/{row['subtype']}/{row['id']}"
+        yield _Side(wav, right, row["type"], item, row["voice"], row.get("transcription") or wav, folder / wav)
+
+
+def _read_swuggy(folder: Path) -> Iterator[_Side]:
+    for wav, right, row in _read_gold(folder, ("frequency", "word")):
+        part = _vocabulary(f"{folder / GOLD}:{row['line']}: {wav}", row) if right else ""
+        yield _Side(wav, right, part, row["id"], row["voice"], row["word"] or wav, folder / wav)
+
+
+def _read_gold(folder: Path, columns: Sequence[str]) -> Iterator[tuple[str, bool, Mapping[str, str]]]:
+    """Of a ZeroSpeech 2021 folder: name of each wav file, whether it is right, and its row. columns: of the kind."""
     gold = folder / GOLD
-    own = ("type", "subtype") if kind == "sblimp" else ("frequency", "word")
     if not gold.is_file():
         raise BadInput(f"{gold}: no such file; give the folder with {GOLD} beside the wav files, .../dev or .../test")
     unlabelled = {path.name for path in folder.glob("*.wav")}
     seen: set[str] = set()
     with gold.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        needed = {"id", "filename", "voice", "correct", *own}
+        needed = {"id", "filename", "voice", "correct", *columns}
         if missing := sorted(needed - set(reader.fieldnames or ())):
             raise BadInput(f"{gold}: no column {' '.join(missing)}; it has {' '.join(reader.fieldnames or ())}")
         for line, row in enumerate(reader, start=2):
@@ -157,12 +159,7 @@ def _read_gold(kind: str, folder: Path) -> Iterator[_Side]:
             if row["correct"] not in ("0", "1"):
                 raise BadInput(f"{gold}:{line}: {wav}: correct is {row['correct']!r}, not 0 or 1; repair the label")
             unlabelled.discard(wav)
-            right = row["correct"] == "1"
-            if kind == "sblimp":
-                part, item, text = row["type"], f"{row['type']}/{row['subtype']}/{row['id']}", row.get("transcription")
-            else:
-                part, item, text = _vocabulary(f"{gold}:{line}: {wav}", row) if right else "", row["id"], row["word"]
-            yield _Side(wav, right, part, item, row["voice"], text or wav, folder / wav)
+            yield wav, row["correct"] == "1", row | {"line": str(line)}
     if unlabelled:
         raise BadInput(f"{folder / min(unlabelled)}: no label; it has no row in {gold}")
 
@@ -218,11 +215,11 @@ def _read_hub(folder: Path, path: Path, part: str, prefix: str, voice: str) -> I
     kept = [column for column in (number, *texts) if column in columns]
     name = path.relative_to(folder).as_posix()
     for i, row in enumerate(file.read(columns=kept).to_pylist()):
+        item = f"{prefix}{row[number]}"
         for column, text in zip((right, wrong), texts, strict=True):
-            said = str(row.get(text) or f"{name}:{i}:{column}")
-            yield _Side(
-                f"{name}:{i}:{column}", column == right, part, f"{prefix}{row[number]}", voice, said, path, i, column
-            )
+            place = f"{name}:{i}:{column}"
+            said = str(row.get(text) or place)
+            yield _Side(place, column == right, part, item, voice, said, path, i, column)
 
 
 def _pair_up(
@@ -256,25 +253,44 @@ def _identity(folder: Path, sides: Sequence[_Side]) -> dict[str, Any]:
     return {"files": len(sizes), "listing": hashlib.sha256(lines.encode()).hexdigest(), **labels}
 
 
-def _count(kind: str, pairs: Sequence[ItemPair]) -> dict[str, Any]:
+def _count(kind: PublishedKind, pairs: Sequence[ItemPair]) -> dict[str, Any]:
     """Items here beside the published ones. A subset is legal, and said to be one."""
     parts = Counter(part for part, _ in {(pair.part, pair.item) for pair in pairs})
-    published = PUBLISHED[kind]
     items = len({pair.item for pair in pairs})
-    expected = " or ".join(f"{n:,} ({where})" for where, n in published.items())
-    if kind == "salmon":
-        odd = [f"{part} {parts[part]}" for part in SALMON_PARTS if parts[part] != published["each part"]]
-        note = f"not as published: {', '.join(odd)}; published are {expected}" if odd else ""
-    else:
-        counted = parts[IN_VOCABULARY] if kind == "swuggy" else items
-        of = " in the vocabulary" if kind == "swuggy" else ""
-        whole = counted in published.values()
-        sort = "a subset" if counted < max(published.values()) else "more"
-        note = "" if whole else f"{counted:,} items{of}, {sort}: published are {expected}"
     return {
         "pairs": len(pairs),
         "items": items,
         "parts": dict(sorted(parts.items())),
-        "published": dict(published),
-        "note": note,
+        "published": dict(kind.published),
+        "note": _note(kind, items, parts),
     }
+
+
+def _note(kind: PublishedKind, items: int, parts: Mapping[str, int]) -> str:
+    """Where the number of items is not a published one; else empty."""
+    expected = " or ".join(f"{n:,} ({where})" for where, n in kind.published.items())
+    if kind.average == "parts":
+        odd = [f"{part} {parts.get(part, 0)}" for part in SALMON_PARTS if parts.get(part) != kind.published[EACH_PART]]
+        return f"not as published: {', '.join(odd)}; published are {expected}" if odd else ""
+    counted = parts.get(kind.counted, 0) if kind.counted else items
+    if counted in kind.published.values():
+        return ""
+    of = f" {kind.counted.replace('in_', 'in the ')}" if kind.counted else ""
+    sort = "a subset" if counted < max(kind.published.values()) else "more"
+    return f"{counted:,} items{of}, {sort}: published are {expected}"
+
+
+# Items as published. sBLIMP and sWUGGY: zerospeech.com, task 4, and the number of files (slamkit issue 17); sWUGGY's
+# are of words in the vocabulary, and the figure of both is over pairs, each the mean over its voices (ZeroSpeech 2021's
+# score). StoryCloze: its test set of 2016. SALMon: 200 in each part (its hub page); it has figures for its parts alone,
+# and the mean of the eight is a figure of this project.
+_STORIES = {"test": 1_871}
+KINDS: dict[str, PublishedKind] = {
+    "sblimp": PublishedKind("sBLIMP", _read_sblimp, {"dev": 6_300, "test": 63_000}),
+    "swuggy": PublishedKind("sWUGGY", _read_swuggy, {"dev": 5_000, "test": 20_000}, counted=IN_VOCABULARY),
+    "ssc": PublishedKind("Spoken StoryCloze", _read_stories, _STORIES),
+    "tsc": PublishedKind("Topic StoryCloze, spoken", _read_stories, _STORIES),
+    "ms_ssc": PublishedKind("Spoken StoryCloze, several speakers", _read_stories, _STORIES),
+    "ms_tsc": PublishedKind("Topic StoryCloze, several speakers", _read_stories, _STORIES),
+    "salmon": PublishedKind("SALMon", _read_salmon, {EACH_PART: 200}, average="parts"),
+}

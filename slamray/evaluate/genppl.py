@@ -60,13 +60,11 @@ class Transcriber:
         heard = [number for number, audio in enumerate(audios) if len(audio)]
         if not heard:
             return texts
-        inputs = self._processor(
-            [audios[number] for number in heard], sampling_rate=RATE_HZ, return_tensors="pt", return_attention_mask=True
-        )
-        tokens = self._model.generate(
-            inputs.input_features.to(self._device, self._dtype), attention_mask=inputs.attention_mask.to(self._device),
-            do_sample=False, num_beams=1,
-        )  # fmt: skip
+        sounds = [audios[number] for number in heard]
+        inputs = self._processor(sounds, sampling_rate=RATE_HZ, return_tensors="pt", return_attention_mask=True)
+        features = inputs.input_features.to(self._device, self._dtype)
+        seen = inputs.attention_mask.to(self._device)
+        tokens = self._model.generate(features, attention_mask=seen, do_sample=False, num_beams=1)
         for number, text in zip(heard, self._processor.batch_decode(tokens, skip_special_tokens=True), strict=True):
             texts[number] = text.strip()
         return texts

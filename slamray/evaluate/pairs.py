@@ -1,4 +1,4 @@
-"""Score pairs by log-likelihood under a unit LM.
+"""Metrics of pairs, and perplexity: log-likelihoods under a unit LM.
 
 The score of a side is the mean log-likelihood of its whole sequence, prompt included, over all targets up to the final
 special (docs/paper.md 1.10, as slamkit does it for sBLIMP and StoryCloze); the sum is an option.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import nn
 
+from slamray.config.evaluation import ScoringSettings
 from slamray.data.items import ItemPair
+from slamray.evaluate.metrics import Material
+from slamray.evaluate.summary import PairScore
 from slamray.model.log_likelihood import BATCH_TOKENS, log_likelihoods
 from slamray.tokens.documents import Document, join_units, unit_document
 from slamray.tokens.vocabulary import Vocabulary
@@ -37,20 +41,12 @@ def judge_pairs(
     vocabulary: Vocabulary,
     normalise: Normalise = "mean",
     batch_tokens: int = BATCH_TOKENS,
-) -> list[dict[str, Any]]:
-    """One row for each pair: pair_id, metric, part, item, ll_chosen, ll_rejected, correct (1, 0, or 0.5 for a tie)."""
+) -> list[PairScore]:
+    """The scores of each pair, in their order. units: deduplicated, by utterance id."""
     sums, targets = log_likelihoods(model, pair_documents(pairs, units, vocabulary), batch_tokens)
-    scores = (sums / targets if normalise == "mean" else sums).reshape(-1, 2)
+    scores = (sums / targets if normalise == "mean" else sums).reshape(-1, 2).tolist()
     return [
-        {
-            "pair_id": pair.pair_id,
-            "metric": pair.metric,
-            "part": pair.part,
-            "item": pair.item,
-            "ll_chosen": float(chosen),
-            "ll_rejected": float(rejected),
-            "correct": judge(chosen, rejected),
-        }
+        PairScore(pair.pair_id, pair.metric, pair.part, pair.item, chosen, rejected, judge(chosen, rejected))
         for pair, (chosen, rejected) in zip(pairs, scores, strict=True)
     ]
 
@@ -60,11 +56,25 @@ def judge(chosen: float, rejected: float) -> float:
     return 0.5 if abs(chosen - rejected) <= TIE * max(1.0, abs(chosen)) else float(chosen > rejected)
 
 
-def perplexity(model: nn.Module, documents: Sequence[Document], batch_tokens: int = BATCH_TOKENS) -> dict[str, float]:
-    """perplexity, loss (nats per target) and number of targets: exp(sum NLL / targets), e.g. of `RowStore.pieces`.
+@dataclass(frozen=True)
+class Perplexity:
+    """perplexity: exp(loss). loss: nats per target. targets: how many tokens were predicted."""
+
+    perplexity: float
+    loss: float
+    targets: int
+
+
+def perplexity(model: nn.Module, documents: Sequence[Document], batch_tokens: int = BATCH_TOKENS) -> Perplexity:
+    """exp(sum NLL / targets), e.g. of `RowStore.pieces`.
 
     documents: whole ones or the pieces of packed rows, since attention does not cross pieces.
     """
     sums, targets = log_likelihoods(model, [document for document in documents if len(document) > 1], batch_tokens)
     loss = -float(sums.sum()) / int(targets.sum())
-    return {"perplexity": math.exp(loss), "loss": loss, "targets": int(targets.sum())}
+    return Perplexity(math.exp(loss), loss, int(targets.sum()))
+
+
+def measure_perplexity(model: nn.Module, material: Material, scoring: ScoringSettings) -> Perplexity:
+    """Metric `perplexity`: of the validation rows."""
+    return perplexity(model, material.validation_pieces(), material.batch_tokens)

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 Average = Literal["items", "parts"]
+INTERVALS = "Wilson's where every item is one pair, otherwise that of a bootstrap over items"  # the rule, for readers
 RESAMPLES = 10_000  # of a bootstrap; the ends of a 95 % interval are then each the mean of many; chosen, not tuned
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """A pair of one metric and the scores of its sides; correct is 1, 0, or 0.5 for a tie.
+
+    item: pairs of one item say the same in several voices; empty: the pair is an item by itself.
+    """
+
+    pair_id: str
+    metric: str
+    part: str
+    item: str
+    ll_chosen: float
+    ll_rejected: float
+    correct: float
 
 
 @dataclass(frozen=True)
@@ -47,58 +64,42 @@ class Difference:
     high: float
 
 
-def summarise_metrics(rows: Sequence[Mapping[str, Any]], confidence: float = 0.95) -> list[ItemSummary]:
-    """The figure of each metric over its items, in the order of first appearance. rows: see `summarise_items`."""
-    metrics = dict.fromkeys(row["metric"] for row in rows)
-    return [summarise_items([r for r in rows if r["metric"] == metric], "items", confidence)[0] for metric in metrics]
-
-
-def summarise_parts(rows: Sequence[Mapping[str, Any]], confidence: float = 0.95) -> list[ItemSummary]:
-    """The figure of each part of each metric that has several, in the order of first appearance of the metrics."""
-    metrics = dict.fromkeys(row["metric"] for row in rows)
-    found = [summarise_items([r for r in rows if r["metric"] == metric], "items", confidence) for metric in metrics]
-    return [part for own in found for part in own[1:]]
-
-
-def _by_item(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The mean of each item's pairs, items in the order of rows; an empty item is the pair itself."""
+def _by_item(scores: Sequence[PairScore]) -> np.ndarray:
+    """The mean of each item's pairs, items in the order of scores; an empty item is the pair itself."""
     found: dict[str, list[float]] = {}
-    for row in rows:
-        found.setdefault(row["item"] or row["pair_id"], []).append(row["correct"])
+    for score in scores:
+        found.setdefault(score.item or score.pair_id, []).append(score.correct)
     return np.array([np.mean(correct) for correct in found.values()])
 
 
 def summarise_items(
-    rows: Sequence[Mapping[str, Any]], average: Average = "items", confidence: float = 0.95, seed: int = 0
+    scores: Sequence[PairScore], average: Average = "items", confidence: float = 0.95, seed: int = 0
 ) -> list[ItemSummary]:
     """The figure of one metric's scored pairs, then that of each of its parts if there are several.
 
-    rows: metric, part, item, pair_id, correct; an empty item is the pair itself. ties counts pairs.
     The interval is Wilson's where every item is one pair. Where items have several pairs (a word in several sentences),
     which are not independent, or the figure is a mean of parts, it is that of a bootstrap over items, whose draws
-    depend on seed, metric and part alone, not on the order of rows.
+    depend on seed, metric and part alone, not on the order of scores. ties counts pairs.
     """
-    (metric,) = {row["metric"] for row in rows}
-    by_part = {part: [row for row in rows if row["part"] == part] for part in sorted({row["part"] for row in rows})}
-    values = {part: _by_item(own) for part, own in by_part.items()}
-    whole = _by_item(rows)
+    (metric,) = {score.metric for score in scores}
+    by_part = {part: [one for one in scores if one.part == part] for part in sorted({one.part for one in scores})}
+    values = {part: _by_item(members) for part, members in by_part.items()}
+    whole = _by_item(scores)
     strata = list(values.values()) if average == "parts" else [whole]
 
-    def summary(part: str, strata: Sequence[np.ndarray], correct: Sequence[float], n: int) -> ItemSummary:
+    def summary(part: str, strata: Sequence[np.ndarray], members: Sequence[PairScore], n: int) -> ItemSummary:
         accuracy = float(np.mean([stratum.mean() for stratum in strata]))
-        if len(strata) == 1 and n == len(correct):
+        if len(strata) == 1 and n == len(members):
             low, high = wilson(accuracy, n, confidence)
         else:
             draws = int.from_bytes(hashlib.sha256(f"{seed}/{metric}/{part}".encode()).digest()[:8], "big")
             low, high = bootstrap(strata, confidence, draws)
-        return ItemSummary(metric, part, average, n, len(correct), list(correct).count(0.5), accuracy, low, high)
+        ties = sum(one.correct == 0.5 for one in members)
+        return ItemSummary(metric, part, average, n, len(members), ties, accuracy, low, high)
 
-    found = [summary("all", strata, [row["correct"] for row in rows], len(whole))]
+    found = [summary("all", strata, scores, len(whole))]
     if len(by_part) > 1:
-        found += [
-            summary(part, [values[part]], [row["correct"] for row in own], len(values[part]))
-            for part, own in by_part.items()
-        ]
+        found += [summary(part, [values[part]], members, len(values[part])) for part, members in by_part.items()]
     return found
 
 
@@ -135,28 +136,21 @@ def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def compare(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], confidence: float = 0.95
-) -> list[Difference]:
+def compare(before: Sequence[PairScore], after: Sequence[PairScore], confidence: float = 0.95) -> list[Difference]:
     """Accuracy of `after` minus that of `before` for each metric, paired by pair_id, over items.
 
     The interval is the normal one of the mean of the paired differences (-1 .. 1), whose variance is what the two
     models disagree on: much narrower than the difference of two independent accuracies.
     """
-    earlier = {row["pair_id"]: row["correct"] for row in before}
-    assert earlier.keys() == {row["pair_id"] for row in after}, "the two checkpoints were scored on different items"
+    earlier = {score.pair_id: score.correct for score in before}
+    assert earlier.keys() == {score.pair_id for score in after}, "the two checkpoints were scored on different items"
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     found = []
-    for metric in dict.fromkeys(row["metric"] for row in after):
-        rows = [row for row in after if row["metric"] == metric]
-        new, old = _by_item(rows), _by_item([{**row, "correct": earlier[row["pair_id"]]} for row in rows])
+    for metric in dict.fromkeys(score.metric for score in after):
+        scores = [score for score in after if score.metric == metric]
+        new, old = _by_item(scores), _by_item([replace(score, correct=earlier[score.pair_id]) for score in scores])
         mean = float((new - old).mean())
         half = z * float((new - old).std(ddof=1)) / math.sqrt(len(new)) if len(new) > 1 else 1.0
         low, high = max(-1.0, mean - half), min(1.0, mean + half)
         found.append(Difference(metric, len(new), float(old.mean()), float(new.mean()), mean, low, high))
     return found
-
-
-def as_rows(results: Sequence[ItemSummary] | Sequence[Difference]) -> list[dict[str, Any]]:
-    """Summaries or differences as plain dicts, for a table or the report."""
-    return [asdict(result) for result in results]

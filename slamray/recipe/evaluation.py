@@ -17,17 +17,15 @@ from slamray.config.base import Located
 from slamray.config.outside import model_content
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.evaluate.metrics import PUBLISHED_SETS, corpus_metrics, metric_of, run_metrics
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.recipe.slam import build as build_run
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.stage import Stage, order
 from slamray.stages import evaluation, published
 from slamray.stages.checkpoints import CHECKPOINTS, MODEL, checkpoints_of
-from slamray.stages.tasks import CONTINUE, PERPLEXITY, SCORES
+from slamray.stages.scoring import SCORES, STAGES
 from slamray.tokens.vocabulary import Vocabulary, reconcile
-
-ITEM_METRICS = ("topic_cloze", "sentence_order", "words", "words_in_sentence", "grammar")  # of stage `items`
-OWN_INPUTS = {PERPLEXITY: ("packed",), CONTINUE: ("units", "corpus")} | dict.fromkeys(ITEM_METRICS, ("items",))
 
 
 def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -43,7 +41,8 @@ def build(recipe: Recipe, asked: Mapping[str, str]) -> list[Stage]:
     encoder = check_encoder(recipe.speech.encoder)
     sets = published.stages(recipe)
     metrics = _metrics(asked.get("metrics", ""), recipe)
-    needed = sorted({name for metric in metrics for name in OWN_INPUTS.get(metric, ())})
+    needs = {need for metric in metrics for need in metric_of(metric).needs}
+    needed = sorted({name for need in needs - {PUBLISHED_SETS} for name in STAGES[need]})
     given = _folders(asked["checkpoints"]) if "checkpoints" in asked else {}
     run = {stage.name: stage for stage in order(build_run(recipe))} if needed or not given else {}
     checkpoints: dict[str, Located | None] = {
@@ -51,7 +50,7 @@ def build(recipe: Recipe, asked: Mapping[str, str]) -> list[Stage]:
     }
     stages = [] if given else _made(recipe, run)
     checkpoints |= {stage.name: None for stage in stages}
-    wanted = sets if set(recipe.evaluate.sets) & set(metrics) else ()
+    wanted = sets if PUBLISHED_SETS in needs else ()
     inputs = [*stages, *wanted, *(run[name] for name in needed)]
     return [evaluation.stage(recipe, checkpoints, metrics, inputs)]
 
@@ -79,16 +78,24 @@ def show(root: Path, targets: Sequence[Stage]) -> None:
         for name, one in upstream.manifest(root)["facts"].get("sets", {}).items():
             if one["note"]:
                 print(f"{name}: {one['note']}")
-    for metric, lost in facts["pairs_without_sound"].items():
+    first = next(iter(facts["checkpoints"].values()))
+    for metric, lost in first["pairs_without_sound"].items():
         if lost:
             print(f"{metric}: {lost} pairs left out, for a recording of theirs could not be read; see quarantine/")
     print(f"each pair: {folder.fetch(SCORES)}; figures: {folder.fetch(evaluation.SUMMARY)}")
 
 
+def measured(recipe: Recipe) -> list[str]:
+    """The metrics that a run of the recipe measures of its checkpoints, published sets last."""
+    items = recipe.evaluate.items
+    of_run = [name for name in run_metrics() if name not in corpus_metrics() or items.pairs(name)]
+    return [*of_run, *recipe.evaluate.sets]
+
+
 def _metrics(word: str, recipe: Recipe) -> list[str]:
-    known = [*sorted(recipe.evaluate.sets), *OWN_INPUTS]
+    known = [*sorted(recipe.evaluate.sets), *run_metrics()]
     if not word:
-        return sorted(recipe.evaluate.sets) or list(OWN_INPUTS)
+        return sorted(recipe.evaluate.sets) or run_metrics()
     asked = _value("metrics", word)
     if not isinstance(asked, list) or not asked:
         raise BadInput(f"metrics={word}: not a list such as [perplexity, grammar]")

@@ -12,17 +12,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from slamray.evaluate.metrics import ScalarMetric, corpus_metrics
+from slamray.evaluate.summary import INTERVALS
 from slamray.report.charts import Series, interval_chart, line_chart
 from slamray.speech.audio import to_mp3
 
 Row = Mapping[str, Any]
-METRIC_NAMES = {
-    "topic_cloze": "Topic cloze",
-    "sentence_order": "Sentence order",
-    "words": "Word alone",
-    "words_in_sentence": "Word in sentence",
-    "grammar": "Grammar",
-}
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,14 @@ class Sound:
 
 
 @dataclass(frozen=True)
+class ScalarTable:
+    """A table of a scalar metric. rows: `checkpoint` and the fields of the metric's columns, numbers or None."""
+
+    metric: ScalarMetric
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that the report shows, as plain rows; an empty list leaves its section out. Checkpoints keep their order."""
 
@@ -43,18 +46,12 @@ class ReportData:
     summary: list[str] = field(default_factory=list)
     """Sentences under the title: what was found."""
     scores: Sequence[Row] = field(default_factory=list)
-    """checkpoint, metric, n, ties, accuracy, low, high (0..1): `summary.Summary` and a checkpoint."""
+    """checkpoint, metric, n, ties, accuracy, low, high (0..1): `summary.ItemSummary` and a checkpoint."""
     published: Sequence[Row] = field(default_factory=list)
     """checkpoint, metric, part, n, ties, accuracy, low, high: `summary.ItemSummary`, of published test sets."""
-    perplexity: Sequence[Row] = field(default_factory=list)
-    """checkpoint, perplexity, loss (nats), targets."""
+    scalars: Sequence[ScalarTable] = field(default_factory=list)
     differences: Sequence[Row] = field(default_factory=list)
     """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
-    generation: Sequence[Row] = field(default_factory=list)
-    """checkpoint, continuations, empty, ended, mean_units, auto_bleu (or None): `generate.describe`."""
-    spoken: Sequence[Row] = field(default_factory=list)
-    """checkpoint, of (prompt and continuation, or the continuation), utterances, empty, perplexity, token_perplexity,
-    auto_bleu (each or None): GenPPL."""
     training: Sequence[Row] = field(default_factory=list)
     """run ('pre-training' ...), tokens, seconds, flops, loss, and validation_loss where it was measured."""
     dpo: Sequence[Row] = field(default_factory=list)
@@ -90,6 +87,7 @@ def write_report(data: ReportData, out: Path) -> None:
         dpo_curves=_drawn(draw_dpo(data.dpo)),
         sounds=[(sound, sound_uri(sound), duration(len(sound.audio) / sound.rate_hz)) for sound in data.sounds],
         config=flatten(data.config),
+        intervals=INTERVALS,
     )
     out.write_text(text, encoding="utf-8")
 
@@ -190,8 +188,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def metric_name(metric: str) -> str:
-    """The name of a metric in the report; that of the code where it has no other."""
-    return METRIC_NAMES.get(metric, metric)
+    """The title for readers of a metric made from the corpus's text; every other goes by its name."""
+    made = corpus_metrics().get(metric)
+    return made.title if made else metric
 
 
 def percent(share: float) -> str:

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from slamray.evaluate.metrics import PairMetric, metric_of
+
 # Okabe and Ito's colours, told apart by those who do not see red or green; dashes where they begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":")
@@ -42,18 +44,17 @@ class Panel:
 def make_panel(metric: str, rows: Sequence[Row], summary: Sequence[Row]) -> Panel:
     """The metric's part of `rows` (variant, metric, value, low of each run) and of `summary` (mean, low, high, seeds).
 
-    A metric whose rows have intervals is an accuracy (0..1); perplexities have none.
+    A metric of pairs is an accuracy (0..1); how others are shown says their row of the table of metrics.
     """
     found = [row for row in rows if row["metric"] == metric]
-    accuracy = all(row.get("low") is not None for row in found)
-    scale = 100 if accuracy else 1
+    scale = metric_of(metric).scale
     spreads = {
         row["variant"]: Spread(scale * row["mean"], scale * row["low"], scale * row["high"], row["seeds"])
         for row in summary
         if row["metric"] == metric
     }
     values = [(row["variant"], scale * row["value"]) for row in found]
-    return Panel(metric.replace("_", " "), accuracy, values, spreads)
+    return Panel(metric.replace("_", " "), isinstance(metric_of(metric), PairMetric), values, spreads)
 
 
 def style(place: int) -> tuple[str, str]:

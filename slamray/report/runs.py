@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from slamray.errors import BadInput
+from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, find_metric
 
 ANSWER = "answer"  # the child that ends the run of a sweep
-CHECKPOINTS = {"untrained": "untrained", "pretrained": "pre-trained", "aligned": "after DPO"}
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,19 @@ def read_paper() -> Paper:
     )
 
 
-def read_runs(uri: str, experiment: str, names: Sequence[str], paper: Paper) -> list[Entry]:
-    """Every checkpoint that the runs trained or scored, oldest first; one that several runs share comes once."""
+def read_runs(uri: str, experiment: str, names: Sequence[str], paper: Paper, titles: Mapping[str, str]) -> list[Entry]:
+    """Every checkpoint that the runs trained or scored, oldest first; one that several runs share comes once.
+
+    titles: of checkpoints by the stages that make them, in the order of training; the first is not trained.
+    """
     found: dict[str, Entry] = {}
     for parent, stages in _search(uri, experiment, names):
-        for checkpoint, title in CHECKPOINTS.items():
+        for place, (checkpoint, title) in enumerate(titles.items()):
             if checkpoint not in stages:
                 continue
             trained = stages[checkpoint]
-            entry = _entry(f"{parent.info.run_name}, {title}", checkpoint, stages, parent.data.params, paper)
+            before = list(titles)[1 : place + 1]
+            entry = _entry(f"{parent.info.run_name}, {title}", checkpoint, before, stages, parent.data.params, paper)
             known = trained.data.tags.get("slamray.fingerprint", trained.info.run_id)
             if known in found:  # scored again by another command
                 entry = _joined(found[known], entry)
@@ -156,10 +160,16 @@ def _search(uri: str, experiment: str, names: Sequence[str]) -> list[tuple[Any, 
     ]
 
 
-def _entry(name: str, checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str], paper: Paper) -> Entry:
-    """A checkpoint: what its training and that of the checkpoints before it have spent, and its scores."""
-    before = list(CHECKPOINTS)[1 : list(CHECKPOINTS).index(checkpoint) + 1]
-    spent = [stages[stage].data.metrics if stage in stages else {} for stage in before]
+def _entry(
+    name: str,
+    checkpoint: str,
+    trained: Sequence[str],
+    stages: Mapping[str, Any],
+    params: Mapping[str, str],
+    paper: Paper,
+) -> Entry:
+    """One checkpoint: what the stages that trained it have spent, and its scores."""
+    spent = [stages[stage].data.metrics if stage in stages else {} for stage in trained]
 
     def total(key: str) -> float | None:
         values = [facts.get(key) for facts in spent]
@@ -184,27 +194,35 @@ def _entry(name: str, checkpoint: str, stages: Mapping[str, Any], params: Mappin
 
 
 def _scores(checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str]) -> dict[str, Score]:
-    """Accuracies in %, perplexities and Auto-BLEU (x 100): of the run's own scoring, of jobs/evaluate.py, of GenPPL."""
+    """Figures as readers are shown them (accuracies in %), by metric: of scoring, of jobs/evaluate.py, of GenPPL."""
     found: dict[str, Score] = {}
     for stage, prefix in ((f"scores_{checkpoint}", ""), ("evaluation", f"checkpoints.{checkpoint}.")):
         logged = stages[stage].data.metrics if stage in stages else {}
-        facts = {key.removeprefix(prefix): value for key, value in logged.items() if key.startswith(prefix)}
-        if "perplexity.perplexity" in facts:
-            found["perplexity"] = Score(facts["perplexity.perplexity"])
-        for key, value in facts.items():
-            kind, _, rest = key.partition(".")
-            metric, _, what = rest.rpartition(".")
-            if kind in ("pairs", "metrics") and what == "accuracy" and "/" not in metric:  # a slash: one of its parts
-                low, high = (facts.get(f"{kind}.{metric}.{end}") for end in ("low", "high"))
-                ends = [None if end is None else 100 * end for end in (low, high)]
-                found[metric] = Score(100 * value, ends[0], ends[1], int(facts.get(f"{kind}.{metric}.n", 0)))
-        if "continuations.auto_bleu" in facts:
-            found["unit_auto_bleu"] = Score(100 * facts["continuations.auto_bleu"])
-    spoken = stages[f"genppl_{checkpoint}"].data.metrics if f"genppl_{checkpoint}" in stages else {}
-    ours = "" if _as_in_the_paper(params) else "_own_judge"
-    for name, key, scale in (("genppl", "with_prompt.perplexity", 1), ("auto_bleu", "with_prompt.auto_bleu", 100)):
-        if key in spoken:
-            found[name + ours] = Score(scale * spoken[key], n=int(spoken.get("with_prompt.utterances", 0)))
+        start = f"{prefix}figures."
+        found |= _figures({key.removeprefix(start): value for key, value in logged.items() if key.startswith(start)})
+    suffix = "" if _as_in_the_paper(params) else "_own_judge"
+    for name, metric in METRICS.items():
+        if isinstance(metric, ScalarMetric) and not metric.measure:
+            stage = f"{metric.needs[0]}_{checkpoint}"
+            logged = stages[stage].data.metrics if stage in stages else {}
+            if metric.value in logged:
+                found[name + suffix] = Score(metric.scale * logged[metric.value], n=int(logged.get(metric.count, 0)))
+    return found
+
+
+def _figures(logged: Mapping[str, float]) -> dict[str, Score]:
+    """The score of each metric; logged: by metric.field."""
+    found = {}
+    for key, value in logged.items():
+        name, _, field_name = key.rpartition(".")
+        metric = find_metric(name)
+        if metric is None or field_name != metric.value:
+            continue
+        if isinstance(metric, PairMetric):
+            low, high = (metric.scale * logged[f"{name}.{end}"] for end in ("low", "high"))
+            found[name] = Score(metric.scale * value, low, high, int(logged[f"{name}.{metric.count}"]))
+        else:
+            found[name] = Score(metric.scale * value)
     return found
 
 

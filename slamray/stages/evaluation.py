@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
+from dataclasses import asdict, dataclass
 
 from slamray.config.base import Located, part_of
 from slamray.config.evaluation import ScoringSettings
 from slamray.config.tree import Recipe
-from slamray.data.items import ItemPair
-from slamray.data.published_sets import KINDS, average_of
-from slamray.evaluate.summary import as_rows, summarise_items
+from slamray.evaluate.metrics import ScalarMetric, field_of, metric_of
+from slamray.evaluate.summary import INTERVALS, ItemSummary
 from slamray.speech.encoders.base import EncoderFacts
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
-from slamray.stages import items, published, scores
 from slamray.stages.checkpoints import MODEL
-from slamray.stages.tasks import CONTINUE, PAIRS, PERPLEXITY, SCORES, Task
+from slamray.stages.scoring import SCORES, CheckpointFacts, measure
 
 SUMMARY = "summary.json"
-CHUNK_PAIRS = 1000  # the work that a kill can lose, seconds to minutes; chosen, not tuned
-SCHEMA = pa.schema([("checkpoint", pa.string()), *scores.SCHEMA])
 
 
 @dataclass(frozen=True)
 class EvaluationFacts:
-    """checkpoints: figures of each by name. table: the same as lines for a terminal."""
+    """checkpoints: what each came to, by name. table: the same as lines for a terminal."""
 
-    checkpoints: Mapping[str, Any]
-    pairs_without_sound: Mapping[str, int]
+    checkpoints: Mapping[str, CheckpointFacts]
     table: Sequence[str]
 
 
@@ -48,7 +40,7 @@ def stage(
         "encoder": check_encoder(recipe.speech.encoder),
     }
     cost = f"{len(checkpoints)} checkpoints by {len(metrics)} metrics"
-    return Stage("evaluation", run, settings, tuple(inputs), cost=lambda: cost)
+    return Stage("evaluation", run, settings, tuple(inputs), version=2, cost=lambda: cost)
 
 
 def stages(recipe: Recipe, checkpoints: Sequence[Stage], sets: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -69,88 +61,37 @@ def run(
     encoder: EncoderFacts,
 ) -> EvaluationFacts:
     """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json."""
-    models = {name: str(at.place if at else inputs[name].fetch(MODEL)) for name, at in checkpoints.items()}
-    pairs = _pairs(inputs, metrics)
-    work = [task for name, model in models.items() for task in _tasks(name, model, str(out / name), pairs, metrics)]
-    folders = {name: folder for name, folder in inputs.items() if name not in models}
-    scores.measure("evaluation", work, folders, machine, scoring, encoder)
-    rows = [{"checkpoint": task.checkpoint, **row} for task in work if task.kind == PAIRS for row in task.result]
-    out.write_table(SCORES, pa.Table.from_pylist(rows, SCHEMA))
-    found = {name: _figures(name, rows, work, scoring) for name in models}
-    out.write_json(SUMMARY, found)
-    scored = {metric: sum(row["metric"] == metric for row in rows) // len(models) for _, metric in pairs}
-    lost = {metric: len(asked) - scored[metric] for (_, metric), asked in pairs.items()}
-    return EvaluationFacts(found, lost, table(found))
+    models = {name: at.place if at else inputs[name].fetch(MODEL) for name, at in checkpoints.items()}
+    others = {name: folder for name, folder in inputs.items() if name not in models}
+    outs = {name: out / name for name in models}
+    rows, facts = measure("evaluation", models, metrics, others, outs, machine, scoring, encoder)
+    out.write_table(SCORES, rows)
+    out.write_json(SUMMARY, {name: asdict(found) for name, found in facts.items()})
+    return EvaluationFacts(facts, table(facts))
 
 
-def _pairs(inputs: Inputs, metrics: Sequence[str]) -> dict[tuple[str, str], list[ItemPair]]:
-    """The pairs of each metric, by the name of the stage that holds them and the metric."""
-    found: dict[str, list[ItemPair]] = {}
-    if "items" in inputs:
-        found["items"] = list(items.read(inputs["items"]).pairs)
-    if "published" in inputs:
-        found["published"] = published.read(inputs["published"])
-    by_metric: dict[tuple[str, str], list[ItemPair]] = {}
-    for source, pairs in found.items():
-        for pair in pairs:
-            if pair.metric in metrics:
-                by_metric.setdefault((source, pair.metric), []).append(pair)
-    return by_metric
-
-
-def _tasks(
-    checkpoint: str,
-    model: str,
-    out: str,
-    pairs: Mapping[tuple[str, str], Sequence[ItemPair]],
-    metrics: Sequence[str],
-) -> list[Task]:
-    """The long ones first; pairs in chunks."""
-    work = [Task(checkpoint, model, kind, out) for kind in (CONTINUE, PERPLEXITY) if kind in metrics]
-    return work + [
-        Task(checkpoint, model, PAIRS, out, source, metric, start, start + CHUNK_PAIRS)
-        for (source, metric), asked in pairs.items()
-        for start in range(0, len(asked), CHUNK_PAIRS)
-    ]
-
-
-def _figures(
-    checkpoint: str, rows: Sequence[Mapping[str, Any]], work: Sequence[Task], scoring: ScoringSettings
-) -> dict[str, Any]:
-    """One checkpoint's figures: `metrics` (the figure of each metric, then its parts), perplexity, continuations."""
-    found: dict[str, Any] = {"metrics": []}
-    scored = [row for row in rows if row["checkpoint"] == checkpoint]
-    for metric in dict.fromkeys(row["metric"] for row in scored):
-        average = average_of(metric) if metric.partition("-")[0] in KINDS else "items"
-        own = [row for row in scored if row["metric"] == metric]
-        found["metrics"] += as_rows(summarise_items(own, average, scoring.interval))
-    for task in work:
-        if task.checkpoint == checkpoint and task.kind == PERPLEXITY:
-            found["perplexity"] = task.result
-        if task.checkpoint == checkpoint and task.kind == CONTINUE:
-            found["continuations"] = scores.figures_of(task.result)
-    return found
-
-
-def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def table(found: Mapping[str, CheckpointFacts]) -> list[str]:
     """Lines for the terminal: a row for each metric and part, a column for each checkpoint."""
     width = max(24, *(len(name) + 2 for name in found))
     lines = [f"{'':<32}{'items':>8}" + "".join(f"{name:>{width}}" for name in found)]
-    first, *_ = found.values()
-    for i, row in enumerate(first["metrics"]):
-        name = row["metric"] if row["part"] == "all" else f"  {row['part']}"
-        cells = [_cell(figures["metrics"][i]) for figures in found.values()]
-        lines.append(f"{name:<32}{row['n']:>8,}" + "".join(f"{cell:>{width}}" for cell in cells))
-    if "perplexity" in first:
-        shown = [f"{figures['perplexity']['perplexity']:.2f}" for figures in found.values()]
-        lines.append(f"{'validation perplexity':<32}{'':>8}" + "".join(f"{cell:>{width}}" for cell in shown))
-    if "continuations" in first:
-        bleu = [figures["continuations"]["auto_bleu"] for figures in found.values()]
-        shown = ["-" if value is None else f"{100 * value:.2f}" for value in bleu]
-        lines.append(f"{'Auto-BLEU of units':<32}{'':>8}" + "".join(f"{cell:>{width}}" for cell in shown))
-    return [*lines, "accuracy in %, bootstrap intervals over items; ties, of pairs, where there are any"]
+    scalars: list[str] = []
+    first = next(iter(found.values()))
+    for name in first.figures:
+        metric = metric_of(name)
+        if isinstance(metric, ScalarMetric):
+            cells = [metric.show(field_of(facts.figures[name], metric.value)) for facts in found.values()]
+            scalars.append(f"{metric.title:<32}{'':>8}" + "".join(f"{cell:>{width}}" for cell in cells))
+            continue
+        lines.append(_line(name, [facts.figures[name] for facts in found.values()], width))
+        parts = {key: part for key, part in first.parts.items() if part.metric == name}
+        lines += [_line(f"  {part.part}", [f.parts[key] for f in found.values()], width) for key, part in parts.items()]
+    return [*lines, *scalars, f"accuracy in %; interval: {INTERVALS}; ties, of pairs, where there are any"]
 
 
-def _cell(row: Mapping[str, Any]) -> str:
-    ties = f" ties {row['ties']:,}" if row["ties"] else ""
-    return f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]{ties}"
+def _line(name: str, summaries: Sequence[ItemSummary], width: int) -> str:
+    return f"{name:<32}{summaries[0].n:>8,}" + "".join(f"{_cell(one):>{width}}" for one in summaries)
+
+
+def _cell(one: ItemSummary) -> str:
+    ties = f" ties {one.ties:,}" if one.ties else ""
+    return f"{100 * one.accuracy:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]{ties}"

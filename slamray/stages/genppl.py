@@ -8,7 +8,7 @@ never stored. The kernels are in genppl_kernels.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +52,22 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class TextFigures:
+    """Of all texts: how many, how many hold nothing to score, and figures that are None where all are empty."""
+
+    utterances: int
+    empty: int
+    perplexity: float | None
+    token_perplexity: float | None
+    auto_bleu: float | None
+
+
+@dataclass(frozen=True)
 class GenPplFacts:
     """Figures of the text with the prompt and without; cut_at_30_s: longer than what the recogniser hears at once."""
 
-    with_prompt: Mapping[str, Any]
-    continuation: Mapping[str, Any]
+    with_prompt: TextFigures
+    continuation: TextFigures
     prompts: int
     without_units: int
     cut_at_30_s: int
@@ -173,9 +184,10 @@ def _facts(out: Folder, chunks: Sequence[Chunk]) -> GenPplFacts:
         rows += [continued | heard | judged for continued, heard, judged in steps]
     out.write_table(ROWS, pa.Table.from_pylist(rows, SCHEMA))
 
-    def figures(part: str) -> dict[str, Any]:
+    def figures(part: str) -> TextFigures:
         likelihoods = [Likelihood(row[f"nll{part}"], row[f"tokens{part}"]) for row in rows]
-        return generative_perplexity(likelihoods) | {"auto_bleu": mean_auto_bleu([row[f"text{part}"] for row in rows])}
+        repeated = mean_auto_bleu([row[f"text{part}"] for row in rows])
+        return TextFigures(**generative_perplexity(likelihoods), auto_bleu=repeated)
 
     return GenPplFacts(
         with_prompt=figures(""),

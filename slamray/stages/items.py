@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from slamray.config.base import part_of
 from slamray.config.evaluation import ItemsSettings
 from slamray.config.speech import SpeakingSettings
 from slamray.config.tree import Recipe
-from slamray.data.grammar_items import make_grammar
-from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
-from slamray.data.text import Document
-from slamray.data.word_items import invent, make_words, make_words_in_sentences
+from slamray.data.corpus_items import CorpusText
+from slamray.data.items import ItemSet, merge
 from slamray.errors import BadInput
+from slamray.evaluate.metrics import corpus_metrics, make_items
 from slamray.speech.voices.base import PhonemeVoice
 from slamray.speech.voices.table import load_voice
 from slamray.stage.folder import Folder
@@ -35,12 +34,22 @@ class ItemsFacts(SpeechFacts):
 
 
 def stage(recipe: Recipe, documents: Stage) -> Stage:
+    check_others(recipe.evaluate.items)
     settings = {
         "items": recipe.evaluate.items,
         "speaking": part_of(recipe.speech, SpeakingSettings),
         "heard_documents": recipe.speech.train_documents,
     }
     return Stage("items", run, settings, (documents,), group=SPEAKING)
+
+
+def check_others(items: ItemsSettings) -> None:
+    """BadInput for a metric in `evaluate.items.others` that the table lacks, or that has a field."""
+    fields = set(ItemsSettings.model_fields)
+    for name in items.others:
+        if name not in corpus_metrics() or name in fields:
+            known = " ".join(metric for metric in corpus_metrics() if metric not in fields)
+            raise BadInput(f"evaluate.items.others.{name}: no such metric is made of text; there are {known or 'none'}")
 
 
 def run(
@@ -59,44 +68,24 @@ def run(
 
 
 def _make(folder: Folder, items: ItemsSettings, speaking: SpeakingSettings, heard_documents: int | None) -> ItemSet:
+    def load_phonemes() -> PhonemeVoice:
+        voice = load_voice(speaking.tts)
+        assert isinstance(voice, PhonemeVoice), "recipe/check.py refuses word tests for other voices"
+        return voice
+
     documents = corpus.read(folder, "evaluation")
     if not documents:
         raise BadInput(
             "corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text"
         )
     train = [" ".join(document.sentences) for document in corpus.read(folder, "train")]
-    counts, heard, c = count_words(train), count_words(train[: heard_documents or None]), items
-    return merge(
-        make_topic_cloze(documents, c.topic_cloze, c.seed, c.prompt_sentences, c.max_sentence_words),
-        make_sentence_order(documents, c.sentence_order, c.seed, c.order_sentences, c.max_opening_words),
-        *(_word_tests(documents, counts, heard, items, speaking) if has_word_tests(items) else ()),
-        make_grammar(counts, c.grammar, c.seed),
-    )
+    text = CorpusText(documents, train, train[: heard_documents or None], items, load_phonemes)
+    return merge(*make_items(text, items))
 
 
 def has_word_tests(items: ItemsSettings) -> bool:
     """Whether words are set against pseudo-words, which only a voice that speaks phonemes can say."""
     return items.words > 0 or items.words_in_sentence > 0
-
-
-def _word_tests(
-    documents: Sequence[Document],
-    counts: Mapping[str, int],
-    heard: Mapping[str, int],
-    items: ItemsSettings,
-    speaking: SpeakingSettings,
-) -> tuple[ItemSet, ItemSet]:
-    """Words alone and in sentences. counts, heard: of the words of all training text, and of what is spoken of it."""
-    voice, c = load_voice(speaking.tts), items
-    assert isinstance(voice, PhonemeVoice), "recipe/check.py refuses word tests for other voices"
-    words = max(c.words, c.words_in_sentence)
-    pool = invent(
-        counts, heard, voice.phonemise, words, c.seed, c.min_word_count, c.min_heard, c.min_phonemes, voice.lexicon()
-    )
-    in_sentences = make_words_in_sentences(
-        pool, documents, voice.phonemise, c.words_in_sentence, c.max_sentence_words, c.sentences_per_word
-    )
-    return make_words(pool[: c.words]), in_sentences
 
 
 def read(folder: Folder) -> ItemSet:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import soundfile
 
 from slamray.config.base import Located
 from slamray.config.tree import Recipe
-from slamray.evaluate.summary import as_rows, compare
-from slamray.report.page import ReportData, Sound, write_report
+from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, field_of, metric_of
+from slamray.evaluate.summary import INTERVALS, compare
+from slamray.report.page import ReportData, ScalarTable, Sound, write_report
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Manifest, Stage, read_manifest
 from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Machine
 from slamray.stages import items
 from slamray.stages.checkpoints import ALIGNED, CHECKPOINTS, PRETRAINED, TITLES, UNTRAINED
-from slamray.stages.tasks import AUDIO, read_scores
+from slamray.stages.scoring import AUDIO, read_scores
 
 PAGE = "report.html"
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
@@ -54,20 +55,18 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     config = recipe.place
     manifests = {name: read_manifest(folder) for name, folder in inputs.items()}
     names = [checkpoint.stage for checkpoint in CHECKPOINTS if checkpoint.stage in manifests]
-    measured = {name: manifests[f"scores_{name}"]["facts"] for name in names}
+    figures = {name: manifests[f"scores_{name}"]["facts"]["figures"] for name in names}
     aligned = manifests.get(ALIGNED.stage)
     changes = _changes(inputs) if aligned else []
     published = manifests["evaluation"]["facts"] if "evaluation" in manifests else {"checkpoints": {}, "table": []}
     heldout = aligned["facts"]["heldout"] if aligned else {"pairs": 0}
     data = ReportData(
         title=f"slamray: {name}",
-        summary=_summary(manifests, measured, heldout),
-        scores=_by_checkpoint({name: facts["pairs"].values() for name, facts in measured.items()}),
-        published=_by_checkpoint({name: found["metrics"] for name, found in published["checkpoints"].items()}),
-        perplexity=_by_checkpoint({name: [facts["perplexity"]] for name, facts in measured.items()}),
+        summary=_summary(manifests, figures, heldout),
+        scores=_by_checkpoint({name: _pairs(found) for name, found in figures.items()}),
+        published=_by_checkpoint({name: _with_parts(found) for name, found in published["checkpoints"].items()}),
+        scalars=[*_scalars(figures), *_spoken(manifests)],
         differences=changes,
-        generation=_by_checkpoint({name: [facts["continuations"]] for name, facts in measured.items()}),
-        spoken=_spoken(manifests),
         training=_training(inputs[PRETRAINED.stage]),
         dpo=_dpo(inputs[ALIGNED.stage]) if aligned else [],
         sounds=_sounds(inputs, names, config["evaluate"]["sampling"]["prompt_seconds"]),
@@ -79,37 +78,69 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     )
     out.path.mkdir(parents=True, exist_ok=True)
     write_report(data, out.fetch(PAGE))
-    table = _table(measured)
+    table = _table(figures)
     return ReportFacts([*table, "", *published["table"]] if published["table"] else table, changes)
 
 
 def _by_checkpoint(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of every checkpoint, each with its title."""
-    return [{**row, "checkpoint": TITLES[name]} for name, own in rows.items() for row in own]
+    return [{**row, "checkpoint": TITLES[name]} for name, found in rows.items() for row in found]
+
+
+def _pairs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The facts of the metrics of pairs."""
+    return [facts for name, facts in figures.items() if isinstance(metric_of(name), PairMetric)]
+
+
+def _with_parts(checkpoint: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Each metric's facts, then those of its parts."""
+    parts = checkpoint["parts"].values()
+    return [
+        row
+        for facts in _pairs(checkpoint["figures"])
+        for row in (facts, *(part for part in parts if part["metric"] == facts["metric"]))
+    ]
+
+
+def _scalars(figures: Mapping[str, Mapping[str, Any]]) -> list[ScalarTable]:
+    """A table for each scalar metric that the run has measured."""
+    return [
+        ScalarTable(metric, _by_checkpoint({checkpoint: [found[name]] for checkpoint, found in figures.items()}))
+        for name, metric in METRICS.items()
+        if isinstance(metric, ScalarMetric) and metric.measure
+    ]
 
 
 def _changes(inputs: Inputs) -> list[dict[str, Any]]:
     """What DPO changed, item by item."""
-    before, after = (read_scores(inputs[f"scores_{one.stage}"]) for one in (PRETRAINED, ALIGNED))
-    return as_rows(compare(before, after))
+    before, after = (read_scores(inputs[f"scores_{one.stage}"], one.stage) for one in (PRETRAINED, ALIGNED))
+    return [asdict(difference) for difference in compare(before, after)]
 
 
-def _table(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    metrics = list(measured[UNTRAINED.stage]["pairs"])
-    lines = [f"{'':<14}{'perplexity':>11}" + "".join(f"{metric:>24}" for metric in metrics)]
-    for name, facts in measured.items():
-        cells = [facts["pairs"][metric] for metric in metrics]
-        shown = [f"{100 * c['accuracy']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in cells]
-        perplexity = facts["perplexity"]["perplexity"]
-        lines.append(f"{TITLES[name]:<14}{perplexity:>11.2f}" + "".join(f"{cell:>24}" for cell in shown))
-    first = measured[UNTRAINED.stage]["pairs"]
-    n = ", ".join(f"{metric} n={cell['n']} ties={cell['ties']}" for metric, cell in first.items())
-    return [*lines, f"accuracy in %, 95 % intervals; {n}"]
+def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A row for each checkpoint, a column for each metric."""
+    first = figures[UNTRAINED.stage]
+    scalars = {name: row for name, row in METRICS.items() if isinstance(row, ScalarMetric) and row.in_short_table}
+    scalars = {name: row for name, row in scalars.items() if name in first}
+    pairs = [name for name in first if isinstance(metric_of(name), PairMetric)]
+    widths = {name: max(11, len(name) + 2) for name in scalars}
+    head = "".join(f"{name:>{width}}" for name, width in widths.items())
+    lines = [f"{'':<14}{head}" + "".join(f"{name:>24}" for name in pairs)]
+    for checkpoint, found in figures.items():
+        numbers = [f"{row.show(field_of(found[name], row.value)):>{widths[name]}}" for name, row in scalars.items()]
+        shares = [f"{_share(found[name]):>24}" for name in pairs]
+        lines.append(f"{TITLES[checkpoint]:<14}" + "".join([*numbers, *shares]))
+    n = ", ".join(f"{name} n={first[name]['n']} ties={first[name]['ties']}" for name in pairs)
+    return [*lines, f"accuracy in %; interval: {INTERVALS}; {n}"]
 
 
-def _summary(manifests: Mapping[str, Manifest], measured: Mapping[str, Any], heldout: Mapping[str, Any]) -> list[str]:
+def _share(facts: Mapping[str, Any]) -> str:
+    return f"{100 * facts['accuracy']:.1f} [{100 * facts['low']:.1f}, {100 * facts['high']:.1f}]"
+
+
+def _summary(manifests: Mapping[str, Manifest], figures: Mapping[str, Any], heldout: Mapping[str, Any]) -> list[str]:
     spoken, trained = manifests["units"]["facts"], manifests[PRETRAINED.stage]["facts"]
-    before, after = (measured[one.stage]["perplexity"]["perplexity"] for one in (UNTRAINED, PRETRAINED))
+    before, after = (figures[one.stage]["perplexity"]["perplexity"] for one in (UNTRAINED, PRETRAINED))
     lines = [
         f"{spoken['audio_seconds'] / 3600:.1f} h of speech became {spoken['units']:,} units "
         f"({spoken['units_per_second']:.1f} a second).",
@@ -125,15 +156,18 @@ def _summary(manifests: Mapping[str, Manifest], measured: Mapping[str, Any], hel
     return lines + [f"{name} has {facts['note']}." for name, facts in sets.items() if facts["note"]]
 
 
-def _spoken(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+def _spoken(manifests: Mapping[str, Manifest]) -> list[ScalarTable]:
     """GenPPL of the checkpoints of which it was measured, with the prompt in the text and without."""
     texts = {"with_prompt": "prompt and continuation", "continuation": "continuation"}
-    return [
-        {**manifests[f"genppl_{name}"]["facts"][part], "checkpoint": shown, "of": text}
-        for name, shown in TITLES.items()
+    rows = [
+        {**manifests[f"genppl_{name}"]["facts"][part], "checkpoint": f"{title}: {text}"}
+        for name, title in TITLES.items()
         if f"genppl_{name}" in manifests
         for part, text in texts.items()
     ]
+    metric = METRICS["genppl"]
+    assert isinstance(metric, ScalarMetric)
+    return [ScalarTable(metric, rows)] if rows else []
 
 
 def _training(folder: Folder) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ import pytest
 
 from slamray import tracking
 from slamray.commands.compare import main, power, short, show_sweep, tables
-from slamray.data.published_sets import PUBLISHED
+from slamray.data.published_sets import KINDS
 from slamray.report.runs import Entry, Score, read_paper, read_runs, read_sweeps
+from slamray.stages.checkpoints import TITLES
 from slamray.tracking import MlflowTracker, flatten
 
 PARAMETERS = 5_000_000
@@ -40,17 +41,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     own = {
         f"scores_{name}": {
-            "pairs": {"topic_cloze": score(0.5 + i / 10), "grammar": score(0.6)},
-            "perplexity": {"perplexity": 9.0 - i}, "continuations": {"auto_bleu": 0.04},
+            "figures": {
+                "topic_cloze": score(0.5 + i / 10),
+                "grammar": score(0.6),
+                "perplexity": {"perplexity": 9.0 - i},
+                "unit_auto_bleu": {"auto_bleu": 0.04},
+            }
         }
         for i, name in enumerate(trained)
-    }  # fmt: skip
-    sets = [
-        {**score(0.6, 1871), "metric": "tsc", "part": "all"}, {**score(0.55, 9), "metric": "ssc", "part": "all"},
-        {**score(0.7, 50), "metric": "salmon", "part": "all"}, {**score(0.9, 5), "metric": "salmon", "part": "rir (x)"},
-    ]  # fmt: skip
+    }
+    sets = {
+        "figures": {"tsc": score(0.6, 1871), "ssc": score(0.55, 9), "salmon": score(0.7, 50)},
+        "parts": {"salmon/rir": score(0.9, 5)},
+    }
     spoken = {"with_prompt": {"perplexity": 70.0, "auto_bleu": 0.03, "utterances": 8}, "prompts": 8}
-    evaluated = {"evaluation": {"checkpoints": {"aligned": {"metrics": sets}}}, "genppl_aligned": spoken}
+    evaluated = {"evaluation": {"checkpoints": {"aligned": sets}}, "genppl_aligned": spoken}
     paper = {"metric": "ssc", "asr": "openai/whisper-large-v3-turbo", "judge": "meta-llama/Llama-3.2-1B"}
     other = {"metric": "topic_cloze", "asr": "/models/tiny-whisper", "judge": "assets:story-lm"}
     runs = {"train": (trained | own | {"genppl_pretrained": spoken}, other), "evaluate": (trained | evaluated, paper)}
@@ -76,7 +81,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def entries(root: Path) -> list[Entry]:
-    return read_runs(f"sqlite:///{root}/mlflow.db", "slamray", (), read_paper())
+    return read_runs(f"sqlite:///{root}/mlflow.db", "slamray", (), read_paper(), TITLES)
 
 
 def test_the_papers_tables_are_whole() -> None:
@@ -132,7 +137,7 @@ def test_a_set_that_the_paper_lacks_is_our_own_column_and_its_parts_are_none(ent
 def test_numbers_of_items_are_those_of_the_published_sets() -> None:
     paper = read_paper()
     for name in ("sBLIMP", "sSC", "tSC"):
-        assert sorted(paper.items[name]) == sorted(PUBLISHED[paper.logged[name]].values())
+        assert sorted(paper.items[name]) == sorted(KINDS[paper.logged[name]].published.values())
 
 
 def test_own_metrics_and_the_papers_never_share_a_column(entries: list[Entry]) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from support.machine import InProcess
 
-from slamray import store
 from slamray.commands import study
-from slamray.commands.study import PICTURE, RUNS, SUMMARY, Run, build, main, make_runs, study_stage
+from slamray.commands.study import PICTURE, RUNS, SUMMARY, Trial, build, main, make_trials, study_stage
 from slamray.config.load import load_study
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.report.study_figure import Curve, band
 from slamray.runtime.engine import Engine
+from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
-from slamray.stage.stage import Stage, order
+from slamray.stage.stage import Inputs, Stage, order
+from slamray.stage.work import Machine
 
 
 @pytest.fixture
@@ -38,48 +39,48 @@ def words(study_file: Path, tiny_words: list[str], root: Path) -> list[str]:
     return [f"recipe={study_file}", *kept, f"root={root}"]
 
 
-def fake_stages(recipe: Recipe, engine: Engine) -> list[Stage]:
+def fake_stages(recipe: Recipe) -> list[Stage]:
     """The stages that a study reads, their facts computed from the recipe by hand; seed 1 of `fast` fails."""
     rate, seed = recipe.pretrain.optim.learning_rate, recipe.pretrain.seed
 
-    def pretrain(folders: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    def pretrain(inputs: Inputs, out: Folder, machine: Machine, **settings: Any) -> dict[str, Any]:
         if (rate, seed) == (2e-3, 1) and not (Path(recipe.root) / "mended").exists():
             raise BadInput("the disk is full")
         history = [{"tokens": t, "validation_loss": 5 - t / 100 - seed / 10} for t in (0, 50, 100)]
-        store.write_json(out / "history.json", [*history, {"tokens": 60, "loss": 1.0}])
+        out.write_json("history.json", [*history, {"tokens": 60, "loss": 1.0}])
         return {"tokens": 100, "flops": 1e6, "train_seconds": 2.0}
 
-    def score(folders: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    def score(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
         pair = {"metric": "grammar", "n": 10, "ties": 0, "accuracy": 0.5 + 100 * rate + seed / 100}
         grammar = pair | {"low": 0.1, "high": 0.9}
-        return {"perplexity": {"perplexity": 100 * rate + seed, "targets": 70}, "pairs": {"grammar": grammar}}
+        return {"figures": {"perplexity": {"perplexity": 100 * rate + seed, "targets": 70}, "grammar": grammar}}
 
-    shared = Stage("units", {}, lambda folders, out: {"units": 1})
-    untrained = Stage("untrained", {"seed": seed}, lambda folders, out: {"parameters": 7}, (shared,))
-    trained = Stage("pretrained", {"rate": rate, "seed": seed}, pretrain, (untrained,))
-    scores = Stage("scores_pretrained", {}, score, (trained,))
-    return [Stage("report", {}, lambda folders, out: {}, (scores,))]
+    shared = Stage("units", lambda inputs, out, machine: {"units": 1}, {})
+    untrained = Stage("untrained", lambda inputs, out, machine, seed: {"parameters": 7}, {"seed": seed}, (shared,))
+    trained = Stage("pretrained", pretrain, {"rate": rate, "seed": seed}, (untrained,))
+    scores = Stage("scores_pretrained", score, {}, (trained,))
+    return [Stage("report", lambda inputs, out, machine: {}, {}, (scores,))]
 
 
 @pytest.fixture
 def made(
     study_file: Path, tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Any, list[Run], dict[str, str], Path]:
+) -> tuple[Any, list[Trial], dict[str, str], Path]:
     monkeypatch.setattr(study, "build_recipe", fake_stages)
     monkeypatch.setattr(Engine, "connect", lambda self: None)
     asked, members = load_study(words(study_file, tiny_words, tmp_path / "runs"))
     engine = Engine(members[0].recipe.compute)
-    runs = build(members, asked.metrics, engine, asked.checkpoint)
-    return asked, runs, make_runs(runs, engine, []), tmp_path / "runs"
+    runs = build(members, asked.metrics, asked.checkpoint)
+    return asked, runs, make_trials(runs, engine, []), tmp_path / "runs"
 
 
-def test_a_failed_run_is_reported_and_costs_only_itself(made: tuple[Any, list[Run], dict[str, str], Path]) -> None:
+def test_a_failed_run_is_reported_and_costs_only_itself(made: tuple[Any, list[Trial], dict[str, str], Path]) -> None:
     asked, runs, failed, root = made
     assert failed == {"fast, seed 1": "BadInput: the disk is full"}
     good = [run for run in runs if run.label not in failed]
     assert len(good) == 5 and all(target.is_done(root) for run in good for target in run.targets)
     target = study_stage(asked, good, root)
-    facts = materialise([target], root, {})["study"]["facts"]
+    facts = materialise([target], root, InProcess(), {})["study"]["facts"]
     by_hand = {(row["variant"], row["metric"]): row for row in facts["summary"]}
     # perplexity is 100 x rate + seed; fast has seeds 0 and 2 alone
     slow, fast = by_hand["slow", "perplexity"], by_hand["fast", "perplexity"]
@@ -90,26 +91,26 @@ def test_a_failed_run_is_reported_and_costs_only_itself(made: tuple[Any, list[Ru
 
 
 def test_the_tables_hold_every_run_and_the_picture_is_drawn(
-    made: tuple[Any, list[Run], dict[str, str], Path],
+    made: tuple[Any, list[Trial], dict[str, str], Path],
 ) -> None:
     asked, runs, failed, root = made
     target = study_stage(asked, [run for run in runs if run.label not in failed], root)
-    materialise([target], root, {})
-    rows = pq.read_table(target.folder(root) / RUNS).to_pylist()
+    materialise([target], root, InProcess(), {})
+    rows = pq.read_table(target.folder(root).fetch(RUNS)).to_pylist()
     assert len(rows) == 5 * 2 and {row["variant"] for row in rows} == {"slow", "fast"}
     grammar = next(row for row in rows if (row["variant"], row["seed"], row["metric"]) == ("slow", 2, "grammar"))
     assert grammar["value"] == pytest.approx(0.62) and (grammar["low"], grammar["high"], grammar["n"]) == (0.1, 0.9, 10)
     assert (grammar["parameters"], grammar["tokens"], grammar["flops"], grammar["train_seconds"]) == (7, 100, 1e6, 2.0)
-    assert pq.read_table(target.folder(root) / SUMMARY).num_rows == 4
-    picture = (target.folder(root) / PICTURE).read_bytes()
+    assert pq.read_table(target.folder(root).fetch(SUMMARY)).num_rows == 4
+    picture = (target.folder(root).fetch(PICTURE)).read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
-def test_the_mended_run_is_all_that_is_made_again(made: tuple[Any, list[Run], dict[str, str], Path]) -> None:
+def test_the_mended_run_is_all_that_is_made_again(made: tuple[Any, list[Trial], dict[str, str], Path]) -> None:
     asked, runs, _, root = made
     before = {path: path.stat().st_mtime_ns for path in root.glob("*/*/manifest.json")}
     (root / "mended").touch()
-    assert make_runs(runs, Engine(runs[0].member.recipe.compute), []) == {}
+    assert make_trials(runs, Engine(runs[0].member.recipe.compute), []) == {}
     after = {path: path.stat().st_mtime_ns for path in root.glob("*/*/manifest.json")}
     assert {path.parent.parent.name for path in after.keys() - before.keys()} == {"pretrained", "scores_pretrained"}
     assert all(after[path] == stamp for path, stamp in before.items())
@@ -118,7 +119,7 @@ def test_the_mended_run_is_all_that_is_made_again(made: tuple[Any, list[Run], di
 
 def test_variants_share_what_they_have_in_common(study_file: Path, tiny_words: list[str], tmp_path: Path) -> None:
     asked, members = load_study(words(study_file, tiny_words, tmp_path / "runs"))
-    runs = build(members, asked.metrics, Engine(members[0].recipe.compute), asked.checkpoint)
+    runs = build(members, asked.metrics, asked.checkpoint)
     found = order([target for run in runs for target in run.targets])
     counts = {name: sum(stage.name == name for stage in found) for name in {stage.name for stage in found}}
     shared = dict.fromkeys(("corpus", "units", "packed", "items"), 1)

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.machine import InProcess
 
-from slamray import store
-from slamray.commands.study import Run, build
-from slamray.commands.sweep import Work, check, objective, spent
-from slamray.commands.sweep_answer import Judged, choose
+from slamray.commands.study import Trial, build
+from slamray.commands.sweep import SweepRun, check
+from slamray.commands.sweep_answer import Judged, choose, objective, spent
 from slamray.commands.sweep_space import load_tuning, make_space
 from slamray.config.load import Member, Sweep, load_sweep
 from slamray.errors import BadInput
 from slamray.report.sweep_figure import draw
 from slamray.runtime.engine import Engine
+from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
-from slamray.stage.stage import PRUNED, Stage, prune
+from slamray.stage.stage import PRUNED, Inputs, Stage, prune
+from slamray.stage.work import Machine
 from slamray.tracking import NullTracker
 
 TUNING = Path(__file__).parents[2] / "tuning"
@@ -114,7 +116,7 @@ def tuning_points(sweep: Sweep) -> dict[str, Any]:
 def test_a_sweep_that_cannot_be_is_refused_with_its_key(words: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         _, members = load_sweep(["recipe=dpo_budget_laptop", *words], tuning_points)
-        build(members, (), Engine(members[0].recipe.compute))
+        build(members, ())
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_a_sweep_that_cannot_be_is_refused_with_its_key(words: list[str], messag
 )
 def test_what_cannot_be_judged_is_refused(changes: dict[str, Any], message: str) -> None:
     sweep, members = load_sweep(["recipe=dpo_budget_laptop"], tuning_points)
-    runs = build(members, (), Engine(members[0].recipe.compute))
+    runs = build(members, ())
     check(sweep, runs)
     with pytest.raises(BadInput, match=message):
         check(sweep.model_copy(update=changes), runs)
@@ -168,39 +170,49 @@ def test_the_objective_weighs_metrics_not_items() -> None:
     assert objective({"a": np.ones(10), "b": np.zeros(1000)}) == 0.5
 
 
-def a_run(root: Path, label: str, shared: Stage, seconds: float) -> Run:
+def nothing(inputs: Inputs, out: Folder, machine: Machine, **settings: Any) -> dict[str, Any]:
+    return {}
+
+
+def write_model(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
+    out.write_json("model/weights", 1)
+    return {"loss": 2.0}
+
+
+def a_run(root: Path, label: str, shared: Stage, seconds: float) -> Trial:
     _, members = load_sweep(["recipe=dpo_budget_laptop"], tuning_points)
     member = Member(label, 0, members[0].recipe)
-    own = Stage("pretrained", {"label": label}, lambda folders, out: {}, (shared,))
-    store.write_json(own.folder(root) / "manifest.json", {"facts": {"train_seconds": seconds, "shared_seconds": 60.0}})
-    return Run(member, "pretrained", (own,))
+    own = Stage("pretrained", nothing, {"label": label}, (shared,))
+    own.folder(root).write_json("manifest.json", {"facts": {"train_seconds": seconds, "shared_seconds": 60.0}})
+    return Trial(member, "pretrained", (own,))
 
 
 def test_a_trunk_is_paid_once_and_would_be_paid_by_each_run_alone(tmp_path: Path) -> None:
-    trunk = Stage("trunk", {}, lambda folders, out: {})
-    store.write_json(trunk.folder(tmp_path) / "manifest.json", {"facts": {"train_seconds": 60.0}})
+    trunk = Stage("trunk", nothing, {})
+    trunk.folder(tmp_path).write_json("manifest.json", {"facts": {"train_seconds": 60.0}})
     cost = spent([a_run(tmp_path, "a", trunk, 100.0), a_run(tmp_path, "b", trunk, 80.0)], tmp_path)
     assert (cost.shared, cost.independent) == (60 + 40 + 20, 180)
     assert "(67%)" in cost.sentence()
 
 
 def test_pruning_takes_the_models_and_leaves_a_record_that_says_so(tmp_path: Path) -> None:
-    made = Stage("pretrained", {}, lambda folders, out: store.write_json(out / "model" / "weights", 1) or {"loss": 2.0})
-    materialise([made], tmp_path, {})
+    made = Stage("pretrained", write_model, {})
+    materialise([made], tmp_path, InProcess(), {})
     prune(made, tmp_path, "model")
-    assert not (made.folder(tmp_path) / "model").exists() and made.is_done(tmp_path)
+    assert not made.folder(tmp_path).exists("model") and made.is_done(tmp_path)
     manifest = made.manifest(tmp_path)
     assert manifest["facts"] == {"loss": 2.0} and list(manifest[PRUNED]) == ["model/weights"]
 
 
 def test_a_pruned_stage_is_made_again_when_another_needs_it(tmp_path: Path) -> None:
-    made = Stage("pretrained", {}, lambda folders, out: store.write_json(out / "model" / "weights", 1) or {})
-    needs = Stage(
-        "aligned", {}, lambda given, out: {"read": store.read_json(given["pretrained"] / "model/weights")}, (made,)
-    )
-    materialise([made], tmp_path, {})
+    def read(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
+        return {"read": inputs["pretrained"].read_json("model/weights")}
+
+    made = Stage("pretrained", write_model, {})
+    needs = Stage("aligned", read, {}, (made,))
+    materialise([made], tmp_path, InProcess(), {})
     prune(made, tmp_path, "model")
-    assert materialise([needs], tmp_path, {})["aligned"]["facts"] == {"read": 1}
+    assert materialise([needs], tmp_path, InProcess(), {})["aligned"]["facts"] == {"read": 1}
 
 
 def test_the_picture_has_a_panel_for_each_metric_and_marks_the_choice(tmp_path: Path) -> None:
@@ -232,10 +244,10 @@ def test_a_disk_too_small_for_the_models_is_refused_before_any_work(
     words = ["recipe=dpo_budget_laptop", f"root={tmp_path}"]
     sweep, members = load_sweep(words, tuning_points)
     engine = Engine(members[0].recipe.compute)
-    trials = {run.label: run for run in build(members, (), engine)}
-    work = Work(sweep, make_space(load_tuning(TUNING, sweep.tuning), sweep), trials, engine, words)
+    trials = {trial.label: trial for trial in build(members, ())}
+    run = SweepRun(sweep, make_space(load_tuning(TUNING, sweep.tuning), sweep), trials, engine, words)
     monkeypatch.setattr(Engine, "connect", lambda self: pytest.fail("it was about to start"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000_000))
     with pytest.raises(BadInput, match=r"a sweep of 18 trials needs about [\d,.]+ MB but 50 MB are free"):
-        work.run(NullTracker())
+        run.make(NullTracker())

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,32 +19,38 @@ import pytest
 import torch
 from scipy import stats
 from support import published_sets as made
-from support.asking import finish, here
+from support.machine import InProcess
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slamray import store
 from slamray.commands.run import main
+from slamray.config.base import Located
 from slamray.config.compute import Compute
-from slamray.config.evaluation import EvaluateSettings
+from slamray.config.evaluation import ScoringSettings
 from slamray.config.load import load_recipe
-from slamray.config.speech import SpeechSettings
+from slamray.config.speech import EncoderSettings, ListeningSettings
 from slamray.data.items import ItemPair
-from slamray.data.published_sets import KINDS, SALMON_PARTS, average_of, read_set
+from slamray.data.published_sets import KINDS, SALMON_PARTS, read_set
 from slamray.errors import BadInput
+from slamray.evaluate.metrics import corpus_metrics
 from slamray.evaluate.pairs import judge_pairs, pair_documents
-from slamray.evaluate.summary import as_rows, bootstrap, summarise, summarise_items
+from slamray.evaluate.summary import PairScore, bootstrap, summarise_items
 from slamray.recipe.evaluation import build, split_words
 from slamray.recipe.slam import build as build_run
-from slamray.report.page import METRIC_NAMES, ReportData, write_report
+from slamray.report.page import ReportData, write_report
 from slamray.runtime.engine import Engine
-from slamray.stage.stage import Facts, Send, order
-from slamray.stages import evaluation, published, tasks, units
-from slamray.tokens.vocabulary import Vocabulary
+from slamray.speech.encoders.base import EncoderFacts
+from slamray.stage.folder import Folder
+from slamray.stage.stage import order
+from slamray.stage.work import Machine
+from slamray.stages import evaluation, published, scoring, units
 
 N_UNITS = 500
-VOCABULARY = Vocabulary.of_units(N_UNITS)
-COMPUTE = Compute()
+ENCODER = EncoderFacts(N_UNITS, 25.0, "")
+VOCABULARY = ENCODER.vocabulary
+IN_PROCESS = InProcess()
+LISTENING = ListeningSettings(encoder=EncoderSettings(dtype="float32"), shard_documents=64, sample_documents=0)
 
 
 def right_sides(pairs: Sequence[ItemPair], known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -100,17 +107,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in ("one", "two")}
 
 
-def encode(sets: dict[str, str], out: Path, compute: Compute = COMPUTE, send: Send = here) -> Facts:
-    return finish(published.run({}, out, published.read_sets(sets), SpeechSettings(), compute), send)
+def encode(sets: dict[str, str], out: Path, machine: Machine = IN_PROCESS) -> published.PublishedFacts:
+    found = [read_set(name, Path(folder)) for name, folder in sorted(sets.items())]
+    return published.run({}, Folder(out), machine, Located(None, found), LISTENING)
 
 
 def score(
-    heard: Path, out: Path, models: dict[str, Path], metrics: Sequence[str], compute: Compute = COMPUTE,
-    send: Send = here,
-) -> Facts:  # fmt: skip
-    return finish(
-        evaluation.run({"published": heard}, out, models, metrics, EvaluateSettings(), 25.0, VOCABULARY, compute), send
-    )
+    heard: Path, out: Path, models: dict[str, Path], metrics: Sequence[str], machine: Machine = IN_PROCESS
+) -> evaluation.EvaluationFacts:
+    checkpoints = {name: Located(None, folder) for name, folder in models.items()}
+    inputs = {"published": Folder(heard)}
+    return evaluation.run(inputs, Folder(out), machine, checkpoints, metrics, ScoringSettings(), ENCODER)
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +125,7 @@ def heard(sets: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     """All sets, encoded by the offline default's HuBERT."""
     out = tmp_path_factory.mktemp("heard")
     facts = encode(sets, out)
-    assert facts["utterances"] == 400 + 20 + 12 + 24 + 48 and facts["quarantined"] == 0
+    assert facts.utterances == 400 + 20 + 12 + 24 + 48 and facts.quarantined == 0
     return out
 
 
@@ -138,10 +145,15 @@ def read_gold(folder: Path) -> list[dict[str, Any]]:
 
 def by_pair(folder: Path, metric: str) -> dict[tuple[str, str], tuple[float, float, float]]:
     return {
-        (row["checkpoint"], row["pair_id"]): (row["ll_chosen"], row["ll_rejected"], row["correct"])
-        for row in tasks.read_scores(folder)
-        if row["metric"] == metric
+        (checkpoint, score.pair_id): (score.ll_chosen, score.ll_rejected, score.correct)
+        for checkpoint in ("one", "two")
+        for score in scoring.read_scores(Folder(folder), checkpoint)
+        if score.metric == metric
     }
+
+
+def a_score(metric: str, part: str, pair_id: str, correct: float, item: str = "") -> PairScore:
+    return PairScore(pair_id, metric, part, item, 0.0, 0.0, correct)
 
 
 def assert_same(first: dict[Any, Any], second: dict[Any, Any]) -> None:
@@ -182,17 +194,20 @@ def test_a_subset_is_said_to_be_one_with_both_numbers(sets: dict[str, str], tmp_
 def test_an_oracle_gets_100_its_mirror_0_and_a_constant_50_all_ties(
     heard: Path, name: str, weight: float, accuracy: float
 ) -> None:
-    pairs, known = [pair for pair in published.read(heard) if pair.metric == name], units.by_id(heard)
+    pairs, known = [pair for pair in published.read(Folder(heard)) if pair.metric == name], units.by_id(Folder(heard))
     model = Oracle(right_sides(pairs, known), weight)
-    rows = judge_pairs(model, pairs, known, VOCABULARY)
-    items = {pair.pair_id: pair.item for pair in pairs}
-    whole, *parts = summarise_items([row | {"item": items[row["pair_id"]]} for row in rows], average_of(name))
+    whole, *parts = summarise_items(judge_pairs(model, pairs, known, VOCABULARY), KINDS[name].average)
     assert [part.accuracy for part in parts] == [accuracy] * len(parts) and len(parts) != 1
-    assert (whole.accuracy, whole.low, whole.high) == (accuracy, accuracy, accuracy)
+    assert whole.accuracy == accuracy
+    if name in ("sblimp", "ssc"):  # every item is one pair
+        wilson = stats.binomtest(int(accuracy * len(pairs)), len(pairs)).proportion_ci(0.95, "wilson")
+        assert (whole.low, whole.high) == pytest.approx((wilson.low, wilson.high))
+    else:  # all items agree, so every resample does
+        assert (whole.low, whole.high) == (accuracy, accuracy)
     assert whole.ties == (len(pairs) if accuracy == 0.5 else 0) and whole.pairs == len(pairs)
 
 
-@pytest.mark.parametrize("metric", [*METRIC_NAMES, *KINDS])
+@pytest.mark.parametrize("metric", [*corpus_metrics(), *KINDS])
 def test_every_metric_has_the_known_answers_on_sequences_made_for_it(metric: str) -> None:
     draw = np.random.default_rng(0)
     known = {f"{i}{side}": draw.integers(0, N_UNITS, 5 + i) for i in range(20) for side in "p+-"}
@@ -200,11 +215,10 @@ def test_every_metric_has_the_known_answers_on_sequences_made_for_it(metric: str
         ItemPair(str(i), metric, f"part {i % 2}", (f"{i}p",), (f"{i}+",), (f"{i}-",), "", "", "") for i in range(20)
     ]
     for weight, accuracy in ((3.0, 1.0), (-3.0, 0.0), (0.0, 0.5)):
-        rows = judge_pairs(Oracle(right_sides(pairs, known), weight), pairs, known, VOCABULARY)
-        (simple,) = summarise(rows)
-        whole, *parts = summarise_items([row | {"item": ""} for row in rows])
-        assert simple.accuracy == whole.accuracy == accuracy and len(parts) == 2
-        assert simple.ties == whole.ties == (20 if accuracy == 0.5 else 0)
+        scores = judge_pairs(Oracle(right_sides(pairs, known), weight), pairs, known, VOCABULARY)
+        whole, *parts = summarise_items(scores)
+        assert whole.accuracy == accuracy and len(parts) == 2
+        assert whole.ties == (20 if accuracy == 0.5 else 0)
 
 
 @pytest.mark.parametrize("name", ["swuggy", pytest.param("sblimp", marks=pytest.mark.slow)])
@@ -248,9 +262,10 @@ def test_a_flipped_label_is_another_set_of_the_same_files(sets: dict[str, str], 
 def test_scores_do_not_depend_on_the_batch(
     scored: Path, heard: Path, models: dict[str, Path], sets: dict[str, str], tmp_path: Path, sequences_in_batch: int
 ) -> None:
-    longest = max(map(len, pair_documents(published.read(heard), units.by_id(heard), VOCABULARY)))
+    documents = pair_documents(published.read(Folder(heard)), units.by_id(Folder(heard)), VOCABULARY)
+    longest = max(map(len, documents))
     budget = 1 if sequences_in_batch == 1 else sequences_in_batch * longest
-    score(heard, tmp_path, models, list(sets), Compute(score_batch_tokens=budget))
+    score(heard, tmp_path, models, list(sets), InProcess(Compute(score_batch_tokens=budget)))
     for name in sets:
         assert_same(by_pair(tmp_path, name), by_pair(scored, name))
 
@@ -258,9 +273,9 @@ def test_scores_do_not_depend_on_the_batch(
 def test_a_score_is_the_mean_log_likelihood_of_the_models_own_logits(
     scored: Path, heard: Path, models: dict[str, Path]
 ) -> None:
-    model, known = LlamaForCausalLM.from_pretrained(models["one"]).eval(), units.by_id(heard)
+    model, known = LlamaForCausalLM.from_pretrained(models["one"]).eval(), units.by_id(Folder(heard))
     found = by_pair(scored, "salmon")
-    for pair in [pair for pair in published.read(heard) if pair.metric == "salmon"][::5]:
+    for pair in [pair for pair in published.read(Folder(heard)) if pair.metric == "salmon"][::5]:
         for document, ll in zip(pair_documents([pair], known, VOCABULARY), found["one", pair.pair_id], strict=False):
             ids = torch.as_tensor(document.ids.astype(np.int64))[None]
             with torch.no_grad():
@@ -358,24 +373,29 @@ def test_the_bootstrap_is_scipys_percentile_interval() -> None:
 
 
 def test_voices_of_one_item_do_not_make_the_interval_narrower() -> None:
-    rows = [{"metric": "sblimp", "part": "all", "item": str(i), "pair_id": str(i), "correct": float(i % 3 > 0)}
-            for i in range(60)]  # fmt: skip
-    four = [row | {"pair_id": f"{row['pair_id']}/{voice}"} for row in rows for voice in range(4)]
-    (one,), (all_voices,) = summarise_items(rows), summarise_items(four)
-    assert (one.n, one.pairs, all_voices.n, all_voices.pairs) == (60, 60, 60, 240)
-    assert (one.accuracy, one.low, one.high) == (all_voices.accuracy, all_voices.low, all_voices.high)
+    scores = [a_score("sblimp", "all", str(i), float(i % 3 > 0), item=str(i)) for i in range(60)]
+    found = []
+    for voices in (1, 2, 4):
+        said = [replace(score, pair_id=f"{score.pair_id}/{voice}") for score in scores for voice in range(voices)]
+        found += summarise_items(said)
+    one, two, four = found
+    assert [(summary.n, summary.pairs) for summary in found] == [(60, 60), (60, 120), (60, 240)]
+    assert one.accuracy == two.accuracy == four.accuracy and (two.low, two.high) == (four.low, four.high)
+    as_240_items = stats.binomtest(160, 240).proportion_ci(0.95, "wilson")
+    assert four.high - four.low == pytest.approx(one.high - one.low, rel=0.1)
+    assert four.high - four.low > 1.8 * (as_240_items.high - as_240_items.low)
 
 
 def test_the_mean_of_parts_weighs_each_part_alike() -> None:
-    rows = [{"metric": "salmon", "part": part, "item": "", "pair_id": f"{part}{i}", "correct": correct}
-            for part, n, correct in (("a", 10, 1.0), ("b", 30, 0.0)) for i in range(n)]  # fmt: skip
-    assert summarise_items(rows, "parts")[0].accuracy == 0.5 and summarise_items(rows)[0].accuracy == 0.25
+    parts = (("a", 10, 1.0), ("b", 30, 0.0))
+    scores = [a_score("salmon", part, f"{part}{i}", correct) for part, n, correct in parts for i in range(n)]
+    assert summarise_items(scores, "parts")[0].accuracy == 0.5 and summarise_items(scores)[0].accuracy == 0.25
 
 
 def test_the_report_shows_published_sets_with_their_parts(tmp_path: Path) -> None:
-    rows = [{"metric": "swuggy", "part": part, "item": "", "pair_id": f"{part}{i}", "correct": float(i < 3)}
-            for part in ("in_vocabulary", "out_of_vocabulary") for i in range(4)]  # fmt: skip
-    shown = [row | {"checkpoint": "after DPO"} for row in as_rows(summarise_items(rows))]
+    parts = ("in_vocabulary", "out_of_vocabulary")
+    scores = [a_score("swuggy", part, f"{part}{i}", float(i < 3)) for part in parts for i in range(4)]
+    shown = [asdict(summary) | {"checkpoint": "after DPO"} for summary in summarise_items(scores)]
     write_report(ReportData("title", published=shown), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "Published test sets" in page and "swuggy: in_vocabulary" in page and "<b>75.0</b>" in page
@@ -428,7 +448,7 @@ def test_a_set_in_a_recipe_adds_two_stages_and_redoes_the_report_alone(
 ) -> None:
     def fingerprints(words: list[str]) -> dict[str, str]:
         recipe = load_recipe(words)
-        return {stage.name: stage.fingerprint for stage in order(build_run(recipe, Engine(recipe.compute)))}
+        return {stage.name: stage.fingerprint for stage in order(build_run(recipe))}
 
     without, with_set = fingerprints(tiny_words), fingerprints([*tiny_words, f"evaluate.sets.ssc={sets['ssc']}"])
     assert with_set.keys() - without.keys() == {"published", "evaluation"}
@@ -444,8 +464,9 @@ def test_scores_do_not_depend_on_the_number_of_workers(
     compute = Compute(score_actors=workers, encoder_actors=1, tts_actors=1)
     assert engine.compute.cpus_per_worker == 1  # the session's cluster is up, and this engine uses it
     crew = Engine(compute)
-    encode({name: sets[name] for name in ("sblimp", "salmon")}, tmp_path / "heard", compute, crew.stream)
-    score(tmp_path / "heard", tmp_path / "scored", models, ["sblimp", "salmon"], compute, crew.stream)
+    (seat,) = crew.seats(1)
+    encode({name: sets[name] for name in ("sblimp", "salmon")}, tmp_path / "heard", seat)
+    score(tmp_path / "heard", tmp_path / "scored", models, ["sblimp", "salmon"], seat)
     for name in ("sblimp", "salmon"):
         assert_same(by_pair(tmp_path / "scored", name), by_pair(scored, name))
 
@@ -466,7 +487,7 @@ def test_the_job_scores_checkpoints_from_anywhere_by_all_sets(
     for name in sets:
         assert_same(by_pair(folder, name), by_pair(scored, name))
     figures = store.read_json(folder / evaluation.SUMMARY)
-    shown = next(row for row in figures["one"]["metrics"] if row["metric"] == "sblimp" and row["part"] == "all")
+    shown = figures["one"]["figures"]["sblimp"]
     assert f"{100 * shown['accuracy']:.1f} [{100 * shown['low']:.1f}, {100 * shown['high']:.1f}]" in done.stdout
     again = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert "0 of 2 stages made" in again.stdout

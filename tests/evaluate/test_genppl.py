@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from support import asking
-from support.asking import finish
+from support.machine import InProcess
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from slamray.config.compute import Compute
-from slamray.config.evaluation import EvaluateSettings, GenPplSettings, SamplingSettings
+from slamray.config.evaluation import GenPplSettings, SamplingSettings, ScoringSettings
 from slamray.data.items import ItemPair, ItemSet
 from slamray.errors import BadInput
 from slamray.evaluate.genppl import (
@@ -28,7 +24,8 @@ from slamray.evaluate.genppl import (
     generative_perplexity,
     mean_auto_bleu,
 )
-from slamray.stage.stage import Send
+from slamray.stage.folder import Folder
+from slamray.stage.work import Machine
 
 BOS_WORD = "<|begin_of_text|>"
 
@@ -170,51 +167,57 @@ def test_prompts_are_the_first_seconds_of_each_correct_item_once() -> None:
 
 
 @pytest.fixture(params=["in process", pytest.param("on Ray", marks=pytest.mark.slow)])
-def send(request: pytest.FixtureRequest) -> Send:
-    return asking.here if request.param == "in process" else request.getfixturevalue("engine").stream
+def machine(request: pytest.FixtureRequest) -> Machine:
+    if request.param == "in process":
+        return InProcess()
+    (seat,) = request.getfixturevalue("engine").seats(1)
+    return seat
 
 
 def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
-    tmp_path: Path, send: Send, tiny_lm: Path, tiny_vocoder: Path, whisper_folder: Path, judge_folder: Path
+    tmp_path: Path, machine: Machine, tiny_lm: Path, tiny_vocoder: Path, whisper_folder: Path, judge_folder: Path
 ) -> None:
     from slamray.config.model import ModelSettings
     from slamray.model.unit_lm import build_unit_lm, save_unit_lm
-    from slamray.stage import store, tables
+    from slamray.stage import tables
     from slamray.stages import genppl, items
     from slamray.tokens.vocabulary import Vocabulary
 
-    folders = {"items": tmp_path / "items", "pretrained": tmp_path / "pretrained"}
+    inputs = {name: Folder(tmp_path / name) for name in ("items", "pretrained")}
     draw = np.random.default_rng(0)
     rows = [
         {"utterance_id": f"u{i}", "units": draw.permutation(20)[:15].tolist(), "durations": [3] * 15} for i in range(8)
     ]
-    tables.write_table(folders["items"] / tables.SHARDS / "shard-000000.parquet", pa.Table.from_pylist(rows))
+    inputs["items"].write_table(f"{tables.UNITS}/shard-000000.parquet", pa.Table.from_pylist(rows))
     pairs = tuple(pair(f"i{i}", (f"u{i}",), (f"u{i + 1}",)) for i in range(0, 8, 2))
-    store.write_json(folders["items"] / items.ITEMS, ItemSet((), pairs).to_json())
-    save_unit_lm(
-        build_unit_lm(ModelSettings(base=str(tiny_lm)), Vocabulary.of_units(20), 0), folders["pretrained"] / "model"
+    inputs["items"].write_json(items.ITEMS, ItemSet((), pairs).to_json())
+    vocabulary = Vocabulary.of_units(20)
+    save_unit_lm(build_unit_lm(ModelSettings(base=str(tiny_lm)), vocabulary, 0), inputs["pretrained"].fetch("model"))
+    scoring = ScoringSettings(vocoder=str(tiny_vocoder), sampling=SamplingSettings(max_new_tokens=8, batch=2))
+    settings = GenPplSettings(
+        prompts=3,
+        metric="cloze",
+        asr=str(whisper_folder),
+        asr_revision=None,
+        judge=str(judge_folder),
+        judge_revision=None,
+        audio_samples=1,
     )
-    config = EvaluateSettings(
-        vocoder=str(tiny_vocoder), sampling=SamplingSettings(max_new_tokens=8, batch=2),
-        genppl=GenPplSettings(prompts=3, metric="cloze", asr=str(whisper_folder), asr_revision=None,
-                            judge=str(judge_folder), judge_revision=None, audio_samples=1),
-    )  # fmt: skip
-    assert genppl.identity(config) == json.loads(json.dumps(genppl.identity(config)))
-    out = tmp_path / "genppl"
-    facts = finish(genppl.run(folders, out, "pretrained", config, 25.0, Compute()), send)
-    table = pq.read_table(out / genppl.ROWS).to_pylist()
-    assert [row["prompt_id"] for row in table] == [row["prompt_id"] for row in store.read_json(out / genppl.PROMPTS)]
-    assert len(table) == 3 and len(list((out / "audio").glob("*.flac"))) == 1
+    out = Folder(tmp_path / "genppl")
+    facts = genppl.run(inputs, out, machine, "pretrained", settings, scoring, 25.0)
+    table = out.read_table(genppl.ROWS).to_pylist()
+    assert [row["prompt_id"] for row in table] == out.read_table(genppl.PROMPTS)["prompt_id"].to_pylist()
+    assert len(table) == 3 and len(out.names("audio/*.flac")) == 1
     judge = Judge(str(judge_folder), None)
-    for part, name in (("", "with_prompt"), ("_alone", "continuation")):
+    for part, found in (("", facts.with_prompt), ("_alone", facts.continuation)):
         again = judge([row[f"text{part}"] for row in table])
         assert [row[f"nll{part}"] for row in table] == pytest.approx([one.nll for one in again], rel=1e-5)
         scored = [one.nll / one.tokens for one in again if one.tokens]
-        assert facts[name]["empty"] == 3 - len(scored)
-        assert facts[name]["perplexity"] == pytest.approx(math.exp(sum(scored) / len(scored)), rel=1e-5)
-    times = {path: path.stat().st_mtime_ns for path in (out / "chunks").iterdir()}
-    assert finish(genppl.run(folders, out, "pretrained", config, 25.0, Compute()), send) == facts
-    assert times == {path: path.stat().st_mtime_ns for path in (out / "chunks").iterdir()}
-    other = config.model_copy(update={"genppl": config.genppl.model_copy(update={"metric": "clze"})})
+        assert found.empty == 3 - len(scored)
+        assert found.perplexity == pytest.approx(math.exp(sum(scored) / len(scored)), rel=1e-5)
+    times = {path: path.stat().st_mtime_ns for path in out.fetch("chunks").iterdir()}
+    assert genppl.run(inputs, out, machine, "pretrained", settings, scoring, 25.0) == facts
+    assert times == {path: path.stat().st_mtime_ns for path in out.fetch("chunks").iterdir()}
+    other = settings.model_copy(update={"metric": "clze"})
     with pytest.raises(BadInput, match=r"evaluate\.genppl\.metric=clze: no items of it; there are cloze"):
-        finish(genppl.run(folders, tmp_path / "other", "pretrained", other, 25.0, Compute()), send)
+        genppl.run(inputs, Folder(tmp_path / "other"), machine, "pretrained", other, scoring, 25.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from slamray.data.items import ItemPair
 from slamray.evaluate.pairs import judge, judge_pairs, pair_documents, perplexity
-from slamray.evaluate.summary import Summary, compare, summarise, wilson
+from slamray.evaluate.summary import ItemSummary, PairScore, compare, summarise_items, wilson
 from slamray.model.log_likelihood import log_likelihoods
 from slamray.tokens.documents import Document, join_units, unit_document
 from slamray.tokens.rows import RowStore, write_rows
@@ -57,6 +58,11 @@ def pair(name: str, prompt: tuple[str, ...] = (), metric: str = "words") -> Item
     return ItemPair(name, metric, "all", prompt, (f"{name}+",), (f"{name}-",), "", "", "")
 
 
+def scored(number: int, correct: float) -> PairScore:
+    """A pair that is an item by itself."""
+    return PairScore(str(number), "words", "all", "", 0.0, 0.0, correct)
+
+
 def zero_against_others(n: int = 7) -> tuple[list[ItemPair], dict[str, np.ndarray]]:
     """Pairs whose right side is unit 0 and 3 in turn and whose wrong side never holds a 0, of the same length."""
     units = {f"{i}+": np.array([0, 3] * (i + 1)) for i in range(n)} | {
@@ -84,22 +90,22 @@ def test_scores_do_not_depend_on_the_batch(model: PreTrainedModel) -> None:
 def test_a_model_that_prefers_the_right_side_gets_one_its_mirror_zero_and_a_constant_one_half_all_ties() -> None:
     pairs, units = zero_against_others()
     for weight, accuracy, ties in ((2.0, 1.0, 0), (-2.0, 0.0, 0), (0.0, 0.5, 7)):
-        (summary,) = summarise(judge_pairs(Likes(weight), pairs, units, VOCABULARY))
+        (summary,) = summarise_items(judge_pairs(Likes(weight), pairs, units, VOCABULARY))
         assert (summary.accuracy, summary.ties, summary.n) == (accuracy, ties, 7)
 
 
 def test_mean_and_sum_differ_by_the_number_of_targets(model: PreTrainedModel) -> None:
     pairs, units = [pair("a")], {"a+": np.arange(9), "a-": np.arange(4)}
     mean, total = (judge_pairs(model, pairs, units, VOCABULARY, normalise)[0] for normalise in ("mean", "sum"))
-    assert total["ll_chosen"] == pytest.approx(10 * mean["ll_chosen"])
-    assert total["ll_rejected"] == pytest.approx(5 * mean["ll_rejected"])
+    assert total.ll_chosen == pytest.approx(10 * mean.ll_chosen)
+    assert total.ll_rejected == pytest.approx(5 * mean.ll_rejected)
 
 
 def test_the_prompt_belongs_to_the_scored_sequence(model: PreTrainedModel) -> None:
     units = {"p": np.array([4, 5]), "a+": np.array([6]), "a-": np.array([7])}
-    row = judge_pairs(model, [pair("a", prompt=("p",))], units, VOCABULARY, "sum")[0]
+    score = judge_pairs(model, [pair("a", prompt=("p",))], units, VOCABULARY, "sum")[0]
     sums, _ = log_likelihoods(model, [unit_document(np.array([4, 5, 6]), VOCABULARY)])
-    assert row["ll_chosen"] == pytest.approx(sums[0])
+    assert score.ll_chosen == pytest.approx(sums[0])
 
 
 def test_units_are_deduplicated_across_joins() -> None:
@@ -117,20 +123,17 @@ def test_units_are_deduplicated_across_joins() -> None:
 
 
 def test_a_tie_counts_one_half_and_is_reported() -> None:
-    rows = [
-        {"metric": "words", "pair_id": str(i), "item": "", "correct": c} for i, c in enumerate((1.0, 0.5, 0.0, 1.0))
-    ]
+    scores = [scored(i, correct) for i, correct in enumerate((1.0, 0.5, 0.0, 1.0))]
     low, high = wilson(0.625, 4)
-    assert summarise(rows) == [Summary("words", 4, 1, 0.625, low, high)]
+    assert summarise_items(scores) == [ItemSummary("words", "all", "items", 4, 4, 1, 0.625, low, high)]
     assert [judge(-1.0, -2.0), judge(-2.0, -1.0), judge(-1.0, -1.0)] == [1.0, 0.0, 0.5]
 
 
 def test_an_item_with_several_pairs_counts_once_and_widens_the_interval() -> None:
-    alone = [{"metric": "words", "pair_id": str(i), "item": "", "correct": float(i % 4 > 0)} for i in range(80)]
-    grouped = [
-        row | {"item": str(i // 4 if i % 4 else 20 + i)} for i, row in enumerate(alone)
-    ]  # 20 x 3 right, 20 wrong
-    (one,), (four,) = summarise(alone), summarise(grouped)
+    alone = [scored(i, float(i % 4 > 0)) for i in range(80)]
+    # 20 items of three right pairs, 20 items of one wrong pair
+    grouped = [replace(score, item=str(i // 4 if i % 4 else 20 + i)) for i, score in enumerate(alone)]
+    (one,), (four,) = summarise_items(alone), summarise_items(grouped)
     assert (one.n, one.accuracy, four.n, four.accuracy) == (80, 0.75, 40, 0.5)
     # a share of 40 independent items: half-width 1.96 x sqrt(0.25 / 40) = 0.155
     assert (four.low, four.high) == pytest.approx((0.345, 0.655), abs=0.03)
@@ -143,9 +146,8 @@ def test_wilson_interval_is_scipys(right: int, n: int) -> None:
 
 
 def test_two_checkpoints_are_compared_item_by_item() -> None:
-    row = {"metric": "words", "item": ""}
-    before = [row | {"pair_id": str(i), "correct": float(i < 50)} for i in range(100)]
-    after = [row | {"pair_id": str(i), "correct": float(i < 60)} for i in reversed(range(100))]
+    before = [scored(i, float(i < 50)) for i in range(100)]
+    after = [scored(i, float(i < 60)) for i in reversed(range(100))]
     (found,) = compare(before, after)
     assert (found.before, found.after, found.difference) == pytest.approx((0.5, 0.6, 0.1))
     # ten of a hundred differences are 1: deviation sqrt(100/99 * 0.1 * 0.9), times 1.959964 / sqrt(100)
@@ -157,8 +159,8 @@ def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary(tmp_path: P
     write_rows(tmp_path, documents, VOCABULARY, context=32)
     store = RowStore(tmp_path)
     found = perplexity(Likes(0.0), store.pieces())
-    assert found["perplexity"] == pytest.approx(N_UNITS + FIRST_UNIT, rel=1e-5)
-    assert found["targets"] == store.targets_R.sum()
+    assert found.perplexity == pytest.approx(N_UNITS + FIRST_UNIT, rel=1e-5)
+    assert found.targets == store.targets_R.sum()
 
 
 def test_perplexity_is_that_of_the_packed_rows(model: PreTrainedModel, tmp_path: Path) -> None:
@@ -173,4 +175,4 @@ def test_perplexity_is_that_of_the_packed_rows(model: PreTrainedModel, tmp_path:
     loss = nn.functional.cross_entropy(
         logits.flatten(0, 1), torch.as_tensor(batch.targets).flatten(), ignore_index=-100
     )
-    assert perplexity(model, store.pieces())["loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert perplexity(model, store.pieces()).loss == pytest.approx(float(loss), rel=1e-4)

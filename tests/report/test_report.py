@@ -8,17 +8,25 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import soundfile
 
+from slamray.evaluate.metrics import METRICS, ScalarMetric
 from slamray.report.charts import MAX_POINTS, Series, interval_chart, label, line_chart, make_axis, thin
-from slamray.report.page import ReportData, Sound, duration, flatten, write_report
+from slamray.report.page import ReportData, ScalarTable, Sound, duration, flatten, write_report
 
 EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
+
+
+def scalar_table(metric: str, *rows: dict[str, Any]) -> ScalarTable:
+    row = METRICS[metric]
+    assert isinstance(row, ScalarMetric)
+    return ScalarTable(row, rows)
 
 
 def full() -> ReportData:
@@ -37,17 +45,27 @@ def full() -> ReportData:
         "step": 1, "loss": 0.69, "accuracy": 0.5, "reward_chosen": 0.0, "reward_rejected": 0.0, "margin": 0.0,
         "logp_chosen": -200.0, "logp_rejected": -210.0,
     }  # fmt: skip
+    perplexity = {"checkpoint": "pre-trained", "perplexity": 12.3, "loss": 2.51, "targets": 120_394}
     said = {"checkpoint": "x", "continuations": 16, "empty": 16, "ended": 16, "mean_units": 0.0, "auto_bleu": None}
-    genppl = {"checkpoint": "x", "of": EVIL, "utterances": 9, "empty": 9, "perplexity": None, "token_perplexity": None,
-              "auto_bleu": None}  # fmt: skip
+    genppl = {
+        "checkpoint": EVIL,
+        "utterances": 9,
+        "empty": 9,
+        "perplexity": None,
+        "token_perplexity": None,
+        "auto_bleu": None,
+    }
+    understood = genppl | {"empty": 0, "perplexity": 161.84, "token_perplexity": 120.0, "auto_bleu": 0.25}
     return ReportData(
         title=f"demo {EVIL}",
         summary=[EVIL],
         scores=[{"checkpoint": "pre-trained", **score}, {"checkpoint": f"after {EVIL}", **score}],
-        perplexity=[{"checkpoint": "pre-trained", "perplexity": 12.3, "loss": 2.51, "targets": 120_394}],
+        scalars=[
+            scalar_table("perplexity", perplexity),
+            scalar_table("unit_auto_bleu", said),
+            scalar_table("genppl", genppl, understood),
+        ],
         differences=[difference],
-        generation=[said],
-        spoken=[genppl, genppl | {"empty": 0, "perplexity": 161.84, "token_perplexity": 120.0, "auto_bleu": 0.25}],
         training=[step, step | {"tokens": 16384, "loss": 4.9, "validation_loss": None}],
         dpo=[dpo, dpo | {"step": 2}],
         sounds=[Sound(EVIL, EVIL, TONE, 16_000)],
@@ -99,6 +117,8 @@ def test_a_table_cell_shows_share_interval_number_and_ties(tmp_path: Path) -> No
     assert "71.2 67.1 to 75.0 n 500, ties 3" in text
     assert "+1.2 -1.0 to +3.4" in text
     assert "9 9 - - -" in text and "9 0 161.8 120.0 0.250" in text  # nothing understood is a dash, never a number
+    assert "12.30 2.510 120,394" in text  # perplexity, nats per token, tokens
+    assert "95 % interval: Wilson&#39;s where every item is one pair, otherwise that of a bootstrap over items" in text
     assert "95 % interval" in text and "dpo.beta" in text and "3 min 20 s" in text
 
 

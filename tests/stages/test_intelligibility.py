@@ -26,12 +26,10 @@ HIFIGAN = UnitVocoderSettings(
     resblock_dilations=(1,),
     discriminator_divisor=32,
     documents=1,
-    steps=4,
+    budget="steps:4",
     batch=2,
     crop_frames=8,
     adversarial_share=0.5,
-    report_every=2,
-    bfloat16=False,
 )
 
 
@@ -57,7 +55,9 @@ def test_the_stage_trains_a_hifigan_that_loads_by_its_folder_and_its_words_are_c
     encoder = EncoderSettings(
         model=str(tiny_encoder), layer=2, centroids=str(tiny_encoder / "centroids.safetensors"), pad_samples=40
     )
-    facts = decoder._train(HIFIGAN, encoder, Compute(), audio, tmp_path, lambda metrics: reports.append(metrics))
+    facts = decoder._train(
+        HIFIGAN, encoder, Compute(report_every_steps=2), audio, tmp_path, lambda metrics: reports.append(metrics)
+    )
     assert facts["audio_mel_error_db"] > 0 and [row["step"] for row in reports] == [2, 4]
     trained = load_decoder(tmp_path / "model")
     assert trained.rate_hz == 16_000 and len(trained(np.array([1, 2]), np.array([2, 1]))) == 3 * 640

@@ -31,8 +31,10 @@ from slamray.stages import packed, preferences, recorded
 from slamray.stages.speech import Shard, Sound
 from slamray.stages.speech_kernels import Listen
 from slamray.tokens.rows import RowStore
+from slamray.tokens.vocabulary import Vocabulary
 
 RATE_HZ = 16_000
+VOCABULARY = Vocabulary.of_units(20)
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -145,13 +147,15 @@ def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechSetting
     found = packed.read_units(inputs, "train", 0.01)
     assert {name: len(own) for name, own in found.items()} == {"stories": 8, "librispeech": 6}
     mixture = {"stories": 0.25, "librispeech": 0.75}
-    facts = packed.run(inputs, folder / "packed", InProcess(), PackSettings(context=16, mixture=mixture), 0.01)
+    facts = packed.run(
+        inputs, folder / "packed", InProcess(), PackSettings(context=16, mixture=mixture), 0.01, VOCABULARY
+    )
     assert facts["validation"]["documents"] == 3 and facts["train"]["documents"] == 14
     assert facts["train"]["sources"]["stories"]["tokens"] == 8 * 29
-    rounds = sum(part.per_round for part in RowStore(tmp_path / "packed" / "train").parts)
+    rounds = sum(part.per_round for part in RowStore(tmp_path / "packed" / "train").sources)
     assert facts["train"]["sources"]["stories"]["token_share"] == pytest.approx(0.25, abs=1 / rounds)
-    plain = packed.run(inputs, folder / "plain", InProcess(), PackSettings(context=16), 0.01)
-    assert plain["train"]["documents"] == 14 and not RowStore(tmp_path / "plain" / "train").parts
+    plain = packed.run(inputs, folder / "plain", InProcess(), PackSettings(context=16), 0.01, VOCABULARY)
+    assert plain["train"]["documents"] == 14 and not RowStore(tmp_path / "plain" / "train").sources
 
 
 def spoken_swag(root: Path) -> Path:
@@ -179,7 +183,7 @@ def test_spoken_swag_is_encoded_as_published_and_its_validation_split_held_out(
 ) -> None:
     config = PreferencesSettings(source="spoken_swag", path=str(spoken_swag(tmp_path)))
     out = Folder(tmp_path / "out")
-    facts = preferences.run({}, out, InProcess(), config, speech, 0.02, 0.06)
+    facts = preferences.run({}, out, InProcess(), config, speech, 0.02, 0.06, VOCABULARY)
     assert (facts.pairs_train, facts.pairs_heldout, facts.pairs_without_sound) == (3, 2, 1)
     assert facts.dropped == {"auto-BLEU-2 too high": 1} and facts.quarantined == 1
     assert "train-00000-of-00001.parquet: row 1" in tables.read_quarantine(out)[0]["reason"]
@@ -195,7 +199,7 @@ def test_spoken_swag_without_its_columns_or_files_is_named(tmp_path: Path) -> No
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "x" / "train-0.parquet")
     config = PreferencesSettings(source="spoken_swag", path=str(tmp_path / "x"))
     with pytest.raises(BadInput, match=r"train-0.parquet: no column chosen rejected prompt_text"):
-        preferences.run({}, Folder(tmp_path / "out"), InProcess(), config, SpeakingSettings(), 0.02, 0.06)
+        preferences.run({}, Folder(tmp_path / "out"), InProcess(), config, SpeakingSettings(), 0.02, 0.06, VOCABULARY)
     for path, message in ((str(tmp_path), "has no train"), ("", "needs the folder")):
         (tmp_path / "x" / "train-0.parquet").unlink(missing_ok=True)
         (tmp_path / "validation-0.parquet").write_bytes(b"")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file, save_file
-from slamray.stages.outside import check_encoder
 
 from slamray.config.compute import Compute
-from slamray.config.evaluation import EvaluateSettings
+from slamray.config.evaluation import ScoringSettings
 from slamray.config.load import load_recipe
 from slamray.config.model import ModelSettings
 from slamray.config.speech import EncoderSettings
@@ -18,9 +17,12 @@ from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
 from slamray.model.unit_lm import build_unit_lm, save_unit_lm
 from slamray.recipe import evaluation
-from slamray.runtime.engine import Engine
-from slamray.stages import packed, tasks, training
-from slamray.stages.scores_kernel import Measure
+from slamray.speech.encoders.base import EncoderFacts
+from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
+from slamray.stages import aligned, packed
+from slamray.stages.scoring import Task
+from slamray.stages.scoring_kernel import Measure
 from slamray.tokens.documents import unit_document
 from slamray.tokens.rows import write_rows
 from slamray.tokens.vocabulary import Vocabulary, write_vocabulary
@@ -40,22 +42,23 @@ def model(tiny_lm: Path, tmp_path: Path) -> Path:
 def test_preference_pairs_of_other_units(model: Path, tmp_path: Path) -> None:
     write_vocabulary(tmp_path / "pairs", OTHERS)
     with pytest.raises(BadInput, match=rf"/model .* and .*/pairs .*: {DIFFERENT}"):
-        training._dpo(DpoSettings(), Compute(), model, tmp_path / "pairs", tmp_path / "out", lambda _: None)
+        aligned._train(
+            DpoSettings(), Compute(), model, Folder(tmp_path / "pairs"), Folder(tmp_path / "out"), lambda _: None
+        )
 
 
 def test_scores_of_recordings_of_other_units(model: Path, tmp_path: Path) -> None:
-    measure = Measure({}, EvaluateSettings().model_dump(), 25.0, OTHERS.to_json(), "cpu", 1000)
-    task = {"model": str(model), "out": str(tmp_path), "task": tasks.PERPLEXITY}
+    measure = Measure({}, ScoringSettings(), EncoderFacts(20, 25.0, "b" * 64), "cpu", 1000)
     with pytest.raises(BadInput, match=rf"/model .* and speech.encoder .*: {DIFFERENT}"):
-        measure(task)
+        measure(Task("model", str(model), "perplexity", str(tmp_path)))
 
 
 def test_perplexity_of_rows_of_other_units(model: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / packed.VALIDATION, [unit_document(range(20), OTHERS)], OTHERS, 32)
-    measure = Measure({"packed": str(tmp_path)}, EvaluateSettings().model_dump(), 25.0, OURS.to_json(), "cpu", 1000)
-    task = {"model": str(model), "out": str(tmp_path), "task": tasks.PERPLEXITY}
+    encoder = EncoderFacts(20, 25.0, "a" * 64)
+    measure = Measure({"packed": Folder(tmp_path)}, ScoringSettings(), encoder, "cpu", 1000)
     with pytest.raises(BadInput, match=rf"speech.encoder .* and .*/validation .*: {DIFFERENT}"):
-        measure(task)
+        measure(Task("model", str(model), "perplexity", str(tmp_path)))
 
 
 def test_checkpoints_of_other_units_are_refused_before_any_stage(
@@ -65,7 +68,7 @@ def test_checkpoints_of_other_units_are_refused_before_any_stage(
     found = check_encoder(recipe.speech.encoder).centroids[:16]
     asked = {"checkpoints": f"[{model}]", "metrics": "[perplexity]"}
     with pytest.raises(BadInput, match=rf"checkpoints: .*/model .* and speech.encoder .*a{{16}} here, {found} there"):
-        evaluation.build(recipe, Engine(recipe.compute), asked)
+        evaluation.build(recipe, asked)
 
 
 def test_the_same_centroids_are_the_same_units_wherever_the_encoder_lies(tiny_encoder: Path, tmp_path: Path) -> None:

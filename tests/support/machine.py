@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from slamray.stage.work import METRICS, Loop, Metrics, Pool
 
 
 class InProcess:
-    """See `slamray.stage.work.Machine`; it gives itself as every seat."""
+    """See `slamray.stage.work.Machine`; it gives itself as every seat.
+
+    Stages side by side take turns: transformers patches torch for the whole process while it loads a model.
+    """
 
     def __init__(self, compute: Compute | None = None) -> None:
         self.compute = compute or Compute()
         self.sent: list[str] = []  # names of the stages that sent rows, a name for each row
+        self._turn = threading.Lock()
 
     def seats(self, count: int) -> list[InProcess]:
         return [self] * count
@@ -25,11 +30,12 @@ class InProcess:
         """Nobody waits for anybody here."""
 
     def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
-        self.sent += [name] * len(rows)
-        for pool in pools if rows else ():
-            kernel, takes, gives = pool.load()
-            rows = [kernel(row) for row in from_table(to_table(rows, takes), takes)]
-            assert all(isinstance(row, gives) for row in rows)
+        with self._turn:
+            self.sent += [name] * len(rows)
+            for pool in pools if rows else ():
+                kernel, takes, gives = pool.load()
+                rows = [kernel(row) for row in from_table(to_table(rows, takes), takes)]
+                assert all(isinstance(row, gives) for row in rows)
 
     def train(self, name: str, loop: Loop, out: Path) -> Metrics:
         out.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,9 @@ import pyarrow.parquet as pq
 import soundfile
 
 from slamray.config.speech import TtsSettings
+from slamray.data.items import Utterance
 from slamray.data.published_sets import SALMON_PARTS
+from slamray.speech.audio import from_pcm
 from slamray.stages.speech_kernels import Speak
 
 RATE_HZ = 16_000
@@ -35,12 +36,8 @@ ENDINGS = (
 
 def say(texts: Sequence[str]) -> dict[str, np.ndarray]:
     """float32 audio at 16 kHz of each text."""
-    utterances = [{"utterance_id": text, "sentences": [text], "phonemes": None} for text in texts]
-    made = Speak(TtsSettings().model_dump())({"shard": 0, "utterances": json.dumps(utterances)})
-    return {
-        text: np.frombuffer(pcm, np.int16).astype(np.float32) / 32768
-        for text, pcm in zip(texts, made["audio"], strict=True)
-    }
+    voice = Speak(TtsSettings())
+    return {text: from_pcm(voice.speak(Utterance(text, (text,), None)).pcm) for text in texts}
 
 
 def write(path: Path, audio: np.ndarray) -> None:

@@ -8,32 +8,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from slamray.config.compute import Compute
 from slamray.config.load import load_recipe
 from slamray.recipe.slam import build
 from slamray.stage.materialise import materialise
-from slamray.stage.work import Pool
 from support.machine import InProcess
 from support.processes import join_group
-
-
-class OneAtATime(InProcess):
-    """Stages side by side take turns: transformers patches torch for the whole process while it loads a model."""
-
-    def __init__(self, compute: Compute) -> None:
-        super().__init__(compute)
-        self._turn = threading.Lock()
-
-    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
-        with self._turn:
-            super().rows(name, rows, pools, total, unit)
 
 
 def main(folder: Path, words: list[str]) -> None:
@@ -41,7 +24,7 @@ def main(folder: Path, words: list[str]) -> None:
     recipe = load_recipe([*words, f"root={folder / 'runs'}"])
     targets = build(recipe)
     join_group(os.environ.__setitem__, 0, 1, folder / "store")
-    manifests = materialise(targets, Path(recipe.root), OneAtATime(recipe.compute), {"words": words})
+    manifests = materialise(targets, Path(recipe.root), InProcess(recipe.compute), {"words": words})
     report = targets[0].folder(Path(recipe.root)).fetch("report.html")
     facts = {name: manifest["facts"] for name, manifest in manifests.items()}
     print(json.dumps({"report": str(report), "facts": facts}))

@@ -15,7 +15,7 @@ from support.processes import run_ranks
 from slamray.config.assets import UnitVocoderSettings
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
-from slamray.speech.decoders.source_filter import load_vocoder
+from slamray.speech.decoders.hifigan import load
 from slamray.train.decoder_data import Recording
 from slamray.train.hifigan_losses import Discriminators, LogMel, discriminator_loss, feature_loss, generator_loss
 from slamray.train.hifigan_training import measure_audio, rate_at, train_unit_vocoder
@@ -119,8 +119,8 @@ def test_the_distance_to_the_voice_falls_and_the_saved_model_is_what_was_trained
     for loss in ("mel", "duration"):
         early, late = (np.mean([row[loss] for row in part]) for part in (reports[:5], reports[-5:]))
         assert late < 0.8 * early
-    before = measure_audio(load_vocoder(tmp_path / "a" / "model"), held_out, HOP)["audio_mel_error_db"]
-    vocoder = load_vocoder(tmp_path / "b" / "model")
+    before = measure_audio(load(tmp_path / "a" / "model", "cpu"), held_out, HOP)["audio_mel_error_db"]
+    vocoder = load(tmp_path / "b" / "model", "cpu")
     assert measure_audio(vocoder, held_out, HOP)["audio_mel_error_db"] < 0.8 * before
     assert vocoder.rate_hz == 16_000 and len(first) == len(vocoder.generator.state_dict())
 

@@ -1,0 +1,237 @@
+"""Every metric, a row each: what it is measured on and how, and how readers are shown its figure.
+
+A metric of pairs asks which of two recordings the model finds likelier; all of them are scored alike (pairs.py). A
+scalar metric is a number of one checkpoint. A metric of either sort is one file and one row here (docs/extend.md).
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from slamray.config.evaluation import ItemsSettings
+from slamray.data import corpus_items
+from slamray.data.corpus_items import CorpusText
+from slamray.data.items import ItemSet
+from slamray.data.published_sets import KINDS
+from slamray.evaluate.summary import Average
+
+if TYPE_CHECKING:
+    from slamray.model.generate import Prompt
+    from slamray.tokens.documents import Document
+
+# What metrics are measured on; stages/scoring.py says which stages have made it.
+CORPUS_ITEMS, PUBLISHED_SETS = "corpus_items", "published_sets"
+VALIDATION_PIECES, PROMPTS, GENPPL = "validation_pieces", "prompts", "genppl"
+
+
+class Material(Protocol):
+    """What a run has made, for the functions of scalar metrics; read when it is first used."""
+
+    batch_tokens: int  # padded tokens in a forward pass
+
+    def validation_pieces(self) -> Sequence[Document]:
+        """Every piece of the packed validation rows."""
+
+    def prompts(self) -> Sequence[Prompt]:
+        """The first evaluate.sampling.prompt_seconds of every validation document."""
+
+    def keep_sound(self, name: str, units: np.ndarray) -> None:
+        """Have units turned into sound that the report plays."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the report's table of a scalar metric. field: of the metric's facts. digits: decimals shown."""
+
+    field: str
+    title: str
+    digits: int = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What metrics of both sorts have.
+
+    title: for readers. needs: what it is measured on, by the names above. value, count: the fields of its facts that
+    are its figure, and of how many items it is one; a field of a nested record is dotted. Readers are shown `scale`
+    times the figure (100 for a share in %), with so many digits.
+    """
+
+    title: str
+    needs: tuple[str, ...]
+    value: str
+    count: str
+    scale: int = 100
+    digits: int = 1
+    higher_is_better: bool = True
+
+    def show(self, value: float | None) -> str:
+        """The figure for a reader; a dash where nothing could be measured."""
+        return "-" if value is None else f"{self.scale * value:.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class PairMetric(Metric):
+    """A share of items that are scored right; its facts are an ItemSummary.
+
+    make: from the corpus's text; None: read from evaluate.sets. average: how the figure is made of its items.
+    """
+
+    value: str = "accuracy"
+    count: str = "n"
+    make: Callable[[CorpusText, int], ItemSet] | None = None
+    average: Average = "items"
+
+
+@dataclass(frozen=True)
+class ScalarMetric(Metric):
+    """A number of one checkpoint.
+
+    measure: `package.module:function`, so that only what measures imports it, or the function. It is called with
+    (model, Material, ScoringSettings) and returns the metric's facts, a record. None: stages with the name of what is
+    needed, one for each checkpoint, leave the facts. heading, columns and note: its table in the report; without
+    columns it shows the figure. in_short_table: whether the table that a run prints has a column of it.
+    """
+
+    measure: str | Callable[..., Any] | None = None
+    heading: str = ""
+    columns: tuple[Column, ...] = ()
+    note: str = ""
+    in_short_table: bool = True
+
+    @property
+    def shown_columns(self) -> tuple[Column, ...]:
+        """The columns of its table in the report."""
+        return self.columns or (Column(self.value, self.title, 3),)
+
+    def load(self) -> Callable[..., Any]:
+        """The function that measures it."""
+        assert self.measure is not None, f"stages of its own measure {self.title}"
+        found: Callable[..., Any] = (
+            pkgutil.resolve_name(self.measure) if isinstance(self.measure, str) else self.measure
+        )
+        return found
+
+
+def _made(title: str, make: Callable[[CorpusText, int], ItemSet]) -> PairMetric:
+    return PairMetric(title, (CORPUS_ITEMS,), make=make)
+
+
+AUTO_BLEU_NOTE = (
+    "Auto-BLEU-2 (0 to 1): share of a continuation's unit bigrams that occur more than once in it; of units, not of "
+    "words as in the paper."
+)
+GENPPL_NOTE = (
+    "Continuations are turned into sound, transcribed, and judged by a text LM; the lower the likelier. GenPPL: the "
+    "exponential of the mean over texts, as in the paper. Which recogniser and judge: evaluate.genppl below. Texts in "
+    "which nothing was understood take no part."
+)
+METRICS: dict[str, PairMetric | ScalarMetric] = {
+    "perplexity": ScalarMetric(
+        "validation perplexity",
+        (VALIDATION_PIECES,),
+        value="perplexity",
+        count="targets",
+        scale=1,
+        digits=2,
+        higher_is_better=False,
+        measure="slamray.evaluate.pairs:measure_perplexity",
+        heading="Validation",
+        columns=(
+            Column("perplexity", "perplexity", 2),
+            Column("loss", "nats per token", 3),
+            Column("targets", "tokens"),
+        ),
+    ),
+    "topic_cloze": _made("Topic cloze", corpus_items.topic_cloze),
+    "sentence_order": _made("Sentence order", corpus_items.sentence_order),
+    "words": _made("Word alone", corpus_items.words),
+    "words_in_sentence": _made("Word in sentence", corpus_items.words_in_sentence),
+    "grammar": _made("Grammar", corpus_items.grammar),
+    "unit_auto_bleu": ScalarMetric(
+        "Auto-BLEU of units",
+        (PROMPTS,),
+        value="auto_bleu",
+        count="continuations",
+        digits=2,
+        higher_is_better=False,
+        measure="slamray.evaluate.continuations:measure_auto_bleu",
+        heading="Continuations",
+        columns=(
+            Column("continuations", "n"),
+            Column("empty", "empty"),
+            Column("ended", "ended"),
+            Column("mean_units", "mean units", 1),
+            Column("auto_bleu", "auto-BLEU-2", 3),
+        ),
+        note=AUTO_BLEU_NOTE,
+        in_short_table=False,
+    ),
+    "genppl": ScalarMetric(
+        "GenPPL",
+        (GENPPL,),
+        value="with_prompt.perplexity",
+        count="with_prompt.utterances",
+        scale=1,
+        higher_is_better=False,
+        heading="As it is understood (GenPPL)",
+        columns=(
+            Column("utterances", "n"),
+            Column("empty", "nothing understood"),
+            Column("perplexity", "GenPPL", 1),
+            Column("token_perplexity", "over all tokens", 1),
+            Column("auto_bleu", "auto-BLEU-2", 3),
+        ),
+        note=GENPPL_NOTE,
+    ),
+    "auto_bleu": ScalarMetric(
+        "Auto-BLEU",
+        (GENPPL,),
+        value="with_prompt.auto_bleu",
+        count="with_prompt.utterances",
+        digits=2,
+        higher_is_better=False,
+    ),
+    **{name: PairMetric(kind.title, (PUBLISHED_SETS,), average=kind.average) for name, kind in KINDS.items()},
+}
+
+
+def find_metric(name: str) -> PairMetric | ScalarMetric | None:
+    """The row of a metric, or of the kind of a published set (`sblimp-dev` is an sblimp); None where there is none."""
+    return METRICS.get(name) or METRICS.get(name.partition("-")[0])
+
+
+def metric_of(name: str) -> PairMetric | ScalarMetric:
+    """The same, of a metric that is there."""
+    found = find_metric(name)
+    assert found is not None, f"{name} is no metric of evaluate/metrics.py"
+    return found
+
+
+def corpus_metrics() -> dict[str, PairMetric]:
+    """The metrics of pairs that are made from the corpus's text."""
+    return {name: row for name, row in METRICS.items() if isinstance(row, PairMetric) and row.make}
+
+
+def run_metrics() -> list[str]:
+    """Names of the metrics that a run measures of every checkpoint without published sets."""
+    return [name for name, row in METRICS.items() if (row.make if isinstance(row, PairMetric) else row.measure)]
+
+
+def make_items(text: CorpusText, rules: ItemsSettings) -> Sequence[ItemSet]:
+    """The items of every metric that `rules` wants pairs of."""
+    wanted = {name: rules.pairs(name) for name in corpus_metrics()}
+    return [row.make(text, wanted[name]) for name, row in corpus_metrics().items() if row.make and wanted[name]]
+
+
+def field_of(facts: Mapping[str, Any], name: str) -> Any:
+    """A field of facts as a manifest has them, by its dotted name."""
+    found: Any = facts
+    for part in name.split("."):
+        found = found[part]
+    return found

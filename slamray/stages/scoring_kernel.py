@@ -1,0 +1,131 @@
+"""Kernel of the stages that score: one metric of one checkpoint. It knows rows and files, not Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from transformers import PreTrainedModel
+
+from slamray.config.base import asset_path
+from slamray.config.evaluation import ScoringSettings
+from slamray.data.items import ItemPair
+from slamray.evaluate.metrics import ScalarMetric, metric_of
+from slamray.evaluate.pairs import judge_pairs
+from slamray.evaluate.summary import PairScore
+from slamray.model.generate import Prompt, cut_prompt
+from slamray.model.saved_vocabulary import read_unit_vocabulary
+from slamray.model.unit_lm import load_unit_lm
+from slamray.speech.audio import to_flac
+from slamray.speech.decoders.base import Decoder
+from slamray.speech.decoders.table import load_decoder
+from slamray.speech.encoders.base import EncoderFacts
+from slamray.stage.folder import Folder
+from slamray.stage.tables import read_shards
+from slamray.stages import corpus, items, packed, published, units
+from slamray.stages.scoring import AUDIO, Task, TaskDone
+from slamray.stages.speech_kernels import one_thread
+from slamray.tokens.documents import Document
+from slamray.tokens.rows import RowStore
+from slamray.tokens.vocabulary import reconcile
+
+
+class Measure:
+    """Kernel: one task on one checkpoint, its result as JSON.
+
+    folders: by stage name; which of them are needed depends on the tasks. The model that was used last is kept, for
+    tasks come in the order of checkpoints.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, Folder],
+        scoring: ScoringSettings,
+        encoder: EncoderFacts,
+        device: str,
+        batch_tokens: int,
+    ) -> None:
+        one_thread()
+        self._loaded: tuple[str, PreTrainedModel] | None = None
+        self._folders, self._scoring, self._encoder = folders, scoring, encoder
+        self._device, self._batch_tokens = device, batch_tokens
+        self._known: dict[str, tuple[list[ItemPair], dict[str, np.ndarray]]] = {}
+
+    def __call__(self, task: Task) -> TaskDone:
+        model = self._load(task.model)
+        found = self._pairs(model, task) if task.source else [self._scalar(model, task)]
+        result = [asdict(one) for one in found]
+        task.folder.write_json(task.file, result if task.source else result[0])
+        return TaskDone(task.file)
+
+    def _load(self, folder: str) -> PreTrainedModel:
+        if self._loaded is None or self._loaded[0] != folder:
+            self._loaded = None  # before the next one takes its place
+            known = read_unit_vocabulary(Path(folder), "evaluate")
+            reconcile(known, self._encoder.vocabulary, folder, "speech.encoder")
+            model = load_unit_lm(Path(folder))  # float32: a score must not depend on its batch
+            model.to(torch.device(self._device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
+            self._loaded = folder, model.eval()
+        return self._loaded[1]
+
+    def _scalar(self, model: PreTrainedModel, task: Task) -> Any:
+        metric = metric_of(task.metric)
+        assert isinstance(metric, ScalarMetric)
+        material = RunMaterial(self._folders, self._scoring, self._encoder, self._batch_tokens, task.folder)
+        return metric.load()(model, material, self._scoring)
+
+    def _pairs(self, model: PreTrainedModel, task: Task) -> list[PairScore]:
+        if task.source not in self._known:
+            folder = self._folders[task.source]
+            pairs = published.read(folder) if task.source == "published" else list(items.read(folder).pairs)
+            self._known[task.source] = pairs, units.by_id(folder)
+        pairs, known = self._known[task.source]
+        chunk = [pair for pair in pairs if pair.metric == task.metric][task.start : task.stop]
+        spoken = [p for p in chunk if all(u in known and len(known[u]) for u in (*p.prompt, *p.chosen, *p.rejected))]
+        vocabulary, scoring = self._encoder.vocabulary, self._scoring
+        return judge_pairs(model, spoken, known, vocabulary, scoring.normalise, self._batch_tokens)
+
+
+class RunMaterial:
+    """What scalar metrics are measured on (evaluate.metrics.Material), read from the folders of a run's stages."""
+
+    def __init__(
+        self,
+        folders: Mapping[str, Folder],
+        scoring: ScoringSettings,
+        encoder: EncoderFacts,
+        batch_tokens: int,
+        out: Folder,
+    ) -> None:
+        self._folders, self._scoring, self._encoder, self._out = folders, scoring, encoder, out
+        self.batch_tokens = batch_tokens
+
+    def validation_pieces(self) -> Sequence[Document]:
+        rows = RowStore(self._folders["packed"].fetch(packed.VALIDATION))
+        if rows.vocabulary is not None:
+            reconcile(self._encoder.vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
+        return rows.pieces()
+
+    def prompts(self) -> Sequence[Prompt]:
+        table = read_shards(self._folders["units"], ["utterance_id", "units", "durations"])
+        wanted = [document.doc_id for document in corpus.read(self._folders["corpus"], "validation")]
+        table = table.filter(pc.is_in(table["utterance_id"], pa.array(wanted, pa.string())))
+        seconds, rate_hz = self._scoring.sampling.prompt_seconds, self._encoder.rate_hz
+        return [
+            cut_prompt(row["utterance_id"], np.array(row["units"]), np.array(row["durations"]), seconds, rate_hz)
+            for row in table.to_pylist()
+        ]
+
+    def keep_sound(self, name: str, units: np.ndarray) -> None:
+        self._out.write(f"{AUDIO}/{name}.flac", to_flac(self._decoder(units), self._decoder.rate_hz))
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return load_decoder(Path(asset_path(self._scoring.vocoder)))
