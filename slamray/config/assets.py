@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slamray.config.base import Settings
+from slamray.config.base import Chosen, Settings
 from slamray.config.training import StepsOrTime, TextLmSettings
 from slamray.errors import BadInput
 
@@ -17,7 +17,7 @@ def check_crops(crops: int, workers: int, key: str) -> None:
         raise BadInput(f"{key}={crops} is less than compute.workers={workers}; every worker needs a crop of each batch")
 
 
-class VocoderSettings(Settings):
+class SourceFilterSettings(Settings):
     """The source-filter decoder (slamray/speech/decoders/source_filter.py): under 1 MB, trained in 3 minutes."""
 
     hidden: int = Field(128, ge=16, description="channels of the convolutions")
@@ -31,7 +31,7 @@ class VocoderSettings(Settings):
     seed: int = Field(0, ge=0, description="seeds every draw")
 
 
-class UnitVocoderSettings(Settings):
+class HifiganSettings(Settings):
     """A HiFi-GAN over units (slamray/speech/decoders/hifigan.py) and its training, tens of minutes on 2 cores."""
 
     embedding_dim: int = Field(128, ge=8, description="width of a unit's embedding; textless-lib: 128")
@@ -114,11 +114,11 @@ class AssetsSettings(Settings):
 
     encoder: EncoderTrainingSettings = EncoderTrainingSettings()
     text_lm: TextLmSettings = TextLmSettings()
-    vocoder: VocoderSettings = VocoderSettings()
-    unit_vocoder: UnitVocoderSettings = UnitVocoderSettings()
+    source_filter: Annotated[SourceFilterSettings, Chosen("decoder")] = SourceFilterSettings()
+    hifigan: Annotated[HifiganSettings, Chosen("decoder")] = HifiganSettings()
     decoder: Literal["source_filter", "hifigan"] = Field(
         "source_filter",
-        description="which decoder is trained: `vocoder` has the settings of the first, `unit_vocoder` of the second",
+        description="which decoder is trained, by the settings of its name",
     )
     decoder_only: bool = Field(
         False,
@@ -135,6 +135,6 @@ def check_batches(config: AssetsSettings, workers: int) -> None:
         check_crops(config.encoder.first.batch_crops, workers, "assets.encoder.first.batch_crops")
         check_crops(config.encoder.second.batch_crops, workers, "assets.encoder.second.batch_crops")
     if config.decoder == "hifigan":
-        check_crops(config.unit_vocoder.batch, workers, "assets.unit_vocoder.batch")
+        check_crops(config.hifigan.batch, workers, "assets.hifigan.batch")
     else:
-        check_crops(config.vocoder.batch, workers, "assets.vocoder.batch")
+        check_crops(config.source_filter.batch, workers, "assets.source_filter.batch")

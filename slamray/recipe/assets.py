@@ -1,6 +1,6 @@
 """The stages that make slamray/assets: an own HuBERT with its units, a unit decoder, a text LM for TWIST to start from.
 
-    corpus --> recordings --> hubert_1 --> hubert_2 --> encoder --> vocoder --> intelligibility
+    corpus --> recordings --> hubert_1 --> hubert_2 --> encoder --> decoder --> intelligibility
           +--> text_rows --> text_lm
 
 The same stages serve whoever brings another voice or language, and, with assets.decoder_only, another encoder.

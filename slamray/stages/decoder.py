@@ -1,4 +1,4 @@
-"""Stage `vocoder`: a decoder from units to sound, trained on spoken documents and their units.
+"""Stage `decoder`: a decoder from units to sound, trained on spoken documents and their units.
 
 Two kinds, one folder and one call (`speech.decoders`): the source-filter decoder, and a HiFi-GAN.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slamray.config.assets import UnitVocoderSettings, VocoderSettings
+from slamray.config.assets import HifiganSettings, SourceFilterSettings
 from slamray.config.compute import Compute
 from slamray.config.speech import EncoderSettings
 from slamray.config.tree import Recipe
@@ -23,8 +23,8 @@ from slamray.stage.work import Machine, Metrics, Report
 from slamray.stages import own_encoder, spoken_audio
 from slamray.stages.checkpoints import MODEL
 
-NAME = "vocoder"
-DecoderSettings = VocoderSettings | UnitVocoderSettings
+NAME = "decoder"
+DecoderSettings = SourceFilterSettings | HifiganSettings
 MEASURED_DOCUMENTS = 12  # evaluation stories, 10 minutes; chosen, not tuned
 
 
@@ -48,7 +48,7 @@ def stage(recipe: Recipe, spoken: Stage, encoder: Stage | None) -> Stage:
     """encoder: the stage that has trained one; none where the recipe's own speech.encoder is it."""
     assets = recipe.assets
     settings = {
-        "decoder": assets.unit_vocoder if assets.decoder == "hifigan" else assets.vocoder,
+        "decoder": assets.hifigan if assets.decoder == "hifigan" else assets.source_filter,
         **heard_by(recipe, encoder),
     }
     return Stage(NAME, run, settings, (spoken, encoder) if encoder else (spoken,))
@@ -85,34 +85,34 @@ def _train(
 ) -> Metrics:
     """Facts on rank 0, which alone saves and measures."""
     heard = Heard(audio, encoder)
-    if isinstance(decoder, UnitVocoderSettings):
+    if isinstance(decoder, HifiganSettings):
         return _train_hifigan(decoder, compute, heard, out, report)
     return _train_source_filter(decoder, compute, heard, out, report)
 
 
 def _train_source_filter(
-    decoder: VocoderSettings, compute: Compute, heard: Heard, out: Path, report: Report
+    decoder: SourceFilterSettings, compute: Compute, heard: Heard, out: Path, report: Report
 ) -> Metrics:
     from slamray.train.ranks import rank_and_world
-    from slamray.train.source_filter_training import measure_vocoder, train_vocoder
+    from slamray.train.source_filter_training import measure_vocoder, train_source_filter
 
     def pairs(split: str, at_most: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((units, from_pcm(pcm)) for _, units, pcm in heard.read(split, at_most))
 
     train = pairs("train", decoder.documents)
-    vocoder, facts = train_vocoder(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
+    vocoder, facts = train_source_filter(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
     if rank_and_world()[0] > 0:
         return facts
     vocoder.save(out / MODEL)
     return facts | measure_vocoder(vocoder, list(pairs("evaluation")))
 
 
-def _train_hifigan(decoder: UnitVocoderSettings, compute: Compute, heard: Heard, out: Path, report: Report) -> Metrics:
-    from slamray.train.hifigan_training import measure_audio, train_unit_vocoder
+def _train_hifigan(decoder: HifiganSettings, compute: Compute, heard: Heard, out: Path, report: Report) -> Metrics:
+    from slamray.train.hifigan_training import measure_audio, train_hifigan
     from slamray.train.ranks import rank_and_world
 
     train = ((units, pcm) for _, units, pcm in heard.read("train", decoder.documents))
-    vocoder, facts = train_unit_vocoder(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
+    vocoder, facts = train_hifigan(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
     if rank_and_world()[0] > 0:
         return facts
     vocoder.save(out / MODEL)

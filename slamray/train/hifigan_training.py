@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from slamray.config.assets import UnitVocoderSettings, check_crops
+from slamray.config.assets import HifiganSettings, check_crops
 from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
@@ -44,7 +44,7 @@ DURATION_RUNS = 64  # deduplicated units of a row of the duration loss; chosen, 
 BETAS = (0.8, 0.99)  # HiFi-GAN section 3
 
 
-def shape_of(config: UnitVocoderSettings, n_units: int) -> GeneratorShape:
+def shape_of(config: HifiganSettings, n_units: int) -> GeneratorShape:
     """The generator's shape, in the published keys."""
     width = config.embedding_dim
     return GeneratorShape(
@@ -70,7 +70,7 @@ class UnitCrops:
     stream: UnitStream
     audio: torch.Tensor
     hop_samples: int
-    config: UnitVocoderSettings
+    config: HifiganSettings
 
     def places(self, step: int) -> torch.Tensor:
         """First units of a batch's crops, (B, 1)."""
@@ -96,7 +96,7 @@ class UnitCrops:
 class HifiganTraining(Replicated):
     """The trainable: the generator and, once they take part, its discriminators."""
 
-    def __init__(self, shape: GeneratorShape, crops: UnitCrops, config: UnitVocoderSettings, compute: Compute) -> None:
+    def __init__(self, shape: GeneratorShape, crops: UnitCrops, config: HifiganSettings, compute: Compute) -> None:
         super().__init__(compute)
         self.crops, self.config = crops, config
         self.generator = with_weight_norm(CodeGenerator(shape)).to(compute.device)
@@ -151,11 +151,11 @@ class HifiganTraining(Replicated):
         return {"discriminator": judged.detach(), **found}
 
 
-def train_unit_vocoder(
+def train_hifigan(
     recordings: Iterable[Recording],
     n_units: int,
     hop_samples: int,
-    config: UnitVocoderSettings,
+    config: HifiganSettings,
     compute: Compute,
     out: Path,
     report: Report,
@@ -169,15 +169,15 @@ def train_unit_vocoder(
     shape = shape_of(config, n_units)
     if shape.hop_samples != hop_samples:
         raise BadInput(
-            f"assets.unit_vocoder.upsample_rates={list(config.upsample_rates)} multiply to {shape.hop_samples}, but a "
+            f"assets.hifigan.upsample_rates={list(config.upsample_rates)} multiply to {shape.hop_samples}, but a "
             f"unit is {hop_samples} samples; choose rates that multiply to it"
         )
-    check_crops(config.batch, rank_and_world()[1], "assets.unit_vocoder.batch")
-    budget = parse_budget(config.budget, "assets.unit_vocoder.budget")
-    arrays = stream_once(out, recordings, lambda some: heard(some, hop_samples), "unit_vocoder")
-    stream = UnitStream.of(arrays["units"], n_units, "unit_vocoder")
+    check_crops(config.batch, rank_and_world()[1], "assets.hifigan.batch")
+    budget = parse_budget(config.budget, "assets.hifigan.budget")
+    arrays = stream_once(out, recordings, lambda some: heard(some, hop_samples), "hifigan")
+    stream = UnitStream.of(arrays["units"], n_units, "hifigan")
     if len(stream.units_T) < config.crop_frames:
-        raise BadInput(f"unit_vocoder: {len(stream.units_T)} frames of audio are less than a crop; give more speech")
+        raise BadInput(f"hifigan: {len(stream.units_T)} frames of audio are less than a crop; give more speech")
     crops = UnitCrops(stream, torch.from_numpy(arrays["audio"]), hop_samples, config)
     run = Run(budget, compute, out, report, counts_tokens=False)
     with torch.random.fork_rng(devices=[]):
@@ -188,7 +188,7 @@ def train_unit_vocoder(
     return UnitVocoder(build(shape, weights, "trained"), compute.device), run.finish()
 
 
-def rate_at(progress: float, config: UnitVocoderSettings) -> float:
+def rate_at(progress: float, config: HifiganSettings) -> float:
     """Learning rate: linear warm-up, then half a cosine down to a tenth. progress: share of the budget."""
     if progress < config.warmup_share:
         return config.peak_rate * progress / config.warmup_share

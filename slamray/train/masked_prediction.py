@@ -22,7 +22,7 @@ from transformers import HubertConfig, HubertModel
 from slamray.config.assets import HubertTrainingSettings, check_crops
 from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
-from slamray.speech.encoders.hubert import receptive_field
+from slamray.speech.encoders.hubert_net import receptive_field
 from slamray.stage.work import Metrics, Report
 from slamray.tokens.sampler import sample_hash
 from slamray.train.cluster_targets import HOP, as_float

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from slamray.config.assets import VocoderSettings, check_crops
+from slamray.config.assets import SourceFilterSettings, check_crops
 from slamray.config.budget import Budget, parse_budget
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
@@ -65,7 +65,7 @@ class SourceFilterTraining(Replicated):
     """The trainable."""
 
     def __init__(
-        self, net: VocoderNet, data: SpeechFrames, config: VocoderSettings, budget: Budget, compute: Compute
+        self, net: VocoderNet, data: SpeechFrames, config: SourceFilterSettings, budget: Budget, compute: Compute
     ) -> None:
         super().__init__(compute)
         self.net, self.data, self.config = net, data, config
@@ -144,11 +144,11 @@ def one_cycle(peak: float, place: float, steps: int) -> tuple[float, float]:
     return between(peak, lowest, share), between(0.85, 0.95, share)
 
 
-def train_vocoder(
+def train_source_filter(
     recordings: Iterable[Recording],
     n_units: int,
     hop_samples: int,
-    config: VocoderSettings,
+    config: SourceFilterSettings,
     compute: Compute,
     out: Path,
     report: Report,
@@ -160,8 +160,8 @@ def train_vocoder(
     """
     if hop_samples % FRAME_HOP:
         raise BadInput(f"vocoder: the encoder's hop of {hop_samples} samples is no multiple of {FRAME_HOP}")
-    check_crops(config.batch, rank_and_world()[1], "assets.vocoder.batch")
-    budget = parse_budget(config.budget, "assets.vocoder.budget")
+    check_crops(config.batch, rank_and_world()[1], "assets.source_filter.batch")
+    budget = parse_budget(config.budget, "assets.source_filter.budget")
     per_unit = hop_samples // FRAME_HOP
     data = SpeechFrames.of(stream_once(out, recordings, lambda some: analysed(some, per_unit), "vocoder"), n_units)
     run = Run(budget, compute, out, report, counts_tokens=False)

@@ -33,7 +33,7 @@ SPEAKING = {"units", "preferences", "items", "recordings"}
 LISTENING = {"units", "preferences", "items", "recorded", "librispeech", "published"}
 SCORES = {"scores_untrained", "scores_pretrained", "scores_aligned", "evaluation"}
 GENPPL = {"genppl_pretrained", "genppl_aligned"}
-DECODER = {"vocoder", "intelligibility"}
+DECODER = {"decoder", "intelligibility"}
 SEEN_BY: dict[str, set[str]] = {
     "name": {"report"},
     "corpus": {"corpus"},
@@ -73,9 +73,9 @@ SEEN_BY: dict[str, set[str]] = {
     "assets.text_lm": {"text_rows"},
     "assets.text_lm.pretrain": {"text_lm"},
     "assets.text_lm.pretrain.seed": {"text_rows", "text_lm"},
-    "assets.vocoder": {"vocoder"},
-    "assets.unit_vocoder": {"vocoder"},
-    "assets.decoder": {"vocoder"},
+    "assets.source_filter": {"decoder"},
+    "assets.hifigan": {"decoder"},
+    "assets.decoder": {"decoder"},
     "assets.intelligibility_documents": {"intelligibility"},
 }
 
@@ -207,12 +207,12 @@ BASES = (
             "compute.dpo_micro_batch=1",
         ),
     ),
-    Base("own encoder", (), assets.build, ("speech.encoder", "assets.unit_vocoder")),
+    Base("own encoder", (), assets.build, ("speech.encoder",)),
     Base(
         "decoder for a given encoder",
         ("assets.decoder_only=true", "assets.decoder=hifigan"),
         assets.build,
-        ("assets.encoder.layer", "assets.vocoder"),
+        ("assets.encoder.layer",),
     ),
 )
 

@@ -4,7 +4,7 @@
         [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder]
 
 Every draw runs a job on a fresh root: the demo recipe with tiny models, or the training of a tiny encoder (hubert_1,
-hubert_2) or of a tiny HiFi-GAN decoder (vocoder) on recordings that are taken from the untouched run. STRIKES faults
+hubert_2) or of a tiny HiFi-GAN decoder (decoder) on recordings that are taken from the untouched run. STRIKES faults
 strike it, the kinds in turn, each
 after a random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a
 person would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained
@@ -49,14 +49,14 @@ LONGER = [*OFTEN, "speech.shard_documents=1", f"pretrain.budget=steps:{STEPS}", 
 ASSETS = [*OFTEN, "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.stall_seconds=30",
           "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=1"]  # fmt: skip
 ENCODER = [*ASSETS, "assets.encoder.mfcc_clusters=8", "assets.encoder.feature_clusters=[8]",
-           "assets.encoder.n_units=16", "assets.encoder.kmeans_frames=1000", "assets.vocoder.documents=1",
+           "assets.encoder.n_units=16", "assets.encoder.kmeans_frames=1000", "assets.source_filter.documents=1",
            *(f"assets.encoder.{part}.{word}" for part in ("first", "second")
              for word in (f"budget=steps:{ASSET_STEPS}", "batch_crops=3", "crop_frames=25"))]  # fmt: skip
-DECODER = [*ASSETS, "assets.decoder_only=true", "assets.decoder=hifigan", "assets.unit_vocoder.embedding_dim=16",
-           "assets.unit_vocoder.channels=32", "assets.unit_vocoder.upsample_rates=[5,8,4,4]",
-           "assets.unit_vocoder.upsample_kernel_sizes=[11,16,8,8]", "assets.unit_vocoder.discriminator_divisor=32",
-           f"assets.unit_vocoder.budget=steps:{ASSET_STEPS}", "assets.unit_vocoder.batch=2",
-           "assets.unit_vocoder.crop_frames=10"]  # fmt: skip
+DECODER = [*ASSETS, "assets.decoder_only=true", "assets.decoder=hifigan", "assets.hifigan.embedding_dim=16",
+           "assets.hifigan.channels=32", "assets.hifigan.upsample_rates=[5,8,4,4]",
+           "assets.hifigan.upsample_kernel_sizes=[11,16,8,8]", "assets.hifigan.discriminator_divisor=32",
+           f"assets.hifigan.budget=steps:{ASSET_STEPS}", "assets.hifigan.batch=2",
+           "assets.hifigan.crop_frames=10"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ HUBERTS = ("hubert_1", "hubert_2")
 JOBS = {
     "demo": DEMO,
     "encoder": Job("jobs/assets.py", lambda folder: list(ENCODER), HUBERTS, HUBERTS, SPOKEN),
-    "decoder": Job("jobs/assets.py", decoder_words, ("vocoder",), ("vocoder",), SPOKEN),
+    "decoder": Job("jobs/assets.py", decoder_words, ("decoder",), ("decoder",), SPOKEN),
 }
 
 

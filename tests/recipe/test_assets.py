@@ -22,8 +22,8 @@ WORDS = [
     "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=2", "assets.encoder.mfcc_clusters=8",
     "assets.encoder.first.budget=steps:3", "assets.encoder.second.budget=steps:3",
     "assets.encoder.feature_clusters=[8]", "assets.encoder.n_units=16",
-    "assets.encoder.kmeans_frames=1000", "assets.vocoder.documents=2", "assets.vocoder.budget=steps:3",
-    "assets.vocoder.crop_seconds=1", "assets.text_lm.vocab_size=300", "assets.text_lm.hidden=32",
+    "assets.encoder.kmeans_frames=1000", "assets.source_filter.documents=2", "assets.source_filter.budget=steps:3",
+    "assets.source_filter.crop_seconds=1", "assets.text_lm.vocab_size=300", "assets.text_lm.hidden=32",
     "assets.text_lm.layers=1", "assets.text_lm.heads=2", "assets.text_lm.kv_heads=1", "assets.text_lm.ffn=32",
     "assets.text_lm.context=64", "assets.text_lm.pretrain.budget=steps:2",
     "assets.text_lm.pretrain.tokens_per_step=512",
@@ -57,7 +57,7 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
     assert HubertFeatures(encoder, 5, pad_samples=580).rate_hz == 25
     facts = json.loads((stage("encoder") / "manifest.json").read_text())["facts"]
     assert 0 < facts["units"]["pnmi"] < 1 and 0 < facts["mfcc"]["pnmi"] < 1
-    assert len(load_decoder(stage("vocoder") / "model")(np.array([15]))) > 0
+    assert len(load_decoder(stage("decoder") / "model")(np.array([15]))) > 0
     text_lm = stage("text_lm") / "model"
     tokens = AutoTokenizer.from_pretrained(text_lm)("Once upon a time", return_tensors="pt")["input_ids"]
     assert torch.isfinite(AutoModelForCausalLM.from_pretrained(text_lm)(tokens).logits).all()
@@ -70,7 +70,7 @@ def test_a_decoder_alone_is_made_for_the_encoder_that_is_there(tmp_path: Path, t
 
     own = ["model=" + str(tiny_encoder), f"centroids={tiny_encoder}/centroids.safetensors", "layer=2"]
     found, shipped = stages([f"speech.encoder.{word}" for word in own]), stages([])
-    assert [stage.name for stage in found] == ["corpus", "recordings", "vocoder", "intelligibility"]
+    assert [stage.name for stage in found] == ["corpus", "recordings", "decoder", "intelligibility"]
     assert found[1].fingerprint == shipped[1].fingerprint and found[2].fingerprint != shipped[2].fingerprint
 
 
@@ -83,9 +83,9 @@ def test_how_often_training_reports_and_saves_is_no_part_of_what_it_makes(tmp_pa
     execution = ("compute.report_every_steps=7", "compute.checkpoint_every_seconds=5", "compute.dtype=float32")
     assert fingerprints(*execution, "compute.workers=2") == base
     changed = {
-        "assets.encoder.first.budget=steps:9": {"hubert_1", "hubert_2", "encoder", "vocoder", "intelligibility"},
-        "assets.encoder.second.budget=steps:9": {"hubert_2", "encoder", "vocoder", "intelligibility"},
-        "assets.vocoder.budget=time:1m": {"vocoder", "intelligibility"},
+        "assets.encoder.first.budget=steps:9": {"hubert_1", "hubert_2", "encoder", "decoder", "intelligibility"},
+        "assets.encoder.second.budget=steps:9": {"hubert_2", "encoder", "decoder", "intelligibility"},
+        "assets.source_filter.budget=time:1m": {"decoder", "intelligibility"},
     }
     for word, expected in changed.items():
         found = fingerprints(word)
@@ -94,8 +94,8 @@ def test_how_often_training_reports_and_saves_is_no_part_of_what_it_makes(tmp_pa
 
 @pytest.mark.parametrize("budget", ["tokens:5", "flops:1e9"])
 def test_a_budget_that_the_training_does_not_count_is_refused_before_work(budget: str) -> None:
-    with pytest.raises(BadInput, match=r"assets\.unit_vocoder\.budget=.* write steps:1500 or time:20m"):
-        load_recipe([f"assets.unit_vocoder.budget={budget}"])
+    with pytest.raises(BadInput, match=r"assets\.hifigan\.budget=.* write steps:1500 or time:20m"):
+        load_recipe([f"assets.hifigan.budget={budget}"])
 
 
 def test_more_workers_than_crops_are_refused_before_work(tmp_path: Path) -> None:

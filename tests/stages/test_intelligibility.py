@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slamray.config.assets import UnitVocoderSettings
+from slamray.config.assets import HifiganSettings
 from slamray.config.compute import Compute
 from slamray.config.speech import EncoderSettings
 from slamray.speech.audio import RATE_HZ, resample, to_pcm
@@ -20,7 +20,7 @@ from slamray.stages import corpus, decoder, intelligibility, spoken_audio
 from slamray.stages.spoken_audio import SpokenDocument
 
 STORY = ["Once upon a time there was a little girl.", "She wanted to play with her friends in the garden."]
-HIFIGAN = UnitVocoderSettings(
+HIFIGAN = HifiganSettings(
     embedding_dim=16,
     channels=32,
     resblock_dilations=(1,),

@@ -12,14 +12,14 @@ import pytest
 import torch
 from support.processes import run_ranks
 
-from slamray.config.assets import VocoderSettings
+from slamray.config.assets import SourceFilterSettings
 from slamray.config.compute import Compute
 from slamray.stage.work import NOTICE
-from slamray.train.source_filter_training import one_cycle, train_vocoder
+from slamray.train.source_filter_training import one_cycle, train_source_filter
 
 HOP = 640
 STEPS = 8
-CONFIG = VocoderSettings(
+CONFIG = SourceFilterSettings(
     hidden=16, unit_blocks=1, frame_blocks=1, budget=f"steps:{STEPS}", batch=3, crop_seconds=0.5, learning_rate=5e-3
 )
 COMPUTE = Compute(dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
@@ -48,7 +48,7 @@ def run(
             raise KeyboardInterrupt
 
     recordings = [recording(seed) for seed in range(3)]
-    vocoder, facts = train_vocoder(recordings, 3, HOP, CONFIG, compute, out, report)
+    vocoder, facts = train_source_filter(recordings, 3, HOP, CONFIG, compute, out, report)
     return reports, vocoder.net.state_dict(), facts
 
 

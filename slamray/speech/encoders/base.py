@@ -5,6 +5,7 @@ Shapes: T frames of one recording, D features.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,15 @@ def read_centroids(settings: EncoderSettings, width: int) -> tuple[int, str]:
     try:
         with safe_open(Path(asset_path(settings.centroids)), "np") as file:
             n_units, found = file.get_slice(CENTROIDS).get_shape()
-            checksum = (file.metadata() or {}).get("sha256")
+            stated = (file.metadata() or {}).get("sha256")
+            content = stated or checksum(file.get_tensor(CENTROIDS))
     except (SafetensorError, ValueError) as error:
         raise BadInput(f"{key}={settings.centroids}: no matrix {CENTROIDS} ({error})") from error
     if found != width:
         raise BadInput(f"{key}={settings.centroids}: {found} wide, but {settings.model} gives {width}")
-    return int(n_units), checksum or _checksum_of(Path(asset_path(settings.centroids)))
+    return int(n_units), content
 
 
-def _checksum_of(path: Path) -> str:
-    """The checksum of a matrix whose file does not state it."""
-    from slamray.speech.encoders.kmeans import checksum, load_centroids  # torch, which other files do not need
-
-    return checksum(load_centroids(path))
+def checksum(centroids_KD: np.ndarray) -> str:
+    """SHA-256 of the matrix as float32, row by row, little-endian."""
+    return hashlib.sha256(centroids_KD.astype("<f4").tobytes()).hexdigest()

@@ -13,19 +13,8 @@ from slamray.speech.audio import RATE_HZ
 from slamray.speech.encoders.base import KEY, EncoderFacts, read_centroids
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a check of settings needs none of it
-    from transformers import HubertConfig
-
     from slamray.speech.encoders.hubert_net import HubertFeatures
     from slamray.speech.encoders.kmeans import KMeansEncoder
-
-
-def receptive_field(config: HubertConfig) -> int:
-    """Samples that one frame of the convolutions sees."""
-    field, stride = 1, 1
-    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
-        field += (kernel - 1) * stride
-        stride *= step
-    return field
 
 
 def check(settings: EncoderSettings, config: Mapping[str, Any]) -> EncoderFacts:

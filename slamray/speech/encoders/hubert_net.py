@@ -18,10 +18,18 @@ from transformers import HubertConfig, HubertModel
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ, cut_windows
 from slamray.speech.encoders.base import KEY
-from slamray.speech.encoders.hubert import receptive_field
 
 WINDOW_SECONDS = 60.0  # longer audio is cut, as attention grows with the square of the length; chosen, not tuned
 OVERLAP_SECONDS = 4.0  # neighbouring windows share it; every frame has at least half of it as context; chosen
+
+
+def receptive_field(config: HubertConfig) -> int:
+    """Samples that one frame of the convolutions sees."""
+    field, stride = 1, 1
+    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+        field += (kernel - 1) * stride
+        stride *= step
+    return field
 
 
 class HubertFeatures:

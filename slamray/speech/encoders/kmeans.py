@@ -6,7 +6,6 @@ Shapes: N frames in all, T frames of one recording, K centroids, D features.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import math
 import pickle
@@ -26,7 +25,7 @@ from slamray.config.base import asset_path
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ
-from slamray.speech.encoders.base import CENTROIDS, KEY, Features
+from slamray.speech.encoders.base import CENTROIDS, KEY, Features, checksum
 
 CHUNK = 65536  # frames whose distances to all centroids are held at once: 131 MB at 500 centroids; chosen, not tuned
 SEEDS_FROM = 20_000  # frames from which k-means++ draws its seeds; chosen, not tuned
@@ -146,7 +145,7 @@ def _seeds(feats_ND: torch.Tensor, k: int, generator: torch.Generator) -> torch.
 
 def save_centroids(path: Path, centroids_KD: torch.Tensor, encoder_sha256: str, layer: int) -> None:
     """A safetensors file; its metadata say which weights (their SHA-256) and which layer the centroids belong to."""
-    metadata = {"encoder_sha256": encoder_sha256, "layer": str(layer), "sha256": checksum(centroids_KD)}
+    metadata = {"encoder_sha256": encoder_sha256, "layer": str(layer), "sha256": checksum(centroids_KD.float().numpy())}
     save_file({CENTROIDS: centroids_KD.float().contiguous()}, path, metadata)
 
 
@@ -162,14 +161,9 @@ def load_centroids(path: Path) -> torch.Tensor:
         raise BadInput(
             f"{KEY}.centroids: {CENTROIDS} of {path} is no finite matrix; fit or convert the centroids again"
         )
-    if metadata.get("sha256", checksum(centroids_KD)) != checksum(centroids_KD):
+    if "sha256" in metadata and metadata["sha256"] != checksum(centroids_KD.numpy()):
         raise BadInput(f"{KEY}.centroids: {path} is damaged (its checksum differs); fetch or fit it again")
     return centroids_KD
-
-
-def checksum(centroids_KD: torch.Tensor) -> str:
-    """SHA-256 of the matrix as float32, row by row, little-endian."""
-    return hashlib.sha256(centroids_KD.float().contiguous().numpy().astype("<f4").tobytes()).hexdigest()
 
 
 def deduplicate(units_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

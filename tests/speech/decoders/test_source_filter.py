@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from slamray.config.assets import VocoderSettings
+from slamray.config.assets import SourceFilterSettings
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.speech.decoders.source_filter import Vocoder
 from slamray.speech.decoders.source_filter_dsp import FRAME_HOP, RATE_HZ, analyse, mel_filters, synthesise
 from slamray.speech.decoders.table import load_decoder
-from slamray.train.source_filter_training import Recording, measure_vocoder, train_vocoder
+from slamray.train.source_filter_training import Recording, measure_vocoder, train_source_filter
 
 HOP = 640  # 25 Hz
 COMPUTE = Compute(dtype="float32", report_every_steps=1, checkpoint_every_seconds=1e6)
@@ -38,11 +38,11 @@ def vocoder(tmp_path_factory: pytest.TempPathFactory) -> Vocoder:
 
 
 def train(out: Path, steps: int = 60) -> Vocoder:
-    config = VocoderSettings(
+    config = SourceFilterSettings(
         hidden=32, unit_blocks=1, frame_blocks=1, budget=f"steps:{steps}", batch=4, crop_seconds=1.0, learning_rate=5e-3
     )
     recordings = [recording(seed) for seed in range(4)]
-    vocoder, _ = train_vocoder(recordings, len(TONES_HZ), HOP, config, COMPUTE, out, lambda metrics: None)
+    vocoder, _ = train_source_filter(recordings, len(TONES_HZ), HOP, config, COMPUTE, out, lambda metrics: None)
     return vocoder
 
 
@@ -104,8 +104,8 @@ def test_a_saved_vocoder_is_as_good(vocoder: Vocoder, tmp_path: Path) -> None:
 
 
 def test_the_shipped_size_is_small(tmp_path: Path) -> None:
-    config = VocoderSettings(budget="steps:1", batch=1, crop_seconds=0.5)
-    vocoder, _ = train_vocoder([recording(0)], 500, HOP, config, COMPUTE, tmp_path, lambda metrics: None)
+    config = SourceFilterSettings(budget="steps:1", batch=1, crop_seconds=0.5)
+    vocoder, _ = train_source_filter([recording(0)], 500, HOP, config, COMPUTE, tmp_path, lambda metrics: None)
     vocoder.save(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < 1_500_000
 
@@ -116,4 +116,4 @@ def test_bad_input_is_named(vocoder: Vocoder, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="it is no vocoder"):
         load_decoder(tmp_path)
     with pytest.raises(BadInput, match="hop of 500"):
-        train_vocoder([recording(0)], 5, 500, VocoderSettings(), COMPUTE, tmp_path, lambda metrics: None)
+        train_source_filter([recording(0)], 5, 500, SourceFilterSettings(), COMPUTE, tmp_path, lambda metrics: None)

@@ -12,17 +12,17 @@ import pytest
 import torch
 from support.processes import run_ranks
 
-from slamray.config.assets import UnitVocoderSettings
+from slamray.config.assets import HifiganSettings
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.speech.decoders.hifigan import load
 from slamray.train.decoder_data import Recording
 from slamray.train.hifigan_losses import Discriminators, LogMel, discriminator_loss, feature_loss, generator_loss
-from slamray.train.hifigan_training import measure_audio, rate_at, train_unit_vocoder
+from slamray.train.hifigan_training import measure_audio, rate_at, train_hifigan
 
 HOP = 640
 LOSSES = ("mel", "duration", "discriminator", "generator", "feature")
-CONFIG = UnitVocoderSettings(
+CONFIG = HifiganSettings(
     embedding_dim=16,
     channels=32,
     resblock_dilations=(1, 3),
@@ -57,7 +57,7 @@ def train(
 
     config = CONFIG.model_copy(update=changes)
     recordings = [recording(seed) for seed in range(3)]
-    vocoder, facts = train_unit_vocoder(recordings, 4, HOP, config, compute, out, report)
+    vocoder, facts = train_hifigan(recordings, 4, HOP, config, compute, out, report)
     vocoder.save(out / "model")
     return reports, dict(vocoder.generator.state_dict()), facts
 
@@ -146,7 +146,7 @@ def test_a_restart_reads_no_recording_again(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, SAVING, stop_after=2)
-    train_unit_vocoder(no_more(), 4, HOP, CONFIG, COMPUTE, tmp_path, lambda metrics: None)
+    train_hifigan(no_more(), 4, HOP, CONFIG, COMPUTE, tmp_path, lambda metrics: None)
 
 
 def _one_of_many(rank: int, folder: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_shipped_size_is_small(tmp_path: Path) -> None:
     from slamray.speech.decoders.hifigan import CodeGenerator, UnitVocoder
     from slamray.train.hifigan_training import shape_of
 
-    generator = CodeGenerator(shape_of(UnitVocoderSettings(), 500))
+    generator = CodeGenerator(shape_of(HifiganSettings(), 500))
     assert sum(p.numel() for p in generator.parameters()) <= 3_200_000
     UnitVocoder(generator).save(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < 6_500_000
@@ -189,8 +189,8 @@ def test_the_shipped_size_is_small(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="multiply to 640, but a unit is 320 samples"):
-        train_unit_vocoder([recording(0)], 4, 320, CONFIG, COMPUTE, tmp_path / "4-320", lambda metrics: None)
+        train_hifigan([recording(0)], 4, 320, CONFIG, COMPUTE, tmp_path / "4-320", lambda metrics: None)
     with pytest.raises(BadInput, match="unit 3 in the recordings, but n_units=2"):
-        train_unit_vocoder([recording(0)], 2, HOP, CONFIG, COMPUTE, tmp_path / "2-HOP", lambda metrics: None)
+        train_hifigan([recording(0)], 2, HOP, CONFIG, COMPUTE, tmp_path / "2-HOP", lambda metrics: None)
     with pytest.raises(BadInput, match="no recordings"):
-        train_unit_vocoder([], 4, HOP, CONFIG, COMPUTE, tmp_path / "4-HOP", lambda metrics: None)
+        train_hifigan([], 4, HOP, CONFIG, COMPUTE, tmp_path / "4-HOP", lambda metrics: None)
