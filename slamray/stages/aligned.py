@@ -16,6 +16,7 @@ from slamray.stages.checkpoints import ALIGNED, MODEL, PRETRAINED
 
 
 def stage(recipe: Recipe, pretrained: Stage, pairs: Stage) -> Stage:
+    """From the pre-trained checkpoint, on the spoken pairs."""
     return Stage(
         ALIGNED.stage,
         run,

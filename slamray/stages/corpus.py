@@ -36,6 +36,7 @@ class CorpusFacts:
 
 
 def stage(recipe: Recipe) -> Stage:
+    """From what lies outside the run; it has no inputs."""
     return Stage("corpus", run, {"corpus": recipe.corpus})
 
 

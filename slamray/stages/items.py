@@ -34,6 +34,7 @@ class ItemsFacts(SpeechFacts):
 
 
 def stage(recipe: Recipe, documents: Stage) -> Stage:
+    """From the evaluation split of the documents."""
     check_others(recipe.evaluate.items)
     settings = {
         "items": recipe.evaluate.items,

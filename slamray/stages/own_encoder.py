@@ -45,6 +45,7 @@ class OwnEncoderFacts:
 
 
 def stage(recipe: Recipe, spoken: Stage, second: Stage) -> Stage:
+    """From the second HuBERT and the recordings that its k-means is fitted on."""
     encoder = recipe.assets.encoder
     settings = {
         "layer": encoder.layer,

@@ -29,6 +29,7 @@ SOURCES = {"recorded": "recordings"}  # of stages whose name is not their source
 
 
 def stage(recipe: Recipe, spoken: Stage, documents: Stage, recordings: Sequence[Stage]) -> Stage:
+    """From all sources of units. documents: say which split each spoken one is of."""
     settings = {
         "pack": recipe.pack,
         "recorded_validation_share": recipe.recorded.validation_share,

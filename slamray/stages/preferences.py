@@ -69,6 +69,7 @@ class HeldOut:
 
 
 def stage(recipe: Recipe, documents: Stage) -> Stage:
+    """From sentences of the documents, or from what `preferences.path` names."""
     settings = {
         "preferences": recipe.preferences,
         "speaking": part_of(recipe.speech, SpeakingSettings),

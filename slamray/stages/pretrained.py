@@ -17,6 +17,7 @@ from slamray.stages.trunk import STATE
 
 
 def stage(recipe: Recipe, untrained: Stage, rows: Stage, trunk: Sequence[Stage]) -> Stage:
+    """From the untrained checkpoint and the rows, by way of a trunk where there is one."""
     return Stage(
         PRETRAINED.stage,
         run,

@@ -20,6 +20,7 @@ SCORING = "scoring"  # group of these stages: their rows share the actors
 
 
 def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: Stage, documents: Stage) -> Stage:
+    """Of one checkpoint, on the test items, the validation rows and the validation documents."""
     settings = {
         "checkpoint": checkpoint.name,
         "metrics": run_metrics(),

@@ -51,6 +51,7 @@ class SpokenAudioFacts:
 
 
 def stage(recipe: Recipe, documents: Stage) -> Stage:
+    """From both splits of the documents that train and measure encoders and decoders."""
     encoder = recipe.assets.encoder
     settings = {
         "tts": recipe.speech.tts,
@@ -86,6 +87,7 @@ def shard_file(number: int) -> str:
 
 
 def shard_exists(shard: Shard) -> bool:
+    """Whether its recordings are stored already."""
     return folder_of(shard).exists(shard_file(shard.number))
 
 

@@ -17,6 +17,7 @@ from slamray.stages.text_rows import TOKENISER
 
 
 def stage(recipe: Recipe, rows: Stage) -> Stage:
+    """From packed rows of text."""
     return Stage("text_lm", run, {"pretrain": recipe.assets.text_lm.pretrain}, (rows,))
 
 

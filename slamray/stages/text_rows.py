@@ -19,6 +19,7 @@ TOKENISER = "tokeniser"
 
 
 def stage(recipe: Recipe, documents: Stage) -> Stage:
+    """From the training split of the documents."""
     text_lm = recipe.assets.text_lm
     return Stage(
         "text_rows", run, {"shape": part_of(text_lm, TextLmShape), "seed": text_lm.pretrain.seed}, (documents,)

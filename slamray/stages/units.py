@@ -28,6 +28,7 @@ class UnitsFacts(SpeechFacts):
 
 
 def stage(recipe: Recipe, documents: Stage) -> Stage:
+    """From the training and validation splits of the documents."""
     count = recipe.speech.train_documents
     many = "no" if count is None else count or "all"
     return Stage(

@@ -27,6 +27,7 @@ class UntrainedFacts:
 
 
 def stage(recipe: Recipe) -> Stage:
+    """From the text LM that `model.base` names; it has no inputs."""
     n_units = check_encoder(recipe.speech.encoder).n_units
     settings: dict[str, Any] = {"model": recipe.model, "n_units": n_units, "seed": recipe.pretrain.seed}
     if recipe.model.base.startswith(SHAPE):

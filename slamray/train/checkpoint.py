@@ -108,6 +108,7 @@ def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What `write_state` has written."""
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     return state
 
@@ -123,6 +124,7 @@ def copy_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_optimiser(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """An optimiser's tensors by name, as safetensors."""
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, checkpoint / "optimiser.safetensors")
 
 

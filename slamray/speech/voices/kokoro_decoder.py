@@ -20,6 +20,7 @@ SINE_LEVEL, VOICED_NOISE, VOICED_HZ = 0.1, 0.003, 10.0
 
 
 def conv(width_in: int, width_out: int, kernel: int, dilation: int = 1, bias: bool = True) -> nn.Conv1d:
+    """A convolution that keeps the length of an odd kernel's input."""
     return nn.Conv1d(width_in, width_out, kernel, padding=dilation * (kernel - 1) // 2, dilation=dilation, bias=bias)
 
 
