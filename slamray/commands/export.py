@@ -96,9 +96,14 @@ def write_transformers(model: PreTrainedModel, vocabulary: Vocabulary, folder: P
     unit_tokeniser(vocabulary).save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 4 knows no other name for it
-        "bos_token": "<S>", "eos_token": "<S>", "pad_token": "<PAD>", "unk_token": "<PAD>", "padding_side": "left",
-        "clean_up_tokenization_spaces": False, "model_input_names": ["input_ids", "attention_mask"],
-    }  # fmt: skip
+        "bos_token": "<S>",
+        "eos_token": "<S>",
+        "pad_token": "<PAD>",
+        "unk_token": "<PAD>",
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
     store.write_json(folder / "tokenizer_config.json", settings)
 
 
@@ -112,13 +117,20 @@ def write_slamkit(plain: Path, vocabulary: Vocabulary, folder: Path, base_model_
     weights = {name: w for part in sorted(plain.glob("*.safetensors")) for name, w in load_file(part).items()}
     save_file({SLAMKIT_PREFIX + name: weight for name, weight in weights.items()}, folder / WEIGHTS, {"format": "pt"})
     config = {
-        "architectures": ["UnitLM"], "model_type": SLAMKIT_TYPE, "base_model_name": base_model_name,
-        "base_config": base_config, "vocab_size": base_config["vocab_size"], "twist_init": True, "use_cache": True,
-        "trust_remote_code": None, "use_safetensors": None, "torch_dtype": base_config["torch_dtype"],
+        "architectures": ["UnitLM"],
+        "model_type": SLAMKIT_TYPE,
+        "base_model_name": base_model_name,
+        "base_config": base_config,
+        "vocab_size": base_config["vocab_size"],
+        "twist_init": True,
+        "use_cache": True,
+        "trust_remote_code": None,
+        "use_safetensors": None,
+        "torch_dtype": base_config["torch_dtype"],
         "max_position_embeddings": base_config.get("max_position_embeddings"),
         "tie_word_embeddings": base_config.get("tie_word_embeddings", True),
         "transformers_version": base_config["transformers_version"],
-    }  # fmt: skip
+    }
     store.write_json(folder / "config.json", config)
     shutil.copy(plain / "generation_config.json", folder)
     tokeniser = {

@@ -95,7 +95,7 @@ def make_pair(
     chosen: Sequence[Utterance],
     rejected: Sequence[Utterance],
     texts: tuple[str, str, str] | None = None,
-) -> ItemPair:  # fmt: skip
+) -> ItemPair:
     """A pair with its id; texts (prompt, chosen, rejected) default to what the utterances say."""
     groups = [tuple(u.utterance_id for u in group) for group in (prompt, chosen, rejected)]
     if texts is None:

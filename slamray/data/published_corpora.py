@@ -147,9 +147,7 @@ def _add_article(listing: Listing, file: File, parts: Sequence[File]) -> None:
         spans = [(word, start - edges[0], end - edges[0]) for word, start, end in words]
         text = " ".join(word for word, _, _ in words)
         name = f"{file.name}:{number}"
-        listing.recordings.append(
-            Recording(text_id(name), parts[place].path, cuts=[cut], text=text, words=spans)
-        )  # fmt: skip
+        listing.recordings.append(Recording(text_id(name), parts[place].path, cuts=[cut], text=text, words=spans))
 
 
 def _aligned_sentences(text: str) -> Iterator[list[tuple[str, float, float]]]:
@@ -286,6 +284,11 @@ def _add(listing: Listing, recording: Recording) -> None:
 
 
 CORPORA: dict[str, Callable[[Sequence[File]], Listing]] = {
-    "librispeech": librispeech, "librilight": librilight, "swc": swc, "tedlium": tedlium,
-    "peoples_speech": peoples_speech, "voxpopuli": voxpopuli, "stinystories": stinystories,
-}  # fmt: skip
+    "librispeech": librispeech,
+    "librilight": librilight,
+    "swc": swc,
+    "tedlium": tedlium,
+    "peoples_speech": peoples_speech,
+    "voxpopuli": voxpopuli,
+    "stinystories": stinystories,
+}

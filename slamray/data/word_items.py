@@ -126,9 +126,13 @@ def make_words(invented: Sequence[Invented]) -> ItemSet:
 
 
 def make_words_in_sentences(
-    invented: Sequence[Invented], documents: Sequence[Document], phonemise: Phonemise, n: int, max_words: int,
+    invented: Sequence[Invented],
+    documents: Sequence[Document],
+    phonemise: Phonemise,
+    n: int,
+    max_words: int,
     per_word: int = 1,
-) -> ItemSet:  # fmt: skip
+) -> ItemSet:
     """At most n pairs: a sentence of documents with the word against the same with its pseudo-word.
 
     Running speech holds no words by themselves; here all but the word's segments is as in the story. The sentences of a

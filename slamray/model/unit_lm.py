@@ -197,9 +197,14 @@ def _load_lm(base: str, revision: str | None, config: PreTrainedConfig, **settin
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base, revision=revision, config=config, key_mapping={f"^{re.escape(SLAMKIT_PREFIX)}": ""},
-            weights_only=True, output_loading_info=True, **settings,
-        )  # fmt: skip
+            base,
+            revision=revision,
+            config=config,
+            key_mapping={f"^{re.escape(SLAMKIT_PREFIX)}": ""},
+            weights_only=True,
+            output_loading_info=True,
+            **settings,
+        )
     except UnpicklingError as error:
         raise BadInput(f"{base}: its .bin file holds more than weights and is not opened; find safetensors") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -86,14 +86,22 @@ def run(
         trainable,
         param_space=space,
         tune_config=tune.TuneConfig(
-            metric=VALUE, mode="max", scheduler=_scheduler(stop), max_concurrent_trials=at_once, search_alg=search,
-            num_samples=trials.count if isinstance(trials, Lattice) else 1, reuse_actors=False,
+            metric=VALUE,
+            mode="max",
+            scheduler=_scheduler(stop),
+            max_concurrent_trials=at_once,
+            search_alg=search,
+            num_samples=trials.count if isinstance(trials, Lattice) else 1,
+            reuse_actors=False,
         ),
         run_config=tune.RunConfig(
-            name="trials", storage_path=str(folder.resolve()), callbacks=[_Watch(trials, note)], verbose=0,
+            name="trials",
+            storage_path=str(folder.resolve()),
+            callbacks=[_Watch(trials, note)],
+            verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
         ),
-    )  # fmt: skip
+    )
     with contextlib.redirect_stdout(io.StringIO()):  # blocks of text for each failure, whatever `verbose` is
         tuner.fit()
     return ended
@@ -108,11 +116,13 @@ def _scheduler(stop: str) -> TrialScheduler | None:
 
 def _search(lattice: Lattice) -> OptunaSearch:
     return OptunaSearch(
-        space={axis: tune.randint(0, size) for axis, size in lattice.sizes.items()}, metric=VALUE, mode="max",
+        space={axis: tune.randint(0, size) for axis, size in lattice.sizes.items()},
+        metric=VALUE,
+        mode="max",
         seed=lattice.seed,
         points_to_evaluate=[dict(zip(lattice.sizes, place, strict=True)) for place, _ in lattice.known] or None,
         evaluated_rewards=[value for _, value in lattice.known] or None,
-    )  # fmt: skip
+    )
 
 
 def _name(trials: Sequence[str] | Lattice, config: Mapping[str, Any]) -> str:

@@ -48,10 +48,17 @@ def shape_of(config: HifiganSettings, n_units: int) -> GeneratorShape:
     """The generator's shape, in the published keys."""
     width = config.embedding_dim
     return GeneratorShape(
-        n_units, width, width, config.upsample_rates, config.upsample_kernel_sizes, config.channels,
-        config.resblock_kernel_sizes, (config.resblock_dilations,) * len(config.resblock_kernel_sizes),
-        DurationShape(width, width), sampling_rate=RATE_HZ,
-    )  # fmt: skip
+        n_units,
+        width,
+        width,
+        config.upsample_rates,
+        config.upsample_kernel_sizes,
+        config.channels,
+        config.resblock_kernel_sizes,
+        (config.resblock_dilations,) * len(config.resblock_kernel_sizes),
+        DurationShape(width, width),
+        sampling_rate=RATE_HZ,
+    )
 
 
 def heard(recordings: Iterable[Recording], hop_samples: int) -> dict[str, np.ndarray]:

@@ -69,9 +69,7 @@ def to_pair_tokens(
             )
         if pair["pair_id"] in kept:
             raise BadInput(f"pair {pair['pair_id']} stands twice; pair ids must be unique")
-        tokens = PairTokens(
-            pair["pair_id"], [BOS, *_ids(prompt)], [*_ids(chosen), BOS], [*_ids(rejected), BOS]
-        )  # fmt: skip
+        tokens = PairTokens(pair["pair_id"], [BOS, *_ids(prompt)], [*_ids(chosen), BOS], [*_ids(rejected), BOS])
         if tokens.longest > context:
             dropped[f"longer than {context} tokens"] += 1
         else:
