@@ -15,7 +15,7 @@ from typing import Any
 
 from slamray.config.corpora import PreferencesSettings
 from slamray.data.text import Document, normalise
-from slamray.evaluate.autobleu import auto_bleu, word_tokens
+from slamray.tokens.autobleu import auto_bleu, word_tokens
 
 ENDINGS = ("ending0", "ending1", "ending2", "ending3")
 SWAG_COLUMNS = ("sent1", "sent2", *ENDINGS, "label", "gold-source")

@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperForConditio
 
 from slamray.data.items import ItemPair
 from slamray.errors import BadInput
-from slamray.evaluate.autobleu import auto_bleu, word_tokens
 from slamray.model.generate import Prompt, cut_prompt
 from slamray.speech.audio import RATE_HZ
 from slamray.speech.encoders.kmeans import deduplicate, expand
+from slamray.tokens.autobleu import auto_bleu, word_tokens
 
 WINDOW_SECONDS = 30.0  # what Whisper hears at once; 3 s and 150 units are about 11 s
 

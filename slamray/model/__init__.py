@@ -1,1 +1,1 @@
-"""The unit LM: made from a text LM (TWIST), its attention, its memory, its continuations."""
+"""The unit LM: made from a text LM (TWIST), its attention, its continuations."""

@@ -12,8 +12,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from slamray.config.evaluation import SamplingSettings
-from slamray.evaluate.autobleu import auto_bleu
 from slamray.model.saved_vocabulary import model_vocabulary
+from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import Vocabulary
 
 

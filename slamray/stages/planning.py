@@ -16,7 +16,7 @@ from slamray.config.tree import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from slamray.model.memory import Memory
+    from slamray.train.memory import Memory
 
 
 def unit_shape(config: ModelSettings, n_units: int) -> PreTrainedConfig:
@@ -39,7 +39,7 @@ def parameters(config: ModelSettings, n_units: int) -> int:
 
 def memory(recipe: Recipe, n_units: int) -> Memory:
     """Planned memory of one pre-training worker."""
-    from slamray.model.memory import planned_memory
+    from slamray.train.memory import planned_memory
 
     shape = unit_shape(recipe.model, n_units)
     return planned_memory(shape, recipe.pretrain.optim, recipe.compute, recipe.pack.context)
@@ -48,7 +48,7 @@ def memory(recipe: Recipe, n_units: int) -> Memory:
 def check_fits(recipe: Recipe, n_units: int) -> None:
     """BadInput when pre-training is planned to need more than a device has, where the profile says what it has."""
     if recipe.compute.memory_gb is not None:
-        from slamray.model.memory import check_memory
+        from slamray.train.memory import check_memory
 
         check_memory(memory(recipe, n_units), recipe.compute)
 

@@ -24,7 +24,6 @@ from slamray.config.compute import Compute
 from slamray.config.training import PretrainSettings
 from slamray.errors import BadInput
 from slamray.model.attention import piece_mask, register_blockwise
-from slamray.model.memory import bucket_elements
 from slamray.model.saved_vocabulary import adopt_vocabulary
 from slamray.model.unit_lm import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
 from slamray.stage.work import CHECKPOINTS, Report
@@ -34,6 +33,7 @@ from slamray.tokens.vocabulary import Ints
 from slamray.train import checkpoint
 from slamray.train.budget import Spent, accumulation_steps
 from slamray.train.loop import Run, Step, Write, train
+from slamray.train.memory import bucket_elements
 from slamray.train.objective import summed_cross_entropy
 from slamray.train.optim import make_optimiser, set_schedules
 from slamray.train.ranks import add_over_ranks, rank_and_world

@@ -35,10 +35,10 @@ from slamray.config.compute import Compute
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
-from slamray.evaluate.autobleu import auto_bleu
 from slamray.model.generate import Prompt, continue_units
 from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
 from slamray.stage.work import Report
+from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer

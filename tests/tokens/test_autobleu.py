@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from slamray.evaluate.autobleu import auto_bleu, word_tokens
+from slamray.tokens.autobleu import auto_bleu, word_tokens
 
 
 def words(text: str) -> list[str]:

@@ -16,9 +16,9 @@ from slamray.config.profiles import PROFILES
 from slamray.config.training import OptimSettings
 from slamray.errors import BadInput
 from slamray.model.families import family_config
-from slamray.model.memory import GIB, bucket_elements, check_memory, planned_memory
 from slamray.model.unit_lm import count_unit_lm_parameters, unit_lm_config
 from slamray.tokens.vocabulary import Vocabulary
+from slamray.train.memory import GIB, bucket_elements, check_memory, planned_memory
 
 ROWS, CONTEXT = 4, 192
 SHAPES: dict[str, PreTrainedConfig] = {
