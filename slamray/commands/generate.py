@@ -47,7 +47,7 @@ class GenerateWords(Settings):
 
 
 @dataclass(frozen=True)
-class Made:
+class Outcome:
     """What became of one prompt: the file written, or why there is none."""
 
     source: Path
@@ -127,7 +127,7 @@ def generate(
     vocoder: Decoder,
     config: SamplingSettings,
     say_prompt: bool,
-) -> Iterator[Made]:
+) -> Iterator[Outcome]:
     """Write a wav for each prompt, in batches of config.batch; a prompt that cannot be heard is told and passed over.
 
     Draws depend on the seed and on what else is in the batch: with a batch of 1, on the seed and the prompt alone.
@@ -139,12 +139,12 @@ def generate(
             try:
                 prompt = hear(source)
             except BadInput as error:
-                yield Made(source, target, f"error: {_one_line(error, source)}", True)
+                yield Outcome(source, target, f"error: {_one_line(error, source)}", True)
                 continue
             tokens = 1 + len(prompt.units) + config.max_new_tokens
             if limit is not None and tokens > limit:
                 reason = f"{source}: {tokens} tokens with the continuation, the model has {limit} positions; cut it"
-                yield Made(source, target, f"error: {reason}", True)
+                yield Outcome(source, target, f"error: {reason}", True)
                 continue
             heard.append((prompt, source, target))
         said = continue_units(model, [prompt for prompt, _, _ in heard], config)
@@ -152,16 +152,16 @@ def generate(
             yield _speak(continuation, source, target, vocoder, say_prompt)
 
 
-def _speak(said: Continuation, source: Path, target: Path, vocoder: Decoder, say_prompt: bool) -> Made:
+def _speak(said: Continuation, source: Path, target: Path, vocoder: Decoder, say_prompt: bool) -> Outcome:
     units = np.concatenate([said.prompt, said.units]) if say_prompt else said.units
     if not len(units):
-        return Made(source, target, f"{source}: the model said nothing, so there is no file", False)
+        return Outcome(source, target, f"{source}: the model said nothing, so there is no file", False)
     audio = vocoder(units)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(to_wav(audio, vocoder.rate_hz))
     end = "it ended there" if said.ended else "cut at evaluate.sampling.max_new_tokens"
     what = f"{len(said.prompt)} units of prompt, {len(said.units)} said ({end})"
-    return Made(source, target, f"{source}: {what}, {len(audio) / vocoder.rate_hz:.1f} s -> {target}", False)
+    return Outcome(source, target, f"{source}: {what}, {len(audio) / vocoder.rate_hz:.1f} s -> {target}", False)
 
 
 def _one_line(error: Exception, source: Path) -> str:

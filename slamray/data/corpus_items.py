@@ -10,7 +10,7 @@ from typing import Protocol
 from slamray.config.evaluation import ItemsSettings
 from slamray.data.grammar_items import make_grammar
 from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze
-from slamray.data.text import Document
+from slamray.data.text import TextDocument
 from slamray.data.word_items import Invented, invent, make_words, make_words_in_sentences
 
 
@@ -32,7 +32,7 @@ class CorpusText:
     to train on. load_voice is called where a metric needs to know how a word is pronounced.
     """
 
-    documents: Sequence[Document]
+    documents: Sequence[TextDocument]
     train: Sequence[str]
     heard: Sequence[str]
     rules: ItemsSettings

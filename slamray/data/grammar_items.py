@@ -50,7 +50,7 @@ IRREGULAR = (
 Twin = list[tuple[str, str]]  # (right, wrong) sentences, without the capital and the full stop
 
 
-class Vocabulary:
+class WordLists:
     """The words of the templates that the stories use; draws one of a kind."""
 
     def __init__(self, word_counts: Mapping[str, int], draw: random.Random) -> None:
@@ -70,7 +70,7 @@ class Vocabulary:
 def make_grammar(word_counts: Mapping[str, int], n: int, seed: int) -> ItemSet:
     """At most n pairs (rounded down to tens), as many of each of the five parts. word_counts: of the stories."""
     draw = random.Random(f"grammar/{seed}")
-    words = Vocabulary(word_counts, draw)
+    words = WordLists(word_counts, draw)
     made = []
     for part in PARTS:
         seen: set[str] = set()
@@ -96,7 +96,7 @@ def _plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("x", "s", "ch", "sh")) else "s")
 
 
-def _agreement(words: Vocabulary) -> Twin:
+def _agreement(words: WordLists) -> Twin:
     """The dog is | are happy; the dogs are | is happy."""
     noun = words.pick("animal")
     if words.draw.random() < 0.6:
@@ -111,7 +111,7 @@ def _agreement(words: Vocabulary) -> Twin:
     ]
 
 
-def _determiner(words: Vocabulary) -> Twin:
+def _determiner(words: WordLists) -> Twin:
     """Tim saw this | these ball; Tim saw these | this balls."""
     one, many = words.draw.choice(DETERMINERS)
     start = f"{words.pick('name')} {words.pick('past')}"
@@ -123,7 +123,7 @@ def _determiner(words: Vocabulary) -> Twin:
     ]
 
 
-def _pronoun(words: Vocabulary) -> Twin:
+def _pronoun(words: WordLists) -> Twin:
     """He | him saw the dog; the dog saw him | he."""
     subject, object_ = words.draw.choice(CASES)
     verb, other = words.pick("past"), f"the {words.pick('adjective')} {words.pick('animal')}"
@@ -133,7 +133,7 @@ def _pronoun(words: Vocabulary) -> Twin:
     ]
 
 
-def _participle(words: Vocabulary) -> Twin:
+def _participle(words: WordLists) -> Twin:
     """Lily went | gone to the park; Lily had gone | went to the park."""
     past, participle, rest = words.draw.choice(words.irregular)
     subject = words.draw.choice((words.pick("name"), f"the {words.pick('animal')}"))
@@ -144,7 +144,7 @@ def _participle(words: Vocabulary) -> Twin:
     ]
 
 
-def _word_order(words: Vocabulary) -> Twin:
+def _word_order(words: WordLists) -> Twin:
     """The dog did not | not did run; Tim saw a red | red a ball."""
     animal, name, thing = words.pick("animal"), words.pick("name"), words.pick("thing")
     bare, adjective, mood, past = words.pick("bare"), words.pick("adjective"), words.pick("mood"), words.pick("past")
@@ -155,7 +155,7 @@ def _word_order(words: Vocabulary) -> Twin:
     return [negated, words.draw.choice((found, felt))]
 
 
-TEMPLATES: dict[str, Callable[[Vocabulary], Twin]] = {
+TEMPLATES: dict[str, Callable[[WordLists], Twin]] = {
     "agreement": _agreement,
     "determiner": _determiner,
     "pronoun": _pronoun,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from slamray.data.ids import content_id
-from slamray.data.text import Document
+from slamray.data.text import TextDocument
 
 MIN_WORDS = 3  # sentences shorter than this ("Oh no!") say too little to have a place; chosen, not tuned
 COMMON_SHARE = 0.15  # a word in more of the stories than this does not tell which story it is; chosen, not tuned
@@ -126,7 +126,7 @@ def count_words(texts: Sequence[str]) -> Counter[str]:
 
 
 def find_passages(
-    documents: Sequence[Document], n: int, seed: int, prompt_sentences: int, max_words: int
+    documents: Sequence[TextDocument], n: int, seed: int, prompt_sentences: int, max_words: int
 ) -> list[tuple[str, ...]]:
     """At most n passages of prompt_sentences + 1 consecutive sentences, one of each story, from documents.
 
@@ -152,7 +152,7 @@ def find_passages(
 
 
 def make_topic_cloze(
-    documents: Sequence[Document], n: int, seed: int, prompt_sentences: int, max_words: int
+    documents: Sequence[TextDocument], n: int, seed: int, prompt_sentences: int, max_words: int
 ) -> ItemSet:
     """At most n pairs: a passage with its true ending (its last sentence) against another story's ending.
 
@@ -169,7 +169,9 @@ def make_topic_cloze(
     return collect(made)
 
 
-def make_sentence_order(documents: Sequence[Document], n: int, seed: int, sentences: int, max_words: int) -> ItemSet:
+def make_sentence_order(
+    documents: Sequence[TextDocument], n: int, seed: int, sentences: int, max_words: int
+) -> ItemSet:
     """At most n pairs: a story's first sentences in order against the same in another order, one pair for each story.
 
     It is the opening, because there a listener can know the order (who is introduced, what "he" refers to). Its
@@ -192,7 +194,7 @@ def make_sentence_order(documents: Sequence[Document], n: int, seed: int, senten
     return collect(made)
 
 
-def _common_words(documents: Sequence[Document]) -> frozenset[str]:
+def _common_words(documents: Sequence[TextDocument]) -> frozenset[str]:
     seen = Counter(word for d in documents for word in set(_WORD.findall(" ".join(d.sentences).lower())))
     return frozenset(word for word, count in seen.items() if count > max(1, COMMON_SHARE * len(documents)))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slamray.config.corpora import PreferencesSettings
-from slamray.data.text import Document, normalise
+from slamray.data.text import TextDocument, normalise
 from slamray.tokens.autobleu import auto_bleu, word_tokens
 
 ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -91,7 +91,7 @@ def from_spoken_swag(rows: Iterable[tuple[str, Mapping[str, Any]]], config: Pref
     return _filtered(candidates, found, config)
 
 
-def from_stories(documents: Iterable[Document], config: PreferencesSettings) -> PairSet:
+def from_stories(documents: Iterable[TextDocument], config: PreferencesSettings) -> PairSet:
     """Pairs from stories: the true continuation against one from elsewhere.
 
     A story is cut into windows of prompt_sentences + continuation_sentences that do not overlap. The rejected

@@ -51,7 +51,7 @@ class RawDocument:
 
 
 @dataclass(frozen=True)
-class Document:
+class TextDocument:
     """A document ready to be spoken: sentences joined by one space are the text."""
 
     doc_id: str
@@ -140,7 +140,7 @@ def _from_value(place: str, value: Any, column: str) -> RawDocument:
 
 def to_document(
     raw: RawDocument, min_words: int, max_words: int, validation_share: float, evaluation_share: float
-) -> Document | str:
+) -> TextDocument | str:
     """A document, or the reason why the row is not one."""
     if raw.text is None:
         return raw.reason
@@ -155,6 +155,6 @@ def to_document(
     if not min_words <= words <= max_words:
         return f"{words} words, outside corpus.min_words={min_words} .. corpus.max_words={max_words}"
     doc_id = text_id(text)
-    return Document(
+    return TextDocument(
         doc_id, sentences, raw.place.rsplit(":", 1)[0], split_of(doc_id, validation_share, evaluation_share)
     )

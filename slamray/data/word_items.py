@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from slamray.data.ids import content_id
 from slamray.data.items import ItemPair, ItemSet, Utterance, collect, make_pair, spoken_phonemes
-from slamray.data.text import Document
+from slamray.data.text import TextDocument
 
 Phonemise = Callable[[str], Sequence[str]]
 
@@ -127,7 +127,7 @@ def make_words(invented: Sequence[Invented]) -> ItemSet:
 
 def make_words_in_sentences(
     invented: Sequence[Invented],
-    documents: Sequence[Document],
+    documents: Sequence[TextDocument],
     phonemise: Phonemise,
     n: int,
     max_words: int,

@@ -28,7 +28,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Axis:
+class ChartAxis:
     """An axis of a chart: title with unit, range, whether it is logarithmic, and the values that have labels."""
 
     title: str
@@ -43,20 +43,20 @@ class Axis:
         return (value - low) / (high - low)
 
 
-def make_axis(title: str, values: Sequence[float], log: bool = False) -> Axis:
+def make_axis(title: str, values: Sequence[float], log: bool = False) -> ChartAxis:
     """An axis that holds all values, with labels at round numbers (1, 2 or 5 times a power of ten)."""
     low, high = min(values), max(values)
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         wide = math.log10(high / low) > 3
         ticks = [m * 10.0**d for d in decades for m in ((1,) if wide else (1, 2, 5)) if low <= m * 10.0**d <= high]
-        return Axis(title, low, high if high > low else low * 10, True, tuple(ticks))
+        return ChartAxis(title, low, high if high > low else low * 10, True, tuple(ticks))
     span = high - low or abs(high) or 1.0
     step = 10 ** math.floor(math.log10(span / 4))
     step *= next(m for m in (1, 2, 5, 10) if span / (m * step) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     last += last == first
-    return Axis(title, first * step, last * step, False, tuple(i * step for i in range(first, last + 1)))
+    return ChartAxis(title, first * step, last * step, False, tuple(i * step for i in range(first, last + 1)))
 
 
 def label(value: float) -> str:
@@ -98,7 +98,7 @@ def interval_chart(title: str, y_title: str, groups: Sequence[str], series: Sequ
     if not groups or not any(s.x for s in series):
         return ""
     y = make_axis(y_title, [v for s in series for v in (*s.low, *s.high)] + [reference])
-    x = Axis("", -0.5, len(groups) - 0.5, False, ())
+    x = ChartAxis("", -0.5, len(groups) - 0.5, False, ())
     legend, top = _legend([s.name for s in series], dots=True)
     level = _y(y, reference, top)
     marks = [f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>']
@@ -130,11 +130,11 @@ def thin(series: Series, log_x: bool) -> Series:
     return Series(series.name, [mean[0] for mean in means], [mean[1] for mean in means])
 
 
-def _x(axis: Axis, value: float) -> float:
+def _x(axis: ChartAxis, value: float) -> float:
     return LEFT + axis.place(value) * (WIDTH - LEFT - RIGHT)
 
 
-def _y(axis: Axis, value: float, top: float) -> float:
+def _y(axis: ChartAxis, value: float, top: float) -> float:
     return top + (1 - axis.place(value)) * PLOT_HEIGHT
 
 
@@ -152,7 +152,7 @@ def _legend(names: Sequence[str], dots: bool = False) -> tuple[str, float]:
     return "".join(out), row + 16.0
 
 
-def _x_ticks(axis: Axis, ticks: Sequence[tuple[float, str]], top: float) -> str:
+def _x_ticks(axis: ChartAxis, ticks: Sequence[tuple[float, str]], top: float) -> str:
     low, out = top + PLOT_HEIGHT, []
     for value, text in ticks:
         at = _x(axis, value)
@@ -164,7 +164,7 @@ def _x_ticks(axis: Axis, ticks: Sequence[tuple[float, str]], top: float) -> str:
     return "".join(out)
 
 
-def _y_ticks(axis: Axis, top: float) -> str:
+def _y_ticks(axis: ChartAxis, top: float) -> str:
     out = []
     for value in axis.ticks:
         at = _y(axis, value, top)

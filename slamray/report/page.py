@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Sound:
+class Clip:
     """A sound of the report: audio float32 (samples,) mono, with its title and a line of explanation."""
 
     title: str
@@ -56,7 +56,7 @@ class ReportData:
     """run ('pre-training' ...), tokens, seconds, flops, loss, and validation_loss where it was measured."""
     dpo: Sequence[Row] = field(default_factory=list)
     """step, loss, accuracy, reward_chosen, reward_rejected, margin, logp_chosen, logp_rejected."""
-    sounds: list[Sound] = field(default_factory=list)
+    sounds: list[Clip] = field(default_factory=list)
     examples: Sequence[Row] = field(default_factory=list)
     """A few test items: metric, prompt_text, chosen_text, rejected_text."""
     stages: Sequence[Row] = field(default_factory=list)
@@ -172,7 +172,7 @@ def _bars(name: str, rows: Sequence[Row], metrics: Sequence[str], column: str) -
     return Series(name, x, *([row[c] for row in rows] for c in (column, "low", "high")))
 
 
-def sound_uri(sound: Sound) -> str:
+def sound_uri(sound: Clip) -> str:
     """The audio as an MP3 data address: every browser plays it, about 4 kB a second at 16 kHz."""
     mp3 = to_mp3(np.clip(sound.audio, -1, 1), sound.rate_hz)
     return "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()

@@ -10,7 +10,7 @@ import pyarrow as pa
 from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
 from slamray.config.outside import find_files
 from slamray.config.tree import Recipe
-from slamray.data.text import Document, read_documents, to_document
+from slamray.data.text import TextDocument, read_documents, to_document
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.tables import check_bad_share, write_quarantine
@@ -42,7 +42,7 @@ def stage(recipe: Recipe) -> Stage:
 
 def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -> CorpusFacts:
     """Read all sources; good rows to documents.parquet by order of id, bad ones to quarantine with place and reason."""
-    kept: dict[str, Document] = {}
+    kept: dict[str, TextDocument] = {}
     bad: list[dict[str, str]] = []
     duplicates = total = 0
     for file in find_files(corpus.paths, "corpus.paths", TEXT_SUFFIXES):
@@ -68,8 +68,10 @@ def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -
     )
 
 
-def read(folder: Folder, split: str, at_most: int = 0) -> list[Document]:
+def read(folder: Folder, split: str, at_most: int = 0) -> list[TextDocument]:
     """Documents of one split, by order of id (a random draw, for ids are hashes); 0 reads all."""
     rows = folder.read_table(DOCUMENTS, filters=[("split", "=", split)])
     rows = rows.slice(0, at_most) if at_most else rows
-    return [Document(row["doc_id"], tuple(row["sentences"]), row["source"], row["split"]) for row in rows.to_pylist()]
+    return [
+        TextDocument(row["doc_id"], tuple(row["sentences"]), row["source"], row["split"]) for row in rows.to_pylist()
+    ]

@@ -12,7 +12,7 @@ from slamray.config.base import Located
 from slamray.config.tree import Recipe
 from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, field_of, metric_of
 from slamray.evaluate.summary import INTERVALS, compare
-from slamray.report.page import ReportData, ScalarTable, Sound, write_report
+from slamray.report.page import Clip, ReportData, ScalarTable, write_report
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Manifest, Stage, read_manifest
 from slamray.stage.tables import SAMPLES
@@ -181,7 +181,7 @@ def _dpo(folder: Folder) -> list[dict[str, Any]]:
     return [{ours: row.get(theirs) for ours, theirs in DPO_COLUMNS.items()} for row in history]
 
 
-def _sounds(inputs: Inputs, names: Sequence[str], prompt_seconds: float) -> list[Sound]:
+def _sounds(inputs: Inputs, names: Sequence[str], prompt_seconds: float) -> list[Clip]:
     voice = inputs["units"]
     sounds = [
         _sound(voice, name, "The voice that was learned from", "") for name in voice.names(f"{SAMPLES}/*.flac")[:1]
@@ -193,10 +193,10 @@ def _sounds(inputs: Inputs, names: Sequence[str], prompt_seconds: float) -> list
     return sounds
 
 
-def _sound(folder: Folder, name: str, title: str, text: str) -> Sound:
+def _sound(folder: Folder, name: str, title: str, text: str) -> Clip:
     path = folder.fetch(name)
     audio, rate_hz = soundfile.read(path, dtype="float32")
-    return Sound(title, path.stem + text, audio, rate_hz)
+    return Clip(title, path.stem + text, audio, rate_hz)
 
 
 def _examples(folder: Folder) -> list[dict[str, Any]]:

@@ -10,17 +10,17 @@ import pytest
 from slamray.data import grammar_items as grammar
 from slamray.data.grammar_items import PARTS, make_grammar
 from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
-from slamray.data.text import Document
+from slamray.data.text import TextDocument
 from slamray.data.word_items import Phonotactics, invent, make_words, make_words_in_sentences, segments
 
 ANIMALS = ("frog", "bear", "owl", "duck", "cow", "snail", "lion", "mouse", "horse", "sheep", "goat", "fox")
 PLACES = ("pond", "cave", "tree", "lake", "barn", "leaf", "hill", "wall", "field", "farm", "shed", "wood")
 
 
-def stories() -> list[Document]:
+def stories() -> list[TextDocument]:
     """Twelve stories of one animal and one place each, with words in common that tell nothing."""
     return [
-        Document(
+        TextDocument(
             f"{i:016x}",
             (
                 f"Once there was a {animal}.",
@@ -101,7 +101,7 @@ def test_a_pseudo_word_in_a_sentence_changes_that_word_alone() -> None:
     counts = {word: count for i, (word, count) in enumerate(TOY_COUNTS.items()) if i in IN_USE}
     invented = invent(counts, counts, toy_phonemise, 6, 0, min_count=1, min_heard=1, min_phonemes=4)
     first, second = invented[0].word, invented[1].word
-    documents = [Document("0", (f"{first.title()} {second}.", f"{first} {first}.", "word"), "", "evaluation")]
+    documents = [TextDocument("0", (f"{first.title()} {second}.", f"{first} {first}.", "word"), "", "evaluation")]
 
     def phonemise(sentence: str) -> list[str]:
         return [" ".join(toy_phonemise(word.lower())[0] for word in sentence.split())]
@@ -118,7 +118,7 @@ def test_a_pseudo_word_in_a_sentence_changes_that_word_alone() -> None:
 def test_a_word_in_several_sentences_is_one_item() -> None:
     counts = {word: count for i, (word, count) in enumerate(TOY_COUNTS.items()) if i in IN_USE}
     (item, *_) = invent(counts, counts, toy_phonemise, 1, 0, min_count=1, min_heard=1, min_phonemes=4)
-    documents = [Document("0", tuple(f"{item.word}{mark}" for mark in ".!?"), "", "evaluation")]
+    documents = [TextDocument("0", tuple(f"{item.word}{mark}" for mark in ".!?"), "", "evaluation")]
     pairs = make_words_in_sentences([item], documents, lambda said: toy_phonemise(said[:-1]), 9, 12, per_word=2).pairs
     assert [pair.item for pair in pairs] == [item.word] * 2 and len({pair.prompt_text for pair in pairs}) == 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from slamray.config.corpora import PreferencesSettings
 from slamray.data.preference_pairs import PreferencePair, from_stories, from_swag
-from slamray.data.text import Document
+from slamray.data.text import TextDocument
 
 SWAG = PreferencesSettings(source="swag", voices=("af_heart", "am_fenrir", "bf_emma", "bm_george"))
 
@@ -28,11 +28,11 @@ def swag_row(**changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
-def story(number: int, sentences: int = 12, words: int = 6) -> Document:
+def story(number: int, sentences: int = 12, words: int = 6) -> TextDocument:
     """A story whose every sentence names the story, its own place, and then fillers."""
     texts = [" ".join([f"s{number}", f"p{place}", *(f"w{number}x{place}x{k}" for k in range(words - 2))]) + "."
              for place in range(sentences)]  # fmt: skip
-    return Document(f"{number:016x}", tuple(texts), "", "train")
+    return TextDocument(f"{number:016x}", tuple(texts), "", "train")
 
 
 def test_a_swag_row_becomes_prompt_true_ending_and_a_wrong_ending() -> None:

@@ -17,7 +17,7 @@ import soundfile
 
 from slamray.evaluate.metrics import METRICS, ScalarMetric
 from slamray.report.charts import MAX_POINTS, Series, interval_chart, label, line_chart, make_axis, thin
-from slamray.report.page import ReportData, ScalarTable, Sound, duration, flatten, write_report
+from slamray.report.page import Clip, ReportData, ScalarTable, duration, flatten, write_report
 
 EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
@@ -68,7 +68,7 @@ def full() -> ReportData:
         differences=[difference],
         training=[step, step | {"tokens": 16384, "loss": 4.9, "validation_loss": None}],
         dpo=[dpo, dpo | {"step": 2}],
-        sounds=[Sound(EVIL, EVIL, TONE, 16_000)],
+        sounds=[Clip(EVIL, EVIL, TONE, 16_000)],
         examples=[{"metric": "words", "prompt_text": EVIL, "chosen_text": "dog", "rejected_text": "dag"}],
         stages=[{"name": "pack", "fingerprint": "ab12", "status": "made", "seconds": 200.4, "device_seconds": None}],
         config={"name": EVIL, "dpo": {"beta": 0.1}},

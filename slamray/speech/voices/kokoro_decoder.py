@@ -143,7 +143,7 @@ class Generator(nn.Module):
         return torch.istft(spectrum, self.n_fft, self.hop, window=window)
 
 
-class Decoder(nn.Module):
+class KokoroDecoder(nn.Module):
     """What is said, pitch and energy to samples."""
 
     def __init__(self, width: int, inner: int, beside: int, style: int, net: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import AlbertConfig, AlbertModel
 
 from slamray.errors import BadInput
-from slamray.speech.voices.kokoro_decoder import RATE_HZ, AdaptiveNorm, Decoder, StyledBlock, conv
+from slamray.speech.voices.kokoro_decoder import RATE_HZ, AdaptiveNorm, KokoroDecoder, StyledBlock, conv
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -126,7 +126,7 @@ class KokoroNet(nn.Module):
         self.predictor = ProsodyPredictor(self.style, width, config["n_layer"], config["max_dur"])
         kernel = config["text_encoder_kernel_size"]
         self.text_encoder = TextEncoder(width, kernel, config["n_layer"], config["n_token"])
-        self.decoder = Decoder(width, inner, beside, self.style, net)
+        self.decoder = KokoroDecoder(width, inner, beside, self.style, net)
 
     @torch.no_grad()
     def forward(
