@@ -12,7 +12,7 @@ from slamray.stages import planning
 from slamray.stages.items import has_word_tests
 from slamray.stages.packed import STORIES, check_mixture, source_names
 from slamray.stages.preferences import check_source
-from slamray.train.budget import accumulation_steps
+from slamray.train.budget import fit_pairs
 from slamray.train.trunk import check_trunk
 
 
@@ -39,13 +39,7 @@ def check_compute(compute: Compute) -> None:
 
 def _check_training(recipe: Recipe) -> None:
     compute, optimiser = recipe.compute, recipe.pretrain.optim.name
-    accumulation_steps(
-        recipe.pretrain.tokens_per_step,
-        compute.micro_batch,
-        recipe.pack.context,
-        compute.workers,
-        "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers",
-    )
+    planning.micro_batch(recipe)
     check_trunk(recipe.pretrain)
     if optimiser != "adamw" and compute.zero_stage > 0:
         raise BadInput(
@@ -64,9 +58,4 @@ def _check_dpo(recipe: Recipe) -> None:
     if recipe.dpo.budget is None:
         return
     check_source(recipe.preferences)
-    pairs = recipe.compute.dpo_micro_batch * recipe.compute.workers
-    if recipe.dpo.pairs_per_step % pairs:
-        raise BadInput(
-            f"dpo.pairs_per_step={recipe.dpo.pairs_per_step} is no multiple of compute.dpo_micro_batch "
-            f"{recipe.compute.dpo_micro_batch} x compute.workers {recipe.compute.workers} = {pairs}"
-        )
+    fit_pairs(recipe.dpo.pairs_per_step, recipe.compute)

@@ -12,6 +12,7 @@ from slamray.config.base import asset_path
 from slamray.config.budget import parse_budget
 from slamray.config.model import ModelSettings
 from slamray.config.tree import Recipe
+from slamray.train.budget import fit_micro_batch, rows_per_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -42,7 +43,14 @@ def memory(recipe: Recipe, n_units: int) -> Memory:
     from slamray.train.memory import planned_memory
 
     shape = unit_shape(recipe.model, n_units)
-    return planned_memory(shape, recipe.pretrain.optim, recipe.compute, recipe.pack.context)
+    compute = recipe.compute.model_copy(update={"micro_batch": micro_batch(recipe)})
+    return planned_memory(shape, recipe.pretrain.optim, compute, recipe.pack.context)
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """Rows that one worker holds at once in pre-training."""
+    rows = rows_per_step(recipe.pretrain.tokens_per_step, recipe.pack.context, "pretrain.tokens_per_step")
+    return fit_micro_batch(rows, recipe.compute.micro_batch, recipe.compute.workers, "pretrain.tokens_per_step")
 
 
 def check_fits(recipe: Recipe, n_units: int) -> None:
@@ -61,7 +69,7 @@ def pretraining_cost(recipe: Recipe, n_units: int) -> str:
     attention = attention_flops_per_token(unit_shape(recipe.model, n_units), recipe.pack.context)
     pretrain = recipe.pretrain
     spent = spending(pretrain.budget, pretrain.tokens_per_step, count, attention)
-    return f"{spent}; {memory(recipe, n_units)}"
+    return f"{spent}; {micro_batch(recipe)} rows at once on each worker; {memory(recipe, n_units)}"
 
 
 def spending(budget: str, tokens_per_step: int, parameters: int, attention_flops_per_token: float) -> str:

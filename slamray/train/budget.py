@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slamray.config.budget import Budget
+from slamray.config.compute import Compute
 from slamray.errors import BadInput
 
 
@@ -28,15 +29,28 @@ def progress(budget: Budget, spent: Spent) -> float:
     return min(1.0, amounts[budget.kind] / budget.amount)
 
 
-def accumulation_steps(tokens_per_step: int, micro_batch: int, context: int, workers: int, keys: str) -> int:
-    """Micro-batches of one worker in one optimiser step: the one place where this number is derived.
+def rows_per_step(tokens_per_step: int, context: int, key: str) -> int:
+    """Packed rows in an optimiser step. `key` names tokens_per_step for the message when the numbers do not divide."""
+    rows, rest = divmod(tokens_per_step, context)
+    if rest or not rows:
+        raise BadInput(f"{key}={tokens_per_step} is no multiple of pack.context={context}; change one of them")
+    return rows
 
-    `keys` names the dotted keys for the message when the numbers do not divide.
+
+def fit_micro_batch(batch: int, at_most: int, workers: int, key: str) -> int:
+    """The largest divisor of a step's batch (rows or pairs) that is at most `at_most` and leaves no worker without.
+
+    The one place where this number is derived. It follows from the recipe and the profile alone, so that a run that
+    goes on with fewer workers keeps its micro-batches. `key` names the batch for the message.
     """
-    at_once = micro_batch * context * workers
-    if tokens_per_step % at_once or tokens_per_step < at_once:
-        raise BadInput(
-            f"{keys}: tokens_per_step={tokens_per_step} is not a multiple of "
-            f"micro_batch {micro_batch} x context {context} x workers {workers} = {at_once}; change one of them"
-        )
-    return tokens_per_step // at_once
+    if batch < workers:
+        raise BadInput(f"{key}: a step of {batch} has none for some of compute.workers={workers}; change one of them")
+    return max(size for size in range(1, min(at_most, batch // workers) + 1) if batch % size == 0)
+
+
+def fit_pairs(pairs_per_step: int, compute: Compute) -> int:
+    """The micro-batch of DPO, in which every pair counts once: the workers must share a step evenly."""
+    share, rest = divmod(pairs_per_step, compute.workers)
+    if rest or not share:
+        raise BadInput(f"dpo.pairs_per_step={pairs_per_step} is no multiple of compute.workers={compute.workers}")
+    return fit_micro_batch(share, compute.dpo_micro_batch, 1, "dpo.pairs_per_step")

@@ -31,7 +31,7 @@ from slamray.tokens.rows import Batch, RowStore
 from slamray.tokens.sampler import add_hashes, rank_micro_batches, sample_hash
 from slamray.tokens.vocabulary import Ints
 from slamray.train import checkpoint
-from slamray.train.budget import Spent, accumulation_steps
+from slamray.train.budget import Spent, fit_micro_batch, rows_per_step
 from slamray.train.loop import Run, Step, Write, train
 from slamray.train.memory import bucket_elements
 from slamray.train.objective import summed_cross_entropy
@@ -40,7 +40,7 @@ from slamray.train.ranks import add_over_ranks, rank_and_world
 from slamray.train.trunk import branch_optim
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
-KEYS = "pretrain.tokens_per_step, compute.micro_batch, pack.context, compute.workers"
+KEY = "pretrain.tokens_per_step"
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,15 @@ class Pretraining:
         self, config: PretrainSettings, compute: Compute, start: Path, train_rows: RowStore, validation_rows: RowStore
     ) -> None:
         """start: the folder of the model, or of a checkpoint's."""
-        self.config, self.compute, self.train, self.validation = config, compute, train_rows, validation_rows
+        self.config, self.train, self.validation = config, train_rows, validation_rows
         self.validations = config.validations
         self.rank, self.world = rank_and_world()
         self.device = torch.device(compute.device)
         self.optim = branch_optim(config)
-        groups = accumulation_steps(config.tokens_per_step, compute.micro_batch, train_rows.context, 1, KEYS)
-        self.accumulation = -(-groups // self.world)  # see rank_micro_batches
+        self.rows_per_step = rows_per_step(config.tokens_per_step, train_rows.context, KEY)
+        micro_batch = fit_micro_batch(self.rows_per_step, compute.micro_batch, compute.workers, KEY)
+        self.compute = compute = compute.model_copy(update={"micro_batch": micro_batch})
+        self.accumulation = -(-self.rows_per_step // micro_batch // self.world)  # see rank_micro_batches
         self.attention = register_blockwise() if compute.device == "cpu" else compute.attention
         model = load_unit_lm(start, self.attention)
         for rows in (train_rows, validation_rows):
@@ -115,7 +117,7 @@ class Pretraining:
     def step(self, number: int, progress: float) -> Step:
         """One optimiser step on the global batch."""
         rate = set_schedules(self.optimiser, self.optim, progress)
-        rows = self.train.rows_of_step(self.config.seed, number, self.config.tokens_per_step // self.train.context)
+        rows = self.train.rows_of_step(self.config.seed, number, self.rows_per_step)
         # The packer knows the number of targets of the global batch: no collective, no .item() in the loop below.
         # DeepSpeed averages gradients over ranks, hence the factor; it is told not to divide by the accumulation.
         scale = self.world / int(self.train.targets_R[rows].sum())

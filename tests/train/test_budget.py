@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from slamray.config.budget import Budget, parse_budget
+from slamray.config.compute import Compute
 from slamray.errors import BadInput
-from slamray.train.budget import Spent, accumulation_steps, progress
+from slamray.train.budget import Spent, fit_micro_batch, fit_pairs, progress, rows_per_step
 
 
 @pytest.mark.parametrize(
@@ -48,16 +49,28 @@ def test_progress_is_the_spent_share_and_stops_at_one() -> None:
     assert progress(Budget("time", 2), spent) == 1.0
 
 
-def test_accumulation_is_what_remains_of_the_global_batch() -> None:
-    # Table 4: 128 sequences of 1024 tokens in micro-batches of 8 on one GPU, and the same batch on two.
-    assert accumulation_steps(131_072, 8, 1024, 1, "keys") == 16
-    assert accumulation_steps(131_072, 8, 1024, 2, "keys") == 8
+@pytest.mark.parametrize(
+    ("batch", "at_most", "workers", "expected"),
+    [(128, 8, 1, 8), (128, 8, 2, 8), (128, 7, 1, 4), (128, 8, 3, 8), (128, 8, 100, 1), (90, 8, 1, 6), (7, 8, 1, 7)],
+)
+def test_the_micro_batch_is_the_largest_that_divides_the_batch_and_leaves_no_worker_without(
+    batch: int, at_most: int, workers: int, expected: int
+) -> None:
+    assert fit_micro_batch(batch, at_most, workers, "key") == expected
 
 
-@pytest.mark.parametrize(("tokens", "micro", "workers"), [(131_072, 3, 1), (131_072, 8, 3), (4096, 8, 1)])
-def test_a_batch_that_does_not_divide_is_refused_with_the_numbers(tokens: int, micro: int, workers: int) -> None:
-    with pytest.raises(BadInput, match=f"tokens_per_step={tokens}.*{micro} x context 1024 x workers {workers}"):
-        accumulation_steps(tokens, micro, 1024, workers, "pretrain.tokens_per_step")
+def test_batches_that_cannot_be_cut_are_refused_with_the_numbers() -> None:
+    assert rows_per_step(131_072, 1024, "key") == 128  # Table 4
+    with pytest.raises(BadInput, match=r"pretrain\.tokens_per_step=1000 is no multiple of pack\.context=1024"):
+        rows_per_step(1000, 1024, "pretrain.tokens_per_step")
+    with pytest.raises(BadInput, match=r"pretrain\.tokens_per_step: a step of 4 .* compute\.workers=8"):
+        fit_micro_batch(4, 8, 8, "pretrain.tokens_per_step")
+
+
+def test_the_pairs_of_a_step_are_shared_evenly() -> None:
+    assert fit_pairs(64, Compute(workers=8, dpo_micro_batch=3)) == 2
+    with pytest.raises(BadInput, match=r"dpo\.pairs_per_step=64 is no multiple of compute\.workers=3"):
+        fit_pairs(64, Compute(workers=3))
 
 
 def test_budgets_import_without_torch() -> None:

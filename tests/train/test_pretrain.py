@@ -219,9 +219,18 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(data: Path, tmp_path: Pat
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"tokens_per_step=256 .* micro_batch 3 "):
-        _train(data, tmp_path, compute=EXACT.model_copy(update={"micro_batch": 3}))
+    with pytest.raises(BadInput, match=r"pretrain\.tokens_per_step=250 is no multiple of pack\.context="):
+        _train(data, tmp_path, STEPS.model_copy(update={"tokens_per_step": 250}))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_micro_batch_that_does_not_divide_the_batch_trains_as_the_next_smaller_that_does(
+    data: Path, tmp_path: Path
+) -> None:
+    three, two = (
+        _train(data, tmp_path / str(rows), compute=EXACT.model_copy(update={"micro_batch": rows}))[0] for rows in (3, 2)
+    )
+    assert [row["loss"] for row in three] == [row["loss"] for row in two]
 
 
 def _worker(rank: int, data: Path, folder: Path, first: bool) -> None:

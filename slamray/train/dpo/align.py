@@ -40,6 +40,7 @@ from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
 from slamray.stage.work import Report
 from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
+from slamray.train.budget import fit_pairs
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
 from slamray.train.loop import Run
@@ -69,6 +70,7 @@ def train_dpo(
     """
     began = time.perf_counter()
     rank, world = rank_and_world()
+    compute = compute.model_copy(update={"dpo_micro_batch": fit_pairs(config.pairs_per_step, compute)})
     accumulation(config.pairs_per_step, compute.dpo_micro_batch, world)  # before any work
     assert config.budget is not None, "a recipe without DPO has no such stage"
     device = _claim_device(compute)
