@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = [
     "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.micro_batch=4", "compute.report_every_steps=1",
     "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=2", "assets.encoder.mfcc_clusters=8",
+    "assets.intelligibility_documents=1",
     "assets.encoder.first.budget=steps:3", "assets.encoder.second.budget=steps:3",
     "assets.encoder.feature_clusters=[8]", "assets.encoder.n_units=16",
     "assets.encoder.kmeans_frames=1000", "assets.source_filter.documents=2", "assets.source_filter.budget=steps:3",
