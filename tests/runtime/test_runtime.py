@@ -1,7 +1,5 @@
 """Ray's side: streams, training workers, resources, and errors that come back from workers."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -24,7 +22,8 @@ from slamray.runtime.engine import Engine, EngineSeat
 from slamray.stage.work import CHECKPOINTS, METRICS, Pool, Report
 
 pytestmark = pytest.mark.slow
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+# Workers cannot import a test module; annotations stay classes, not strings, so that records travel with their kernels.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @dataclass(frozen=True)
