@@ -1,4 +1,4 @@
-"""The machines that `profile=` names; a profile moves any recipe to one of them."""
+"""The machines that `profile=` names; a profile moves a recipe to one of them."""
 
 from __future__ import annotations
 
