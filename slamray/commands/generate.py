@@ -13,7 +13,7 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 from slamray.commands.words import CheckpointName, as_command, find_model, split_words
-from slamray.config.base import Settings, asset_path
+from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
 from slamray.config.speech import EncoderSettings
@@ -21,11 +21,13 @@ from slamray.errors import BadInput
 from slamray.model.generate import Continuation, Prompt, continue_units, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
+from slamray.recipe.ready import known
 from slamray.speech.audio import load_audio, to_wav
 from slamray.speech.decoders.base import Decoder
 from slamray.speech.decoders.table import load_decoder
 from slamray.speech.encoders.kmeans import deduplicate
 from slamray.speech.encoders.table import check_encoder, open_encoder
+from slamray.speech.fetch import place_of
 from slamray.stages.checkpoints import ALIGNED
 from slamray.tokens.vocabulary import reconcile
 
@@ -61,18 +63,18 @@ def main(words: Sequence[str]) -> int:
 
     def work() -> int:
         own, others = split_words(words, GenerateWords)
-        recipe = load_recipe(others)
+        recipe = known(load_recipe(others))
         files = targets(Path(own.input), Path(own.out))
         folder = find_model(own.checkpoint, own.stage, lambda: recipe)
         device = recipe.compute.device
-        known = read_unit_vocabulary(folder, "checkpoint")
+        own_units = read_unit_vocabulary(folder, "checkpoint")
         model = load_unit_lm(folder)
         torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
         seconds = None if own.whole else recipe.evaluate.sampling.prompt_seconds
         vocabulary = check_encoder(recipe.speech.encoder).vocabulary
-        reconcile(known, vocabulary, f"checkpoint={folder}", "speech.encoder")
+        reconcile(own_units, vocabulary, f"checkpoint={folder}", "speech.encoder")
         hear = load_hearing(recipe.speech.encoder, device, seconds)
-        vocoder = load_decoder(Path(asset_path(recipe.evaluate.vocoder)), device)
+        vocoder = load_decoder(place_of(recipe.evaluate.vocoder, "evaluate.vocoder"), device)
         vocoder(np.array([vocabulary.n_units - 1]))  # raises what is wrong with the decoder, before any work
         failed = 0
         for made in generate(files, hear, model.eval(), vocoder, recipe.evaluate.sampling, own.say_prompt):

@@ -20,6 +20,7 @@ from typing import Any
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.recipe.ready import known, ready
 from slamray.runtime.engine import Engine
 from slamray.stage.materialise import materialise
 from slamray.stage.mirror import Mirror
@@ -36,11 +37,12 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
     try:
         recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
         if "--plan" in words:
+            recipe = known(recipe)
             print(plan(recipe, build(recipe)))
             return 0
         if "--verify" in words:
-            return verify(Path(recipe.root), build(recipe))
-        return run(recipe, build, words, afterwards)
+            return verify(Path(recipe.root), build(known(recipe)))
+        return run(ready(recipe, build), build, words, afterwards)
     except BadInput as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
@@ -80,7 +82,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     todo = [stage for stage in wanted if not stage.is_done(root)]
     fingerprint = targets[-1].fingerprint
     if todo:
-        sys.stderr.write(resolved(recipe))
+        sys.stderr.write(resolved(recipe) + (f"note: {recipe.note}\n" if recipe.note else ""))
         engine.connect()  # before any work: the cluster may be too small
     if todo or unsent(root, fingerprint).exists():
         settings = recipe.tracking
@@ -148,14 +150,27 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
         f"{c.precision}, ZeRO {c.zero_stage}; {c.tts_actors} speaking and {c.encoder_actors} encoding actor(s)",
         f"{'stage':<19}{'fingerprint':<18}{'state':<7}inputs / cost",
     ]
+    unknown: dict[str, None] = {}  # reasons, each once
     for stage in order(targets):
-        done = stage.is_done(root)
+        try:
+            fingerprint, done = stage.fingerprint, stage.is_done(root)
+        except BadInput as error:
+            fingerprint, done = "not known yet", False
+            unknown[" ".join(str(error).split())] = None
         inputs = ", ".join(s.name for s in stage.inputs) or "-"
-        lines.append(f"{stage.name:<19}{stage.fingerprint:<18}{'done' if done else 'to do':<7}{inputs}")
-        cost = "" if done else stage.cost()  # finding it may take torch, and a finished stage will spend nothing
+        lines.append(f"{stage.name:<19}{fingerprint:<18}{'done' if done else 'to do':<7}{inputs}")
+        cost = "" if done else _cost(stage)  # finding it may take torch, and a finished stage will spend nothing
         if cost:
             lines.append(f"{'':<44}{cost}")
-    return "\n".join(lines)
+    lines += [f"not known yet: {reason}" for reason in unknown]
+    return "\n".join(lines + ([f"note: {recipe.note}"] if recipe.note else []))
+
+
+def _cost(stage: Stage) -> str:
+    try:
+        return stage.cost()
+    except BadInput:  # named by the stage's fingerprint too, where it matters
+        return "not known yet"
 
 
 def resolved(recipe: Recipe) -> str:

@@ -7,8 +7,8 @@ and costs only itself; the picture shows the others. Run again, the command make
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,18 @@ from typing import Any
 from slamray.commands.run import make, plan, provenance, verify
 from slamray.commands.words import as_command
 from slamray.config.load import Member, Study, load_study
+from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import PairMetric, field_of, find_metric, metric_of
 from slamray.recipe.evaluation import measured
+from slamray.recipe.ready import known, ready
 from slamray.recipe.slam import build as build_recipe
 from slamray.report.study_figure import Curve, draw
 from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
 from slamray.stage.records import to_table
-from slamray.stage.stage import Inputs, Stage, order
+from slamray.stage.stage import Inputs, Stage, order, unique
 from slamray.stage.work import Machine
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED, UNTRAINED
 
@@ -106,6 +108,8 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: Sequence[str]) -> int:
     study, members = load_study([word for word in words if word not in ("--plan", "--verify")])
+    looks = bool({"--plan", "--verify"} & set(words))
+    members = each(members, known if looks else lambda recipe: ready(recipe, build_recipe))
     trials = build(members, study.metrics, study.checkpoint)
     root = Path(members[0].recipe.root)
     if "--plan" in words:
@@ -128,6 +132,17 @@ def _main(words: Sequence[str]) -> int:
     print("\n".join(facts["table"]))
     print(f"study: {target.folder(root).fetch(PICTURE)}, {RUNS}, {SUMMARY}")
     return 1 if failed else 0
+
+
+def each(members: Sequence[Member], change: Callable[[Recipe], Recipe]) -> list[Member]:
+    """The members with their recipes changed; BadInput with the variant's name."""
+    changed = []
+    for member in members:
+        try:
+            changed.append(replace(member, recipe=change(member.recipe)))
+        except BadInput as error:
+            raise BadInput(f"variant {member.variant}: {error}") from error
+    return changed
 
 
 def build(members: Sequence[Member], metrics: Sequence[str], checkpoint: str = "") -> list[Trial]:
@@ -191,8 +206,8 @@ def show_plan(study: Study, trials: Sequence[Trial]) -> str:
 def study_stage(study: Study, trials: Sequence[Trial], root: Path) -> Stage:
     """The stage that draws these trials; its inputs are what measured them."""
     settings = {"study": study, "members": [[trial.member.variant, trial.member.seed] for trial in trials]}
-    inputs = {target.fingerprint: target for trial in trials for target in trial.targets}
-    return Stage("study", partial(_draw, trials, root), settings, tuple(inputs.values()), version=2)
+    inputs = unique([target for trial in trials for target in trial.targets])
+    return Stage("study", partial(_draw, trials, root), settings, tuple(inputs), version=2)
 
 
 @dataclass(frozen=True)

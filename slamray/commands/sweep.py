@@ -19,7 +19,7 @@ from typing import Any
 
 from slamray import store
 from slamray.commands.run import make, parameters, provenance
-from slamray.commands.study import RUNS, SUMMARY, Trial, build, figure_rows
+from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, objective
 from slamray.commands.sweep_space import Space, load_tuning, make_space
 from slamray.commands.words import as_command
@@ -27,6 +27,8 @@ from slamray.config.load import Member, Sweep, load_sweep
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import corpus_metrics
+from slamray.recipe.ready import known, ready
+from slamray.recipe.slam import build as build_recipe
 from slamray.report import runs as compare_runs
 from slamray.runtime.engine import Engine
 from slamray.stage.materialise import materialise
@@ -52,6 +54,7 @@ def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
         return {point.label: point.changes for point in found[0].points}
 
     sweep, members = load_sweep(words, points)
+    members = each(members, known if plan_only else lambda recipe: ready(recipe, build_recipe))
     recipe = members[0].recipe
     engine = Engine(recipe.compute)
     trials = {trial.label: trial for trial in build(members, metrics_of(sweep))}

@@ -68,10 +68,11 @@ def find_model(folder: str, checkpoint: str, recipe: Callable[[], Recipe]) -> Pa
         if not found:
             raise BadInput(f"checkpoint={folder}: no config.json there, nor in its folder model; check the path")
         return found[0]
+    from slamray.recipe.ready import known
     from slamray.recipe.slam import build  # builds the recipe's stages to know their folders; starts nothing
     from slamray.stage.stage import order
 
-    resolved = recipe()
+    resolved = known(recipe())
     root = Path(resolved.root)
     for stage in order(build(resolved)):
         if stage.name == checkpoint:

@@ -10,9 +10,11 @@ A field is identity unless it is marked where it is declared:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +22,8 @@ from pydantic.fields import FieldInfo
 
 ASSETS = "assets:"  # prefix of a path inside slamray/assets/, so that recipes name no place on one machine
 SHAPE = "shape:"  # prefix of a shape in model/families.py, in place of a text LM: to be trained from nothing
+PUBLISHED = "published:"  # prefix of a file of config/published_files.py, which is fetched by its address and converted
+UNKNOWN = "not known yet"  # in an identity that something outside belongs to which has not been fetched
 _EXECUTION: Any = {"execution": True}
 Mark = TypeVar("Mark")
 Part = TypeVar("Part", bound="Settings")
@@ -61,9 +65,12 @@ class Within:
 
 @dataclass(frozen=True)
 class Located:
-    """Something outside the run: who it is, and where it is at present, which is no part of its identity."""
+    """Something outside the run: who it is, and where it is at present, which is no part of its identity.
 
-    content: Any
+    content: BadInput where it is not there; a function, as finding out may take long or not be possible yet.
+    """
+
+    content: Callable[[], Any]
     place: Any
 
 
@@ -84,9 +91,9 @@ def identity(value: Any) -> Any:
     """
     if isinstance(value, Settings):
         fields = type(value).model_fields
-        return {name: _enters(value, name, field) for name, field in fields.items() if _counts(value, name, field)}
+        return {name: _enters(value, name, field) for name, field in fields.items() if counts(value, name, field)}
     if isinstance(value, Located):
-        return value.content
+        return value.content()
     if is_dataclass(value) and not isinstance(value, type):
         return identity(asdict(value))
     if isinstance(value, Mapping):
@@ -97,23 +104,36 @@ def identity(value: Any) -> Any:
     return value
 
 
-def _counts(settings: Settings, name: str, field: FieldInfo) -> bool:
-    chosen = _mark(field, Chosen)
+def counts(settings: Settings, name: str, field: FieldInfo) -> bool:
+    """Whether a field enters the identity of these settings by its own value."""
+    chosen = mark_of(field, Chosen)
     unchosen = chosen is not None and getattr(settings, chosen.by) != name
-    return not (is_execution(field) or unchosen or _mark(field, Within))
+    return not (is_execution(field) or unchosen or mark_of(field, Within))
 
 
 def _enters(settings: Settings, name: str, field: FieldInfo) -> Any:
-    content = _mark(field, Content)
+    content = mark_of(field, Content)
     return content.of(settings, content.key) if content else identity(getattr(settings, name))
 
 
-def _mark(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+def mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+    """The mark of this kind that a field was declared with, if any."""
     return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
 
 
 def asset_path(path: str) -> str:
-    """`assets:x` is the file or folder x shipped with the package; every other path stands for itself."""
+    """Where a path of a recipe lies on this machine.
+
+    `assets:x` is the file or folder x shipped with the package, `published:x` what was fetched and converted under that
+    name, below SLAMRAY_CACHE; every other path stands for itself.
+    """
+    if path.startswith(PUBLISHED):
+        return str(cache_folder() / path.removeprefix(PUBLISHED))
     if not path.startswith(ASSETS):
         return path
     return str(resources.files("slamray") / "assets" / path.removeprefix(ASSETS))
+
+
+def cache_folder() -> Path:
+    """Where published files are kept; one for all runs of a machine, as the hub's cache is (HF_HOME)."""
+    return Path(os.environ.get("SLAMRAY_CACHE") or "~/.cache/slamray").expanduser()

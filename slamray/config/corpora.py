@@ -40,7 +40,7 @@ class RecordedSettings(Settings):
     """
 
     paths: tuple[str, ...] = Field(
-        (), description="folders or files of flac, wav, mp3, ogg, or Parquet with an audio column"
+        (), description="folders or files of flac, wav, mp3, ogg, or Parquet with an audio column; hf:// paths too"
     )
     librispeech: tuple[str, ...] = Field((), description="LibriSpeech: folders or hf:// paths")
     librilight: tuple[str, ...] = Field(
@@ -51,6 +51,11 @@ class RecordedSettings(Settings):
     peoples_speech: tuple[str, ...] = Field((), description="People's Speech: Parquet")
     voxpopuli: tuple[str, ...] = Field((), description="VoxPopuli: ogg in */en, or Parquet; English alone")
     stinystories: tuple[str, ...] = Field((), description="sTinyStories: Parquet with text and word times")
+    at_most: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="{corpus: recordings}: train on this many of a published corpus, in the order of their ids, and "
+        "fetch no more files than these take; a corpus that is not named is read whole",
+    )
     validation_share: float = Field(
         0.01,
         ge=0,

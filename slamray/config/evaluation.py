@@ -78,13 +78,13 @@ class GenPplSettings(Settings):
         "openai/whisper-large-v3-turbo", description="a Whisper: local folder or hub id; the paper's"
     )
     asr_revision: Revision = Field(
-        "41f01f3fe87f28c78e2fbf8b568835947dd65ed9", description="commit of the hub id; required there"
+        "41f01f3fe87f28c78e2fbf8b568835947dd65ed9", description="commit of the hub id; null: as the first run finds it"
     )
     judge: Annotated[str, model_field("evaluate.genppl.judge", "judge_revision")] = Field(
         "meta-llama/Llama-3.2-1B", description="a causal LM: local folder or hub id; the paper's"
     )
     judge_revision: Revision = Field(
-        "4e20de362430cd3b72f300e6b0f18e50e7166e08", description="commit of the hub id; required there"
+        "4e20de362430cd3b72f300e6b0f18e50e7166e08", description="commit of the hub id; null: as the first run finds it"
     )
     audio_samples: int = Field(4, ge=0, description="continuations whose audio is kept to be listened to")
 

@@ -30,9 +30,7 @@ class ModelSettings(Settings):
         "Qwen/Qwen2.5-0.5B",
         description="text LM to start from: hub id or folder (Table 4), or without TWIST shape:NAME of families.py",
     )
-    revision: Revision = Field(
-        None, description="commit of the hub id; required there, so that a name never changes meaning"
-    )
+    revision: Revision = Field(None, description="commit of the hub id; null: as the first run finds it")
     twist: bool = Field(
         True, description="start from the text LM's weights; false: keep its shape and draw all weights anew"
     )

@@ -1,4 +1,7 @@
-"""What a recipe names and does not hold (models, centroids, corpora): who it is, by content and never by path."""
+"""What a recipe names and does not hold (models, centroids, corpora): who it is, by content and never by path.
+
+On the hub that is a name and a commit. A recipe may leave a commit out; config/pins.py says where it comes from then.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ from typing import Annotated, Any
 import fsspec
 
 from slamray import store
-from slamray.config.base import SHAPE, Content, Within, asset_path
+from slamray.config.base import PUBLISHED, SHAPE, Content, Within, asset_path
+from slamray.config.hub import HubData, data_files, hub_data
+from slamray.config.published_files import published_files
 from slamray.errors import BadInput
+
+NO_COMMIT = "its commit is not known yet; a run asks the hub for it once and keeps it in pins.json below root"
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,11 @@ def find_files(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) -
     found: dict[str, File] = {}
     for given in filter(None, paths):
         try:
-            files = [file for file in _files_of(asset_path(given)) if not suffixes or file.name.endswith(suffixes)]
+            data = hub_data(given)
+            below = _hub_files(data, key) if data else _files_of(asset_path(given))
+            files = [file for file in below if not suffixes or file.name.endswith(suffixes)]
+        except BadInput:
+            raise
         except (OSError, ValueError, ImportError) as error:
             raise BadInput(f"{key}: cannot read {given} ({error}); check the path") from error
         if not files:
@@ -58,6 +69,12 @@ def find_files(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) -
             if found.setdefault(file.name, file).path != file.path:
                 raise BadInput(f"{key}: {file.name} is found twice; give folders of different names")
     return [found[name] for name in sorted(found)]
+
+
+def _hub_files(data: HubData, key: str) -> list[File]:
+    """Names begin with the data set's own, so that they are the same from the hub and from its cache."""
+    own = data.name.rpartition("/")[2]
+    return [File(f"{own}/{name}", path, size) for name, path, size in data_files(data, key)]
 
 
 def _files_of(given: str) -> list[File]:
@@ -87,8 +104,28 @@ def listing_content(files: Sequence[File]) -> dict[str, Any]:
     }
 
 
+def data_content(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A data set: what lies on the hub by name and commit, so that no hub is asked, and all else by its listing.
+
+    BadInput when a commit is not known, or a path names no file.
+    """
+    given = [path for path in paths if path]
+    hub = [data for path in given if (data := hub_data(path))]
+    for data in hub:
+        if not data.is_pinned:
+            raise BadInput(f"{key}={data}: {NO_COMMIT}")
+    others = [path for path in given if hub_data(path) is None]
+    on_hub = {"hub": [str(data) for data in hub]} if hub else {}
+    return on_hub | (listing_content(find_files(others, key, suffixes)) if others or not hub else {})
+
+
 def model_content(path: str, revision: str | None, key: str) -> dict[str, str]:
-    """A model: a local folder by the checksum of its files, a hub id by its pinned revision."""
+    """A model: a local folder by the checksum of its files, a hub id by its commit, a published one by its checksum.
+
+    BadInput when the folder is not there, or the commit not known.
+    """
+    if path.startswith(PUBLISHED):
+        return {"published": file_content(path, key)}
     local = Path(asset_path(path))
     if local.is_dir():
         return {"sha256": folder_checksum(local)}
@@ -99,7 +136,9 @@ def model_content(path: str, revision: str | None, key: str) -> dict[str, str]:
 
 
 def file_content(path: str, key: str) -> str:
-    """A file by its checksum."""
+    """A file by its checksum; a published one by the checksum of what is published."""
+    if path.startswith(PUBLISHED):
+        return " ".join(file.sha256 for file in published_files(path, key).files)
     local = Path(asset_path(path))
     if not local.is_file():
         raise BadInput(f"{key}={path}: no such file")
@@ -113,11 +152,17 @@ def folder_checksum(folder: Path) -> str:
 
 
 def require_hub_id(path: str, revision: str | None, key: str) -> None:
-    """BadInput when `path` is no hub id of the form owner/name, or is not pinned to a commit."""
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+    """BadInput when `path` is no hub id of the form owner/name, or its commit is not known."""
+    if not is_hub_id(path):
         raise BadInput(f"{key}={path}: no such folder, and no hub id of the form owner/name")
     if revision is None:
-        raise BadInput(f"{key}={path}: pin a hub id with its revision (a commit), or the name could change its meaning")
+        raise BadInput(f"{key}={path}: {NO_COMMIT}")
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a model's name is of the form owner/name, and no folder here."""
+    outside = path.startswith((".", "/", "~", PUBLISHED, SHAPE))
+    return path.count("/") == 1 and not outside and not Path(asset_path(path)).is_dir()
 
 
 Stamp = tuple[str, int, int]
@@ -138,10 +183,19 @@ def _file_checksum(path: Path, stamp: Stamp) -> str:
     return store.sha256_of(path)
 
 
-def model_field(key: str, revision: str = "revision") -> Content:
+@dataclass(frozen=True)
+class ModelContent(Content):
+    """Marks a model's folder or hub id; revision: the field beside it that says the commit."""
+
+    revision: str
+
+
+def model_field(key: str, revision: str = "revision") -> ModelContent:
     """Marks a model's folder or hub id, whose commit the field `revision` beside it says."""
     name = key.rpartition(".")[2]
-    return Content(lambda given, key: model_content(getattr(given, name), getattr(given, revision), key), key)
+    return ModelContent(
+        lambda given, key: model_content(getattr(given, name), getattr(given, revision), key), key, revision
+    )
 
 
 def folder_field(key: str) -> Content:
@@ -162,7 +216,7 @@ def listing_field(key: str, suffixes: tuple[str, ...] = ()) -> Content:
 
     def content(given: Any, key: str) -> dict[str, Any]:
         paths = getattr(given, name)
-        return listing_content(find_files([paths] if isinstance(paths, str) else paths, key, suffixes))
+        return data_content([paths] if isinstance(paths, str) else paths, key, suffixes)
 
     return Content(content, key)
 

@@ -18,7 +18,9 @@ class KokoroSettings(Settings):
     model: Annotated[str, model_field("speech.tts.kokoro.model")] = Field(
         "hexgrad/Kokoro-82M", description="local folder or hub id: config.json, *.pth, voices/*.pt"
     )
-    revision: Revision = Field(None, description="commit of the hub id; required there")
+    revision: Revision = Field(
+        "f3ff3571791e39611d31c381e3a41a3af07b4987", description="commit of the hub id; null: as the first run finds it"
+    )
     voice: str = Field("af_heart", description="who speaks where no voice is asked for (section 4.4 has four)")
 
 
@@ -29,7 +31,7 @@ class FastSpeech2Settings(Settings):
         "espnet/fastspeech2_conformer_with_hifigan",
         description="local folder or hub id of a FastSpeech2ConformerWithHifiGan with its vocab.json (LJ Speech)",
     )
-    revision: Revision = Field(None, description="commit of the hub id; required there")
+    revision: Revision = Field(None, description="commit of the hub id; null: as the first run finds it")
 
 
 class TtsSettings(Settings):
@@ -49,9 +51,7 @@ class EncoderSettings(Settings):
     model: Annotated[str, model_field("speech.encoder.model")] = Field(
         ASSETS + "hubert-nano", description="local folder or hub id of a transformers HubertModel"
     )
-    revision: Revision = Field(
-        None, description="commit of the hub id; required there, so that a name never changes meaning"
-    )
+    revision: Revision = Field(None, description="commit of the hub id; null: as the first run finds it")
     layer: int = Field(5, ge=1, description="hidden_states[layer] is quantised")
     centroids: Annotated[str, file_field("speech.encoder.centroids")] = Field(
         ASSETS + "hubert-nano/centroids.safetensors", description="k-means matrix `centroids_KD`"

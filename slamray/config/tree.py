@@ -21,6 +21,7 @@ class Recipe(Settings):
     """The settings of a whole run, from text to report."""
 
     name: str = Field("demo", description="name of the run in MLflow and in the report")
+    note: str = execution("", description="what a reader of the plan should know about this recipe")
     corpus: CorpusSettings = CorpusSettings()
     recorded: RecordedSettings = RecordedSettings()
     speech: SpeechSettings = SpeechSettings()

@@ -46,7 +46,7 @@ def build(recipe: Recipe, asked: Mapping[str, str]) -> list[Stage]:
     given = _folders(asked["checkpoints"]) if "checkpoints" in asked else {}
     run = {stage.name: stage for stage in order(build_run(recipe))} if needed or not given else {}
     checkpoints: dict[str, Located | None] = {
-        name: Located(_identity(name, folder, encoder.vocabulary), folder) for name, folder in given.items()
+        name: Located(_identity(name, folder, encoder.vocabulary).copy, folder) for name, folder in given.items()
     }
     stages = [] if given else _made(recipe, run)
     checkpoints |= {stage.name: None for stage in stages}

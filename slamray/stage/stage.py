@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slamray import store
-from slamray.config.base import identity
+from slamray.config.base import UNKNOWN, identity
+from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 
 MANIFEST = "manifest.json"
@@ -57,7 +58,10 @@ class Stage:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when, and only when, the result may change."""
+        """Sixteen hex digits that change when, and only when, the result may change.
+
+        BadInput when something outside that the stage or an input of it names is not there or not known yet.
+        """
         known = {
             "name": self.name,
             "version": self.version,
@@ -65,13 +69,23 @@ class Stage:
             "inputs": [stage.fingerprint for stage in self.inputs],
         }
         text = json.dumps(known, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        if f'"{UNKNOWN}"' in text:
+            raise BadInput(f"{self.name}: the checksum of a published model is {UNKNOWN}; a run fetches it")
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folder(self, root: Path) -> Folder:
         return Folder(root / self.name / self.fingerprint)
 
+    @cached_property
+    def is_known(self) -> bool:
+        """Whether there is a fingerprint yet: a plan may be made where something outside is not at hand."""
+        try:
+            return bool(self.fingerprint)
+        except BadInput:
+            return False
+
     def is_done(self, root: Path) -> bool:
-        return self.folder(root).exists(MANIFEST)
+        return self.is_known and self.folder(root).exists(MANIFEST)
 
     def manifest(self, root: Path) -> Manifest:
         """The record of a finished stage."""
@@ -96,17 +110,25 @@ def facts_as(kind: type[Kind], facts: Mapping[str, Any]) -> Kind:
 
 
 def order(targets: Sequence[Stage]) -> list[Stage]:
-    """The targets and everything they need, inputs first, each stage once (equal fingerprints are one stage)."""
-    found: dict[str, Stage] = {}
+    """The targets and everything they need, inputs first, each stage once."""
+    found: dict[int, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.fingerprint not in found:
+        if id(stage) not in found:
             for upstream in stage.inputs:
                 visit(upstream)
-            found[stage.fingerprint] = stage
+            found[id(stage)] = stage
 
     for target in targets:
         visit(target)
+    return unique(list(found.values()))
+
+
+def unique(stages: Sequence[Stage]) -> list[Stage]:
+    """Each stage once: equal fingerprints are one stage. What has none yet is itself alone."""
+    found: dict[str | int, Stage] = {}
+    for stage in stages:
+        found.setdefault(stage.fingerprint if stage.is_known else id(stage), stage)
     return list(found.values())
 
 

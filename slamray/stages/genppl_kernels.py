@@ -17,6 +17,7 @@ from slamray.model.generate import Prompt, continue_units
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import RATE_HZ, from_pcm, resample, to_flac, to_pcm
 from slamray.speech.decoders.table import load_decoder
+from slamray.speech.fetch import place_of
 from slamray.stage.folder import Folder
 from slamray.stages.genppl import PROMPTS, Chunk, chunk_file
 from slamray.stages.speech_kernels import one_thread
@@ -55,7 +56,7 @@ class Vocode:
 
     def __init__(self, vocoder: str, samples: int) -> None:
         one_thread()
-        self._vocoder, self._samples = load_decoder(Path(asset_path(vocoder))), samples
+        self._vocoder, self._samples = load_decoder(place_of(vocoder, "evaluate.vocoder")), samples
 
     def __call__(self, chunk: Chunk) -> ChunkOfSound:
         out = Folder(Path(chunk.out))

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from slamray.config.base import asset_path
 from slamray.config.budget import parse_budget
+from slamray.config.compute import Compute
 from slamray.config.model import ModelSettings
 from slamray.config.tree import Recipe
 from slamray.train.budget import fit_micro_batch, rows_per_step
+
+PAPER_MFU = 0.32  # 6 N tokens a second over the dense bf16 peak, of the paper's A5000 (docs/paper.md 1.5)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -53,6 +56,22 @@ def micro_batch(recipe: Recipe) -> int:
     return fit_micro_batch(rows, recipe.compute.micro_batch, recipe.compute.workers, "pretrain.tokens_per_step")
 
 
+def fit_to_memory(recipe: Recipe, n_units: int) -> Recipe:
+    """The recipe with fewer rows at once, where the device is known to be too small for `compute.micro_batch`.
+
+    The batch of a step stays what it is. A recipe that does not fit with one row is left for `check_fits` to refuse.
+    """
+    limit = recipe.compute.memory_gb
+    while limit is not None and micro_batch(recipe) > 1:
+        from slamray.train.memory import GIB
+
+        if memory(recipe, n_units).total <= limit * GIB:
+            break
+        fewer = recipe.compute.model_copy(update={"micro_batch": micro_batch(recipe) // 2})
+        recipe = recipe.model_copy(update={"compute": fewer})
+    return recipe
+
+
 def check_fits(recipe: Recipe, n_units: int) -> None:
     """BadInput when pre-training is planned to need more than a device has, where the profile says what it has."""
     if recipe.compute.memory_gb is not None:
@@ -68,29 +87,47 @@ def pretraining_cost(recipe: Recipe, n_units: int) -> str:
     count = parameters(recipe.model, n_units)
     attention = attention_flops_per_token(unit_shape(recipe.model, n_units), recipe.pack.context)
     pretrain = recipe.pretrain
-    spent = spending(pretrain.budget, pretrain.tokens_per_step, count, attention)
+    spent = spending(pretrain.budget, pretrain.tokens_per_step, count, attention, expected_speed(recipe.compute))
     return f"{spent}; {micro_batch(recipe)} rows at once on each worker; {memory(recipe, n_units)}"
 
 
-def spending(budget: str, tokens_per_step: int, parameters: int, attention_flops_per_token: float) -> str:
-    """What a budget comes to.
+def expected_speed(compute: Compute) -> float | None:
+    """FLOPs a second of all workers, at the share of their peak that the paper's run reached, where a peak is known."""
+    if compute.peak_tflops is None:
+        return None
+    return compute.workers * compute.peak_tflops * 1e12 * PAPER_MFU
+
+
+def spending(
+    budget: str,
+    tokens_per_step: int,
+    parameters: int,
+    attention_flops_per_token: float,
+    flops_per_second: float | None,
+) -> str:
+    """What a budget comes to: steps, tokens, FLOPs and hours, the last as far as the machine's speed is known.
 
     FLOPs are 6 N tokens, as the paper's; with attention: over pieces as long as a row, the most that it can be.
     """
     parsed = parse_budget(budget, "budget")
     per_step = 6 * parameters * tokens_per_step
     exact = per_step + attention_flops_per_token * tokens_per_step
-    if parsed.kind == "time":
+    at_speed = f"at {PAPER_MFU:.0%} of the devices' peak, as in the paper"
+    if parsed.kind == "time" and flops_per_second is None:
         return (
             f"{budget} of optimiser time; {tokens_per_step:,} tokens and {per_step:.2e} FLOPs a step "
             f"({exact:.2e} with attention)"
         )
-    steps = math.ceil(
-        {"steps": parsed.amount, "tokens": parsed.amount / tokens_per_step, "flops": parsed.amount / per_step}[
-            parsed.kind
-        ]
-    )
-    return (
-        f"{steps:,} steps, {steps * tokens_per_step:,} tokens, {steps * per_step:.2e} FLOPs "
-        f"({steps * exact:.2e} with attention)"
-    )
+    amount = {
+        "steps": parsed.amount,
+        "tokens": parsed.amount / tokens_per_step,
+        "flops": parsed.amount / per_step,
+        "time": parsed.amount * (flops_per_second or 0) / per_step,
+    }[parsed.kind]
+    steps = math.ceil(amount)
+    spent = f"{steps:,} steps, {steps * tokens_per_step:,} tokens, {steps * per_step:.2e} FLOPs"
+    spent += f" ({steps * exact:.2e} with attention)"
+    if parsed.kind == "time":
+        return f"{budget} of optimiser time; {at_speed}: about {spent}"
+    hours = f", about {steps * per_step / flops_per_second / 3600:,.1f} h {at_speed}" if flops_per_second else ""
+    return spent + hours

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from slamray.config.base import part_of
 from slamray.config.corpora import PreferencesSettings
+from slamray.config.hub import hub_data
 from slamray.config.outside import File, find_files
 from slamray.config.speech import DEFAULT_VOICE, SpeakingSettings
 from slamray.config.tree import Recipe
@@ -185,12 +186,13 @@ def check_source(preferences: PreferencesSettings) -> None:
     if preferences.source == "swag" and not preferences.path:
         raise BadInput(f"{PATH}: source=swag needs the path of SWAG's Parquet or JSONL")
     if preferences.source == "spoken_swag":
-        _published(preferences)
+        if not preferences.path:
+            raise BadInput(f"{PATH}: source=spoken_swag needs the folder or hf:// path of its Parquet files")
+        if hub_data(preferences.path) is None:  # a plan asks no hub
+            _published(preferences)
 
 
 def _published(preferences: PreferencesSettings) -> list[File]:
-    if not preferences.path:
-        raise BadInput(f"{PATH}: source=spoken_swag needs the folder or hf:// path of its Parquet files")
     files = [file for file in find_files([preferences.path], PATH) if file.name.endswith(".parquet")]
     if not any(published_split(file.name) == "train" for file in files):
         raise BadInput(f"{PATH}: {preferences.path} has no train-*.parquet; it is not SpokenSwag")

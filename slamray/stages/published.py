@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from slamray.config.base import Located
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
 from slamray.data.items import ItemPair
-from slamray.data.published_sets import PublishedSet, read_set
+from slamray.data.published_sets import PublishedSet, kind_of, read_set
 from slamray.data.recordings import Recording
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
@@ -40,11 +41,12 @@ class PublishedFacts(SpeechFacts):
 
 
 def stages(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stage, where `evaluate.sets` names any; BadInput for whatever is wrong with one of them, before any work."""
+    """The stage, where `evaluate.sets` names any; BadInput for a kind of set that is not known."""
     if not recipe.evaluate.sets:
         return ()
-    found = [read_set(name, Path(folder)) for name, folder in sorted(recipe.evaluate.sets.items())]
-    notes = "".join(f"; {one.name}: {one.facts['note']}" for one in found if one.facts["note"])
+    for name in recipe.evaluate.sets:
+        kind_of(name)
+    sets = Sets(tuple(sorted(recipe.evaluate.sets.items())))
     listening = ListeningSettings(
         encoder=recipe.speech.encoder,
         shard_documents=SHARD_RECORDINGS,
@@ -52,16 +54,34 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
         max_bad_share=recipe.speech.max_bad_share,
     )
     settings = {
-        "sets": Located({one.name: dict(one.identity) for one in found}, found),
+        "sets": Located(sets.content, sets),
         "listening": listening,
     }
-    recordings = sum(len(one.recordings) for one in found)
-    return (Stage("published", run, settings, cost=lambda: f"encodes {recordings:,} recordings{notes}"),)
+    return (Stage("published", run, settings, cost=sets.cost),)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets that a recipe names, (name, folder); they are read when something is asked of them, and once."""
+
+    named: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def found(self) -> list[PublishedSet]:
+        """BadInput for whatever is wrong with one of them."""
+        return [read_set(name, Path(folder)) for name, folder in self.named]
+
+    def content(self) -> dict[str, Any]:
+        return {one.name: dict(one.identity) for one in self.found}
+
+    def cost(self) -> str:
+        notes = "".join(f"; {one.name}: {one.facts['note']}" for one in self.found if one.facts["note"])
+        return f"encodes {sum(len(one.recordings) for one in self.found):,} recordings{notes}"
 
 
 def run(inputs: Inputs, out: Folder, machine: Machine, sets: Located, listening: ListeningSettings) -> PublishedFacts:
     """Encode the recordings of all sets; pairs to Parquet."""
-    found: list[PublishedSet] = sets.place
+    found: list[PublishedSet] = sets.place.found
     heard = [recording for one in found for recording in sorted(one.recordings, key=_place)]
     facts = listen(heard, out, machine, listening, "published", "speech.max_bad_share")
     rows = [asdict(pair) for one in found for pair in one.pairs]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pyarrow as pa
 
 from slamray.config.base import Located, part_of
 from slamray.config.corpora import RecordedSettings
-from slamray.config.outside import File, find_files, listing_content
+from slamray.config.outside import File, data_content, find_files
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
 from slamray.data.ids import split_of, text_id
 from slamray.data.published_corpora import CORPORA
-from slamray.data.recordings import Recording, parquet_length
+from slamray.data.recordings import Recording, parquet_length, published_split
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
@@ -23,6 +24,7 @@ from slamray.stages.speech import SpeechFacts, listen
 
 PLAIN = "recorded"  # the stage of `recorded.paths`
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".sph")
+PLAIN_SUFFIXES = (*AUDIO_SUFFIXES, ".parquet")
 SPLITS = "splits.parquet"  # in the folder of a published corpus: the split it publishes, or empty
 BAD_SHARE = "recorded.max_bad_share"
 
@@ -38,13 +40,26 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
     """A stage for the recordings of `recorded.paths`, and one for each published corpus that the recipe names."""
     given, listening = recipe.recorded, listening_of(recipe)
     found = []
+    check_at_most(given)
     if given.paths:
-        files = Located(listing_content(_plain_files(given)), given)
-        found.append(Stage(PLAIN, run_plain, {"files": files, "listening": listening}))
+        plain = partial(data_content, given.paths, "recorded.paths", PLAIN_SUFFIXES)
+        found.append(Stage(PLAIN, run_plain, {"files": Located(plain, given), "listening": listening}))
     for name in given_corpora(given):
-        files = Located(listing_content(_corpus_files(given, name)), given)
-        found.append(Stage(name, run_corpus, {"name": name, "files": files, "listening": listening}))
+        content = partial(data_content, getattr(given, name), f"recorded.{name}")
+        at_most = given.at_most.get(name, 0)
+        settings = {"name": name, "files": Located(content, given), "at_most": at_most, "listening": listening}
+        many = f"{at_most:,}" if at_most else "all"
+        found.append(Stage(name, run_corpus, settings, cost=partial("encodes {} recordings".format, many)))
     return tuple(found)
+
+
+def check_at_most(given: RecordedSettings) -> None:
+    """BadInput when `recorded.at_most` names something that is no published corpus."""
+    odd = sorted(given.at_most.keys() - CORPORA.keys())
+    if odd:
+        raise BadInput(
+            f"recorded.at_most: no published corpus is called {' '.join(odd)}; there are {' '.join(CORPORA)}"
+        )
 
 
 def run_plain(
@@ -56,11 +71,17 @@ def run_plain(
 
 
 def run_corpus(
-    inputs: Inputs, out: Folder, machine: Machine, name: str, files: Located, listening: ListeningSettings
+    inputs: Inputs,
+    out: Folder,
+    machine: Machine,
+    name: str,
+    files: Located,
+    at_most: int,
+    listening: ListeningSettings,
 ) -> CorpusOfRecordingsFacts:
-    """Read and encode a published corpus."""
-    listing = CORPORA[name](_corpus_files(files.place, name))
-    recordings = listing.recordings
+    """Read and encode a published corpus; at_most: recordings that are not for validation, 0 for all."""
+    listing = CORPORA[name](enough_files(_corpus_files(files.place, name), at_most))
+    recordings = first_recordings(listing.recordings, at_most)
     if not recordings:
         given = getattr(files.place, name)
         raise BadInput(f"recorded.{name}: no recording found in {given}; {dict(listing.dropped)}")
@@ -68,6 +89,34 @@ def run_corpus(
     out.write_table(SPLITS, pa.table(columns))
     facts = listen(recordings, out, machine, listening, name, BAD_SHARE)
     return CorpusOfRecordingsFacts(**asdict(facts), dropped=dict(listing.dropped))
+
+
+def enough_files(files: Sequence[File], at_most: int) -> list[File]:
+    """The files that hold the first `at_most` recordings, so that no other need be fetched; 0: all files.
+
+    Only Parquet says in its footer how many it holds; it is taken file by file, in the order of the ids of their names.
+    What is published as validation or test, and every other kind of file, is kept.
+    """
+    parquet = [file for file in files if file.name.endswith(".parquet") and published_split(file.name) in ("", "train")]
+    if not at_most:
+        return list(files)
+    taken, rows = set(), 0
+    for file in sorted(parquet, key=lambda file: text_id(file.name)):
+        if rows >= at_most:
+            break
+        taken.add(file.path)
+        rows += parquet_length(file, ["audio"])
+    left_out = {file.path for file in parquet} - taken
+    return [file for file in files if file.path not in left_out]
+
+
+def first_recordings(recordings: Sequence[Recording], at_most: int) -> list[Recording]:
+    """The first `at_most` by order of id, and all that are published for validation; in the order given. 0: all."""
+    if not at_most:
+        return list(recordings)
+    others = sorted(recording.utterance_id for recording in recordings if recording.split != "validation")
+    chosen = set(others[:at_most])
+    return [one for one in recordings if one.split == "validation" or one.utterance_id in chosen]
 
 
 def listening_of(recipe: Recipe) -> ListeningSettings:
@@ -95,7 +144,7 @@ def _corpus_files(given: RecordedSettings, name: str) -> list[File]:
 
 
 def _plain_files(given: RecordedSettings) -> list[File]:
-    return find_files(given.paths, "recorded.paths", (*AUDIO_SUFFIXES, ".parquet"))
+    return find_files(given.paths, "recorded.paths", PLAIN_SUFFIXES)
 
 
 def _recordings_of(file: File) -> Sequence[Recording]:

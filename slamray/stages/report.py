@@ -46,7 +46,7 @@ class ReportFacts:
 def stage(recipe: Recipe, inputs: Sequence[Stage]) -> Stage:
     """Of all the stages of a run, whose identities hold whatever of the recipe matters; the page shows it as given."""
     shown = recipe.model_dump(mode="json", exclude={"assets", "compute", "root", "mirror", "tracking"})
-    settings = {"name": recipe.name, "recipe": Located(None, shown)}
+    settings = {"name": recipe.name, "recipe": Located(lambda: None, shown)}
     return Stage("report", run, settings, tuple(inputs), version=3)
 
 

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel
 
-from slamray.config.base import asset_path
 from slamray.config.evaluation import ScoringSettings
 from slamray.data.items import ItemPair
 from slamray.evaluate.metrics import ScalarMetric, metric_of
@@ -27,6 +26,7 @@ from slamray.speech.audio import to_flac
 from slamray.speech.decoders.base import Decoder
 from slamray.speech.decoders.table import load_decoder
 from slamray.speech.encoders.base import EncoderFacts
+from slamray.speech.fetch import place_of
 from slamray.stage.folder import Folder
 from slamray.stage.tables import read_shards
 from slamray.stages import corpus, items, packed, published, units
@@ -128,4 +128,4 @@ class RunMaterial:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return load_decoder(Path(asset_path(self._scoring.vocoder)))
+        return load_decoder(place_of(self._scoring.vocoder, "evaluate.vocoder"))

@@ -108,14 +108,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def encode(sets: dict[str, str], out: Path, machine: Machine = IN_PROCESS) -> published.PublishedFacts:
-    found = [read_set(name, Path(folder)) for name, folder in sorted(sets.items())]
-    return published.run({}, Folder(out), machine, Located(None, found), LISTENING)
+    found = published.Sets(tuple(sorted(sets.items())))
+    return published.run({}, Folder(out), machine, Located(lambda: None, found), LISTENING)
 
 
 def score(
     heard: Path, out: Path, models: dict[str, Path], metrics: Sequence[str], machine: Machine = IN_PROCESS
 ) -> evaluation.EvaluationFacts:
-    checkpoints = {name: Located(None, folder) for name, folder in models.items()}
+    checkpoints = {name: Located(lambda: None, folder) for name, folder in models.items()}
     inputs = {"published": Folder(heard)}
     return evaluation.run(inputs, Folder(out), machine, checkpoints, metrics, ScoringSettings(), ENCODER)
 

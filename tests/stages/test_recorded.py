@@ -104,7 +104,7 @@ def librispeech(root: Path) -> Path:
 
 def encode(config: RecordedSettings, speech: SpeechSettings, out: Folder) -> recorded.CorpusOfRecordingsFacts:
     listening = speech.model_copy(update={"max_bad_share": config.max_bad_share})
-    return recorded.run_corpus({}, out, InProcess(), "librispeech", Located({}, config), listening)
+    return recorded.run_corpus({}, out, InProcess(), "librispeech", Located(lambda: {}, config), 0, listening)
 
 
 def test_a_corpus_is_encoded_with_its_split_and_a_bad_file_is_quarantined_counted_and_named(

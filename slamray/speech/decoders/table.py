@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slamray import store
-from slamray.config.base import asset_path
+from slamray.config.base import PUBLISHED, asset_path
+from slamray.config.published_files import published_files
 from slamray.errors import BadInput
 from slamray.speech.decoders.base import Decoder
 
@@ -39,7 +40,12 @@ def load_decoder(folder: Path, device: str = "cpu") -> Decoder:
 
 
 def check_decoder(path: str, key: str) -> None:
-    """BadInput, which names the recipe's `key`, if the folder holds no decoder; loads no weights."""
+    """BadInput, which names the recipe's `key`, if the folder holds no decoder; loads no weights.
+
+    A published decoder that was not fetched yet is known by its name.
+    """
+    if path.startswith(PUBLISHED) and published_files(path, key) and not Path(asset_path(path)).exists():
+        return
     _kind(Path(asset_path(path)), f"{key}={path}")
 
 

@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from slamray.config.base import asset_path
+from slamray.config.base import PUBLISHED, UNKNOWN, asset_path
 from slamray.config.outside import file_content
+from slamray.config.published_files import published_files
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
 from slamray.tokens.vocabulary import Vocabulary
@@ -73,11 +74,13 @@ class Features(Protocol):
 
 
 def read_centroids(settings: EncoderSettings, width: int) -> tuple[int, str]:
-    """How many units the k-means gives, and the checksum of its matrix.
+    """How many units the k-means gives, and the checksum of its matrix; UNKNOWN of a published one not fetched yet.
 
     BadInput when there is none, or it is for features of another width.
     """
     key = f"{KEY}.centroids"
+    if settings.centroids.startswith(PUBLISHED) and not Path(asset_path(settings.centroids)).exists():
+        return published_files(settings.centroids, key).n_units, UNKNOWN
     file_content(settings.centroids, key)  # BadInput where there is no such file
     try:
         with safe_open(Path(asset_path(settings.centroids)), "np") as file:

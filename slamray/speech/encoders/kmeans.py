@@ -21,11 +21,11 @@ from numpy._core import multiarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from slamray.config.base import asset_path
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ
 from slamray.speech.encoders.base import CENTROIDS, KEY, Features, checksum
+from slamray.speech.fetch import place_of
 
 CHUNK = 65536  # frames whose distances to all centroids are held at once: 131 MB at 500 centroids; chosen, not tuned
 SEEDS_FROM = 20_000  # frames from which k-means++ draws its seeds; chosen, not tuned
@@ -75,7 +75,7 @@ class Quantiser:
 
 def open_quantiser(settings: EncoderSettings, device: str) -> Quantiser:
     """The k-means that the settings name. BadInput when its file is damaged or something else."""
-    return Quantiser(load_centroids(Path(asset_path(settings.centroids))), device)
+    return Quantiser(load_centroids(place_of(settings.centroids, f"{KEY}.centroids")), device)
 
 
 class KMeansEncoder:

@@ -10,11 +10,11 @@ from typing import Any
 
 from slamray import store
 from slamray.config.base import asset_path
-from slamray.config.outside import model_content
+from slamray.config.outside import is_hub_id, require_hub_id
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
 from slamray.speech.encoders.base import KEY, Encoder, EncoderFacts, Features
-from slamray.speech.hub import model_folder
+from slamray.speech.hub import cached_file, model_folder
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,17 @@ ENCODERS = {
         encoder="slamray.speech.encoders.hubert:open_encoder",
         features="slamray.speech.encoders.hubert:open_features",
     ),
+}
+
+
+# What check_encoder needs, so that a run is planned before anything is fetched (docs/paper.md 1.2; a HuBERT base).
+KNOWN_CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "slprl/mhubert-base-25hz": {
+        "model_type": "hubert",
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2, 2],  # whose product is the hop of 640 samples
+    }
 }
 
 
@@ -69,12 +80,16 @@ def _kind(settings: EncoderSettings, config: Mapping[str, Any]) -> EncoderKind:
     return ENCODERS[found]
 
 
-def _config(settings: EncoderSettings) -> dict[str, Any]:
-    """The model's config.json: from the folder, or from the hub at its revision."""
+def _config(settings: EncoderSettings) -> Mapping[str, Any]:
+    """The model's config.json: from the folder, from the hub's cache, or as it is known."""
     key, folder = f"{KEY}.model", Path(asset_path(settings.model))
     if not folder.is_dir():
-        model_content(settings.model, settings.revision, key)  # BadInput where it is no pinned hub id
-        folder = model_folder(settings.model, settings.revision, ["config.json"], key)
+        if not is_hub_id(settings.model):
+            require_hub_id(settings.model, settings.revision, key)
+        found = cached_file(settings.model, settings.revision, "config.json") if settings.revision else None
+        if found is None and settings.model in KNOWN_CONFIGS:
+            return KNOWN_CONFIGS[settings.model]
+        folder = found.parent if found else model_folder(settings.model, settings.revision, ["config.json"], key)
     elif not (folder / "config.json").is_file() or not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
         raise BadInput(f"{key}={settings.model}: the folder lacks config.json or weights (model.safetensors)")
     config: dict[str, Any] = store.read_json(folder / "config.json")

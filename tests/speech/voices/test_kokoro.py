@@ -164,8 +164,8 @@ def test_a_folder_that_is_something_else_is_named(folder: Path, tmp_path: Path) 
     (tmp_path / "x.pth").write_bytes((folder / "kokoro-v1_0.pth").read_bytes())
     with pytest.raises(BadInput, match=r"is not Kokoro as published .* tensors, the first predictor"):
         load(settings(tmp_path))
-    with pytest.raises(BadInput, match=r"a hub id has the form owner/name and needs its revision"):
-        load(settings("hexgrad/Kokoro-82M"))
+    with pytest.raises(BadInput, match=r"speech.tts.kokoro.model=.*: its commit is not known yet"):
+        load(TtsSettings(backend="kokoro", kokoro=KokoroSettings(model="some/Kokoro", revision=None)))
 
 
 def test_a_pickle_that_is_no_tensors_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:

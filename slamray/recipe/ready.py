@@ -1,0 +1,151 @@
+"""Before any work: everything that a recipe names outside has a commit and can be had from this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from slamray import store
+from slamray.config.base import PUBLISHED, Located, Settings
+from slamray.config.corpora import RecordedSettings
+from slamray.config.hub import NotAtHand, commit_of, hub_data, in_one_line
+from slamray.config.outside import NO_COMMIT, find_files, is_hub_id
+from slamray.config.pins import PINS, Named, named, pin
+from slamray.config.tree import Recipe
+from slamray.errors import BadInput
+from slamray.speech.encoders.table import check_encoder
+from slamray.speech.fetch import fetch_published
+from slamray.speech.hub import fetch_model
+from slamray.stage.mirror import Store
+from slamray.stage.stage import Stage, order
+from slamray.stages import planning
+
+Build = Callable[[Recipe], Sequence[Stage]]
+
+
+def known(recipe: Recipe) -> Recipe:
+    """The recipe with the commits that earlier runs under its root were told, and as many rows at once as fit.
+
+    No network is used.
+    """
+    pinned = pin(recipe, _pins(recipe).get)
+    return pinned if any(one.unpinned for one in _basis(pinned)) else _fitted(pinned)
+
+
+def ready(recipe: Recipe, build: Build) -> Recipe:
+    """The recipe with a commit for every name that its stages need, their models and published files fetched.
+
+    BadInput, in one line, for all that cannot be had, with what to bring and where to. Commits that the hub was asked
+    for are kept in {root}/pins.json and in the mirror, so that a name is asked for once.
+    """
+    pins = {**_mirrored_pins(recipe), **_pins(recipe)}
+    old = dict(pins)
+    trouble = _ask(_basis(recipe), pins)
+    _raise(trouble)
+    recipe = pin(recipe, pins.get)
+    trouble = _collect(_basis(recipe), _fetch)  # what is here goes before what is known of it
+    recipe = _fitted(recipe)
+    trouble += _ask(outside(build(recipe)), pins)
+    if pins != old:
+        store.write_json(Path(recipe.root) / PINS, pins)
+        if recipe.mirror:
+            with _of_the_mirror(recipe.mirror) as mirror:
+                mirror.send(Path(recipe.root) / PINS, PINS)
+    pinned = pin(recipe, pins.get)
+    trouble += _collect([one for one in outside(build(pinned)) if one.unpinned is None], _fetch)
+    trouble += [found for stage in order(build(pinned)) if (found := _lacks(stage))]
+    _raise(trouble)
+    return pinned
+
+
+def _basis(recipe: Recipe) -> list[Named]:
+    """What is named by the settings without which no stage is known."""
+    return [*named(recipe.speech.encoder, ""), *named(recipe.model, "")]
+
+
+def _fitted(recipe: Recipe) -> Recipe:
+    return planning.fit_to_memory(recipe, check_encoder(recipe.speech.encoder).n_units)
+
+
+def outside(targets: Sequence[Stage]) -> list[Named]:
+    """All that the stages' settings name outside, each once."""
+    found: dict[Named, None] = {}
+    for stage in order(targets):
+        for setting in stage.settings.values():
+            place = setting.place if isinstance(setting, Located) else setting
+            if isinstance(place, Settings):
+                of_recordings = isinstance(place, RecordedSettings)
+                found.update(dict.fromkeys(named(place, "recorded." if of_recordings else f"{stage.name}.")))
+    return list(found)
+
+
+def _lacks(stage: Stage) -> BadInput | None:
+    """Why a stage has no identity, if so: what lies on this machine is looked at by the stages themselves."""
+    try:
+        stage.identity  # noqa: B018  # found when it is asked for
+    except BadInput as error:
+        return None if NO_COMMIT in str(error) else error  # the hub was asked for commits before
+    return None
+
+
+def _raise(trouble: Sequence[BadInput]) -> None:
+    """One BadInput for all, where there is any."""
+    missing = [one for one in trouble if isinstance(one, NotAtHand)]
+    lines = [str(one) for one in trouble if not isinstance(one, NotAtHand)]
+    if trouble:
+        raise BadInput("; ".join(dict.fromkeys([*lines, *([in_one_line(missing)] if missing else [])])))
+
+
+def _ask(names: Sequence[Named], pins: dict[str, str]) -> list[BadInput]:
+    """Ask the hub for commits that are not in pins, and add them; what went wrong."""
+
+    def ask(one: Named) -> None:
+        if one.unpinned and one.unpinned not in pins:
+            pins[one.unpinned] = commit_of(one.unpinned, one.key)
+
+    return _collect(names, ask)
+
+
+def _fetch(one: Named) -> None:
+    """Have a model, a published file or the listing of a data set here; local paths are the stages' to look at."""
+    if one.path.startswith(PUBLISHED):
+        fetch_published(one.path, one.key)
+    elif hub_data(one.path):
+        find_files([one.path], one.key)
+    elif one.is_model and is_hub_id(one.path):
+        fetch_model(one.path, one.revision, one.key)
+
+
+def _collect(names: Sequence[Named], do: Callable[[Named], None]) -> list[BadInput]:
+    trouble: list[BadInput] = []
+    for one in names:
+        try:
+            do(one)
+        except BadInput as error:
+            trouble.append(error)
+    return trouble
+
+
+def _mirrored_pins(recipe: Recipe) -> dict[str, str]:
+    """What a run on another machine was told."""
+    if not recipe.mirror:
+        return {}
+    with _of_the_mirror(recipe.mirror) as mirror:
+        pins: dict[str, str] = json.loads(mirror.read(PINS) or b"{}")
+    return pins
+
+
+@contextmanager
+def _of_the_mirror(address: str) -> Iterator[Store]:
+    try:
+        yield Store(address)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"mirror={address}: {error}; mend the store, or give mirror=null") from error
+
+
+def _pins(recipe: Recipe) -> dict[str, str]:
+    path = Path(recipe.root) / PINS
+    pins: dict[str, str] = store.read_json(path) if path.is_file() else {}
+    return pins
