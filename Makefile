@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token
 
-.PHONY: help setup demo sweep test chaos check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo sweep test test-long chaos check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -12,7 +12,7 @@ setup: $(BIN)/.ready  ## create .venv, install the pinned versions, build DeepSp
 
 $(BIN)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-compile --no-deps --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	$(BIN)/python -m slamray.runtime.prebuild
 	touch $@
@@ -23,10 +23,13 @@ demo: setup  ## one command to a speech language model: 10 minutes on 2 cores, n
 sweep: setup  ## how much of the budget should be DPO: six shares x three seeds, 45 minutes on 2 cores, no network
 	$(BIN)/python jobs/sweep.py recipe=dpo_budget_laptop profile=laptop compute.cpus_per_worker=1
 
-test: setup  ## all tests, the fast ones first
-	$(BIN)/python -m pytest -q -m "not slow" tests
+test: setup  ## the tests that CI runs, the fast ones first, on every core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow" tests
 	$(BIN)/python -m pytest -q -m slow tests/commands/test_run.py  # by itself: it starts a cluster as a person would
-	$(BIN)/python -m pytest -q -m slow tests --ignore tests/commands/test_run.py
+	$(BIN)/python -m pytest -q -m "slow and not long" tests --ignore tests/commands/test_run.py
+
+test-long: setup  ## whole sweeps, studies, the job that makes the assets, a published recipe (half an hour on 2 cores)
+	$(BIN)/python -m pytest -q -m long tests
 
 N ?= 50
 JOB ?= demo

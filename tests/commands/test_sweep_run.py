@@ -71,6 +71,7 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> Told:
 NOBODY = "tracking.uri=http://127.0.0.1:9"  # the port of "discard": no server listens there
 
 
+@pytest.mark.long
 def test_a_sweep_is_made_though_mlflow_refuses_and_tells_it_later(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def tracked(root: Path) -> tuple[Any, list[Any]]:
     return parent, [one for one in runs if "seed" in one.data.params]
 
 
+@pytest.mark.long
 def test_a_second_sweep_on_one_root_shares_speech_and_trunks(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_second_sweep_on_one_root_shares_speech_and_trunks(
     assert added["facts"]["shared_seconds"] > 0 and added["inputs"]["trunk"] in made(root, "trunk")
 
 
+@pytest.mark.long
 def test_a_trial_that_raises_is_reported_and_costs_only_itself(
     words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -170,6 +173,7 @@ def test_a_trial_that_is_stopped_frees_the_only_slot_for_the_next(tmp_path: Path
     assert ended[1].told["value"] == 0.1 and not (tmp_path / "poor" / "facts.json").exists()
 
 
+@pytest.mark.long
 def test_optuna_proposes_points_and_the_best_two_get_all_seeds(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ WORDS = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
     import torch

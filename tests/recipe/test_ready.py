@@ -184,6 +184,7 @@ def test_without_a_network_one_line_says_what_to_bring_and_where(tmp_path: Path)
     assert "Traceback" not in done.stderr and not (tmp_path / "runs/report").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_papers_recipe_runs_from_names_to_a_report_with_no_other_word_than_sizes(tmp_path: Path) -> None:
