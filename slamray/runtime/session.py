@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import logging
 import os
 
@@ -31,22 +30,12 @@ def connect(compute: Compute) -> None:
         logging_level=logging.WARNING,
     )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    check_attention(compute)
     check_resources(compute, ray.cluster_resources())
 
 
 def disconnect() -> None:
     """Leave the cluster; stops it when `connect` started it."""
     ray.shutdown()
-
-
-def check_attention(compute: Compute) -> None:
-    """BadInput when the attention kernel is a package that is not installed."""
-    if compute.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise BadInput(
-            f"compute.attention={compute.attention}: the package flash-attn is not installed; install it, or say "
-            "compute.attention=sdpa"
-        )
 
 
 def check_resources(compute: Compute, available: dict[str, float]) -> None:

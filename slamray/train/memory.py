@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from slamray.config.compute import Compute
 from slamray.config.training import OptimSettings
 from slamray.errors import BadInput
-from slamray.model.attention import register_blockwise
+from slamray.model.attention import PLANNED_VARLEN, VARLEN, inside_pieces, register_attention
 from slamray.train.optim import state_bytes, step_bytes
 
 GIB = 2**30  # bytes of a GB, as makers of devices count them
@@ -65,12 +65,12 @@ def planned_memory(config: PreTrainedConfig, optim: OptimSettings, compute: Comp
     """The peak of pre-training a unit LM of this configuration on one of `compute`'s workers, in float32 weights.
 
     For steps of two micro-batches or more; with a single one gradients and activations do not meet, and it is less.
-    Fake tensors live on a CPU: flash attention on a GPU keeps what torch's fused kernel keeps (queries, keys, values,
-    output and one number a row).
+    Fake tensors live on a CPU, where varlen's kernel is described by its shapes: it keeps queries, keys, values, output
+    and one float32 for each token and head. What it needs while it runs is not in there, nor what its CPU reference
+    keeps.
     """
-    attention = register_blockwise() if compute.device == "cpu" else "sdpa"
-    pieces = not (compute.device == "cuda" and compute.attention.startswith("flash"))
-    traced = _trace(config.to_json_string(), attention, pieces, compute.precision, compute.micro_batch, context)
+    attention = PLANNED_VARLEN if compute.packed_attention == VARLEN else compute.packed_attention
+    traced = _trace(config.to_json_string(), attention, compute.precision, compute.micro_batch, context)
     parameters = sum(torch.Size(shape).numel() for shape in traced.shapes)
     sharded = compute.workers if compute.zero_stage >= 1 else 1
     zero = compute.zero_stage >= 1
@@ -104,33 +104,32 @@ class _Traced:
 
 
 @functools.lru_cache(maxsize=64)
-def _trace(config: str, attention: str, pieces: bool, dtype: str, rows: int, context: int) -> _Traced:
+def _trace(config: str, attention: str, dtype: str, rows: int, context: int) -> _Traced:
     """One micro-batch, forward and backward, on fake tensors; parameters, gradients and inputs are not counted."""
     with FakeTensorMode():
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**json.loads(config)), dtype=torch.float32, attn_implementation=attention
-        )
+        shape, registered = AutoConfig.for_model(**json.loads(config)), register_attention(attention)
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation=registered)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         tokens_BC = torch.zeros(rows, context, dtype=torch.long)
-        # fake tensors have no values to find pieces in; the mask has the same shape and type whatever they are
-        mask = _mask_like(attention, rows, context) if pieces else None
+        inside = _inside_pieces_like(attention, tokens_BC)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         with LiveBytes([*model.parameters(), *model.buffers(), *gradients, tokens_BC]) as live:
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-                logits_BCV = model(
-                    input_ids=tokens_BC, attention_mask=mask, position_ids=tokens_BC, use_cache=False
-                ).logits
+                logits_BCV = model(input_ids=tokens_BC, position_ids=tokens_BC, use_cache=False, **inside).logits
             after_forward = live.now
             cross_entropy(logits_BCV.flatten(0, 1).float(), tokens_BC.flatten(), reduction="sum").backward()
         shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     return _Traced(shapes, after_forward, live.peak)
 
 
-def _mask_like(attention: str, rows: int, context: int) -> torch.Tensor:
-    """What `piece_mask` gives for rows of several pieces."""
+def _inside_pieces_like(attention: str, tokens_BC: torch.Tensor) -> dict[str, Any]:
+    """What `inside_pieces` gives for rows of several pieces; fake tensors have no values to find pieces in."""
+    rows, context = tokens_BC.shape
+    if attention == PLANNED_VARLEN:
+        return inside_pieces(tokens_BC, torch.zeros(rows + 1, dtype=torch.int32), attention)
     dtype = torch.bool if attention == "sdpa" else torch.bfloat16
-    return torch.ones(rows, 1, context, context, dtype=dtype)
+    return {"attention_mask": torch.ones(rows, 1, context, context, dtype=dtype)}
 
 
 class LiveBytes(TorchDispatchMode):

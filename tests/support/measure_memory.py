@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from slamray.config.compute import Compute
 from slamray.config.training import OptimSettings, PretrainSettings
-from slamray.model.attention import piece_mask, register_blockwise
+from slamray.model.attention import BLOCKWISE, piece_mask, register_attention
 from slamray.train.pretrain import make_engine
 
 ROWS, CONTEXT = 4, 192  # those of test_memory.py
@@ -29,7 +29,7 @@ ALL_REDUCE = dist.all_reduce
 def train(task: dict[str, Any]) -> None:
     compute = Compute.model_validate(task["compute"])
     config = PretrainSettings(optim=OptimSettings.model_validate({"name": task["optimiser"]}))
-    attention = register_blockwise()
+    attention = register_attention(BLOCKWISE)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.from_pretrained(task["shape"]), dtype=torch.float32, attn_implementation=attention
     )

@@ -80,6 +80,17 @@ def test_activations_grow_with_rows_and_shards_shrink_with_workers() -> None:
     assert third.gradients == alone.gradients // 8
 
 
+def test_varlen_is_planned_without_a_mask_as_long_rows_cost_what_as_many_tokens_of_short_ones_do() -> None:
+    def activations(attention: str, rows: int, context: int) -> int:
+        compute = Compute.model_validate(
+            {"device": "cuda", "attention": attention, "micro_batch": rows, "dtype": "bfloat16"}
+        )
+        return planned_memory(SHAPES["qwen2"], OptimSettings(), compute, context).activations
+
+    assert activations("varlen", 1, 4 * CONTEXT) == pytest.approx(activations("varlen", 4, CONTEXT), rel=1e-3)
+    assert activations("sdpa", 1, 4 * CONTEXT) > 1.01 * activations("sdpa", 4, CONTEXT)
+
+
 def measured_bytes(folder: Path, shape: PreTrainedConfig, optimiser: str, compute: Compute) -> int:
     """The allocator's peak on the worker that needs most, in processes of their own."""
     shape.save_pretrained(folder / "shape")

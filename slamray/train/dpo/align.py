@@ -138,7 +138,7 @@ def _claim_device(compute: Compute) -> torch.device:
 def _load(folder: Path, compute: Compute, device: torch.device) -> transformers.PreTrainedModel:
     # On CPUs plain matrix products beat torch's fused kernel, as pairs are short: 5 M parameters, 16 sequences of 136
     # tokens, bf16, forward and backward, one core: 15 pairs/s against 11.
-    model = load_unit_lm(folder, "eager" if compute.device == "cpu" else compute.attention)
+    model = load_unit_lm(folder, "eager" if compute.device == "cpu" else "sdpa")
     torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
     return model
 
