@@ -1,4 +1,4 @@
-"""What pre-training will cost, known before any weight is loaded: for `--plan`, and to refuse what cannot fit.
+"""What pre-training and DPO will cost, known before any weight is loaded: for `--plan`, and to refuse what cannot fit.
 
 Shapes come from configurations alone. torch is imported where it is used: a finished run does not need it.
 """
@@ -12,7 +12,7 @@ from slamray.config.base import asset_path
 from slamray.config.budget import parse_budget
 from slamray.config.model import ModelSettings
 from slamray.config.tree import Recipe
-from slamray.train.budget import fit_micro_batch, rows_per_step
+from slamray.train.budget import fit_micro_batch, fit_pairs, rows_per_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -53,12 +53,30 @@ def micro_batch(recipe: Recipe) -> int:
     return fit_micro_batch(rows, recipe.compute.micro_batch, recipe.compute.workers, "pretrain.tokens_per_step")
 
 
-def check_fits(recipe: Recipe, n_units: int) -> None:
-    """BadInput when pre-training is planned to need more than a device has, where the profile says what it has."""
-    if recipe.compute.memory_gb is not None:
-        from slamray.train.memory import check_memory
+def dpo_memory(recipe: Recipe, n_units: int) -> Memory:
+    """Planned memory of one worker of DPO."""
+    from slamray.train.memory import planned_dpo_memory
 
-        check_memory(memory(recipe, n_units), recipe.compute)
+    compute = recipe.compute.model_copy(update={"dpo_micro_batch": pairs_at_once(recipe)})
+    return planned_dpo_memory(unit_shape(recipe.model, n_units), recipe.dpo, compute)
+
+
+def pairs_at_once(recipe: Recipe) -> int:
+    """Pairs that one worker holds at once in DPO."""
+    return fit_pairs(recipe.dpo.pairs_per_step, recipe.compute)
+
+
+def check_fits(recipe: Recipe, n_units: int) -> None:
+    """BadInput when a training is planned to need more than a device has, where the profile says what it has."""
+    if recipe.compute.memory_gb is None:
+        return
+    from slamray.train.memory import check_memory
+
+    ceiling = f"compute.micro_batch ({micro_batch(recipe)})"
+    check_memory(memory(recipe, n_units), recipe.compute, "pre-training", ceiling)
+    if recipe.dpo.budget is not None:
+        ceiling = f"compute.dpo_micro_batch ({pairs_at_once(recipe)}) or dpo.context ({recipe.dpo.context})"
+        check_memory(dpo_memory(recipe, n_units), recipe.compute, "DPO", ceiling)
 
 
 def pretraining_cost(recipe: Recipe, n_units: int) -> str:
@@ -70,6 +88,13 @@ def pretraining_cost(recipe: Recipe, n_units: int) -> str:
     pretrain = recipe.pretrain
     spent = spending(pretrain.budget, pretrain.tokens_per_step, count, attention)
     return f"{spent}; {micro_batch(recipe)} rows at once on each worker; {memory(recipe, n_units)}"
+
+
+def dpo_cost(recipe: Recipe, n_units: int) -> str:
+    """Budget, pairs and memory of a device."""
+    dpo = recipe.dpo
+    pairs = f"{dpo.budget}, {dpo.pairs_per_step} pairs a step; {pairs_at_once(recipe)} pairs at once on each worker"
+    return f"{pairs}; {dpo_memory(recipe, n_units)}"
 
 
 def spending(budget: str, tokens_per_step: int, parameters: int, attention_flops_per_token: float) -> str:

@@ -218,7 +218,11 @@ class Pretraining:
 def make_engine(
     model: PreTrainedModel, config: PretrainSettings, compute: Compute, accumulation: int
 ) -> tuple[deepspeed.DeepSpeedEngine, torch.optim.Optimizer]:
-    """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast)."""
+    """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast).
+
+    The gradients of all layers are reduced as they are, in float32: under ZeRO, DeepSpeed would round those of linear
+    layers to autocast's type, and no communication_data_type changes that.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     buckets = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), bucket_elements(count_parameters(model)))
     settings = {
@@ -226,7 +230,11 @@ def make_engine(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip_norm if compute.zero_stage > 0 else 0.0,
         "zero_optimization": {"stage": compute.zero_stage, **buckets},
-        "torch_autocast": {"enabled": compute.precision == "bfloat16", "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": compute.precision == "bfloat16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "communication_data_type": "fp32",
         "steps_per_print": None,
     }
