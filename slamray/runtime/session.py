@@ -12,6 +12,8 @@ from ray.exceptions import RayError
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
 
+HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # unless it is set, workers that asked for no GPU see all (Ray 2.60)
+
 
 def connect(compute: Compute) -> None:
     """Connect to the cluster of RAY_ADDRESS (set inside `ray job submit`), else start one on this machine.
@@ -23,6 +25,7 @@ def connect(compute: Compute) -> None:
         return
     # Workers' own output stays in Ray's log folder: stages report their progress, and errors come back as exceptions.
     inside = bool(os.environ.get("RAY_ADDRESS"))
+    os.environ.setdefault(HIDE_GPUS, "1")  # read by the workers of a cluster that is started here
     ray.init(  # token authentication is Ray's default
         address=None if inside else "local",
         dashboard_host="127.0.0.1",

@@ -66,6 +66,14 @@ def pairs_at_once(recipe: Recipe) -> int:
     return fit_pairs(recipe.dpo.pairs_per_step, recipe.compute)
 
 
+def device_bytes(recipe: Recipe, n_units: int) -> int:
+    """What pre-training and DPO are planned to need of a device, the greater of the two."""
+    totals = [memory(recipe, n_units).total]
+    if recipe.dpo.budget is not None:
+        totals.append(dpo_memory(recipe, n_units).total)
+    return max(totals)
+
+
 def check_fits(recipe: Recipe, n_units: int) -> None:
     """BadInput when a training is planned to need more than a device has, where the profile says what it has."""
     if recipe.compute.memory_gb is None:
