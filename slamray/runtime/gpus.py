@@ -37,7 +37,7 @@ def probe_gpus(compute: Compute, needed_bytes: int, root: Path) -> None:
     try:
         found = [_answer(one, node) for one, node in asked.items()]
     finally:
-        for one in asked:
+        for one in ray.wait(list(asked), num_returns=len(asked), timeout=0)[1]:
             ray.cancel(one, force=True)
         meeting.unlink(missing_ok=True)
     names = ", ".join(sorted({device.name for device in found}))

@@ -25,9 +25,9 @@ def test_a_visible_gpu_is_used_by_those_who_ask_for_it_alone(tmp_path: Path) -> 
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["call with a GPU"] == "0"
     assert found["call"] == found["actor"] == found["loop"].pop("visible") == ""
-    assert found["loop"] == {"planted": True, "accelerator": "cpu", "engine": "cpu", "loss": "cpu"}
-    assert (
-        "1 GPUs on 1 nodes can train: the CPU," in found["probe of a CPU"] and found["probe of a CPU"].count("\n") == 1
-    )
+    assert found["loop"].pop("accelerator without our word") == "cuda"  # the plant is there
+    assert found["loop"] == {"accelerator": "cpu", "engine": "cpu", "loss": "cpu"}
+    said = found["probe of a CPU"]
+    assert said.startswith("1 GPUs on 1 nodes can train: the CPU, ") and said.count("\n") == 1
     assert found["probe of the GPU"].startswith(f"node {found['node']}: torch 2.11")
     assert "cannot use a GPU: " in found["probe of the GPU"] and "\n" not in found["probe of the GPU"]

@@ -1,7 +1,4 @@
-"""What test_gpu_node.py runs apart: a cluster that says it has a GPU, and what its workers then run on, as JSON.
-
-Started with `PLANT` in PYTHONPATH: every process of the cluster believes that torch sees a GPU.
-"""
+"""What test_gpu_node.py runs apart: a cluster that says it has a GPU, and what its workers then run on, as JSON."""
 
 import contextlib
 import io
@@ -21,14 +18,20 @@ from slamray.runtime import gpus
 from slamray.runtime.engine import Engine
 from slamray.stage.work import Pool, Report
 
-# `sitecustomize.py`: when DeepSpeed is imported, it is to find a GPU, whatever is visible.
+# `sitecustomize.py`: where DeepSpeed looks for a GPU it is to find one, whatever is visible; nobody else is.
 PLANT = """
 import sys
 class Plant:
     def find_spec(self, name, path=None, target=None):
         if name == "deepspeed":
             import torch
-            torch.cuda.device_count, torch.cuda.is_available = (lambda: 1), (lambda: True)
+            def planted(answer, function):
+                def asked():
+                    who = sys._getframe(1).f_globals["__name__"]
+                    return answer if who == "deepspeed.accelerator.real_accelerator" else function()
+                return asked
+            torch.cuda.device_count = planted(1, torch.cuda.device_count)
+            torch.cuda.is_available = planted(True, torch.cuda.is_available)
 sys.meta_path.insert(0, Plant())
 """
 
@@ -53,7 +56,7 @@ def look() -> str:
 def loop(report: Report) -> dict[str, Any]:
     """A step of pre-training's engine."""
     import torch
-    from deepspeed.accelerator import get_accelerator
+    from deepspeed.accelerator import get_accelerator, real_accelerator
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from slamray.config.training import PretrainSettings
@@ -65,9 +68,12 @@ def loop(report: Report) -> dict[str, Any]:
     loss = engine(input_ids=torch.ones(8, 16, dtype=torch.long)).logits.logsumexp(-1).sum()
     engine.backward(loss, scale_wrt_gas=False)
     engine.step()
+    accelerator = get_accelerator().device_name()
+    del os.environ["DS_ACCELERATOR"]
+    real_accelerator.ds_accelerator = None
     return {
-        "planted": torch.cuda.is_available(),
-        "accelerator": get_accelerator().device_name(),
+        "accelerator": accelerator,
+        "accelerator without our word": get_accelerator().device_name(),
         "engine": str(engine.device),
         "loss": str(loss.device),
         "visible": look(),
@@ -77,8 +83,9 @@ def loop(report: Report) -> dict[str, Any]:
 def main(folder: Path) -> None:
     # annotations stay classes, not strings, so that records travel with their kernels
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
     ray.init = partial(ray.init, num_cpus=2, num_gpus=1)
-    engine = Engine(Compute(workers=1))
+    engine = Engine(Compute(max_failures=0))
     found: dict[str, Any] = {"call": engine.call("look", look), "call with a GPU": engine.call("look", look, gpus=1)}
     (seat,) = engine.seats(1)
     seat.rows("look", [Row(str(folder / "actor"))], [Pool(Look, {}, actors=1)], 1, "rows")
