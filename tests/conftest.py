@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from support import tiny
 
 from slamray.config.compute import Compute
 from slamray.runtime.engine import Engine
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests run on the CPU, where a GPU is visible too."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["DS_ACCELERATOR"] = "cpu"
 
 
 @pytest.fixture(scope="session")

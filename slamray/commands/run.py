@@ -22,9 +22,12 @@ from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.recipe.ready import known, ready
 from slamray.runtime.engine import Engine
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.materialise import materialise
 from slamray.stage.mirror import Mirror
 from slamray.stage.stage import Stage, flaws, order
+from slamray.stages.checkpoints import ALIGNED, PRETRAINED
+from slamray.stages.planning import device_bytes
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
 
 LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
@@ -83,7 +86,8 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     fingerprint = targets[-1].fingerprint
     if todo:
         sys.stderr.write(resolved(recipe) + (f"note: {recipe.note}\n" if recipe.note else ""))
-        engine.connect()  # before any work: the cluster may be too small
+        engine.connect()  # before any work: the cluster may be too small, and its GPUs unable
+        probe(recipe, todo, engine)
     if todo or unsent(root, fingerprint).exists():
         settings = recipe.tracking
         uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -114,6 +118,13 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     finally:
         tracker.close(status)
     return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
+
+
+def probe(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
+    """Where these stages train the unit LM on GPUs: BadInput when one of the cluster's cannot. Others are not asked."""
+    trained = {PRETRAINED.stage, ALIGNED.stage} & {stage.name for stage in stages}
+    if recipe.compute.device == "cuda" and trained:
+        engine.probe(device_bytes(recipe, check_encoder(recipe.speech.encoder).n_units), Path(recipe.root))
 
 
 def _save_when_terminated(engine: Engine, mirror: Mirror | None) -> None:

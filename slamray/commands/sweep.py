@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slamray import store
-from slamray.commands.run import make, parameters, provenance
+from slamray.commands.run import make, parameters, probe, provenance
 from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, objective
 from slamray.commands.sweep_space import Space, load_tuning, make_space
@@ -151,6 +151,7 @@ class SweepRun:
         """First what all trials share, then the trials."""
         store.require_space(self.root, self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
         self.engine.connect()
+        probe(self.recipe, order([target for label in todo for target in self.trials[label].targets]), self.engine)
         untracked = self.recipe.tracking.model_copy(update={"enabled": False})
         make(self.recipe.model_copy(update={"tracking": untracked}), self._shared(), self.engine, self.words)
         self._require_items()

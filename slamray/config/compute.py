@@ -34,7 +34,12 @@ class Compute(Settings):
     micro_batch: int = Field(8, ge=1, description="most packed rows that one worker holds at once in pre-training")
     dpo_micro_batch: int = Field(4, ge=1, description="most pairs that one worker holds at once in DPO")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    attention: Literal["sdpa", "flash_attention_2"] = Field("sdpa", description="attention kernel")
+    attention: Literal["auto", "sdpa", "varlen"] = Field(
+        "auto",
+        description="attention over packed rows, in pre-training: torch's with a mask, or its variable-length flash "
+        "attention, which multiplies in bfloat16. auto: varlen on GPUs in bfloat16, sdpa on GPUs in float32, products "
+        "in blocks on CPUs. DPO and scoring pad their sequences and have no need of it",
+    )
     memory_gb: float | None = Field(
         None, gt=0, description="memory of one device; a run that is planned to need more is refused; null: none is"
     )
@@ -82,6 +87,15 @@ class Compute(Settings):
         if self.dtype != "auto":
             return self.dtype
         return "bfloat16" if self.device == "cuda" or cpu_has_bfloat16() else "float32"
+
+    @property
+    def packed_attention(self) -> Literal["blockwise", "sdpa", "varlen"]:
+        """`attention`, with auto resolved: a name of slamray/model/attention.py."""
+        if self.attention != "auto":
+            return self.attention
+        if self.device == "cpu":
+            return "blockwise"
+        return "varlen" if self.precision == "bfloat16" else "sdpa"
 
 
 @lru_cache(maxsize=1)

@@ -73,9 +73,12 @@ def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[
         yield row[SENDER]
 
 
-def call(name: str, function: Callable[[], Any]) -> Any:
-    """Run one function as a Ray task on one core; in a trial of a sweep too, whose own place has none."""
-    task = ray.remote(num_cpus=1)(_call).options(name=name, scheduling_strategy="DEFAULT")
+def call(name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
+    """Run one function as a Ray task on one core; in a trial of a sweep too, whose own place has none.
+
+    Its process is not used again: CUDA looks for GPUs once, and would not find one later where none was visible before.
+    """
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1)(_call).options(name=name, scheduling_strategy="DEFAULT")
     return ray.get(task.remote(function))
 
 

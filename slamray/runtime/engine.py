@@ -30,6 +30,7 @@ class Engine:
         self.compute = compute
         self.observe = observe
         self._connected = False
+        self._probed = False
         self._training: set[Path] = set()  # folders of the stages that train now
 
     def seats(self, count: int) -> list[EngineSeat]:
@@ -57,13 +58,13 @@ class Engine:
         finally:
             self._training.discard(out)
 
-    def call(self, name: str, function: Callable[[], Any]) -> Any:
-        """Run one function on one core of the cluster, apart from the driver."""
+    def call(self, name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
+        """Run one function on one core of the cluster, and a GPU where it asks for one, apart from the driver."""
         from slamray.runtime import data, session
 
         self.connect()
         try:
-            return data.call(name, function)
+            return data.call(name, function, gpus)
         except Exception as error:
             raise session.user_error(error) or error from error
 
@@ -85,6 +86,15 @@ class Engine:
 
         session.connect(self.compute)
         self._connected = True
+
+    def probe(self, needed_bytes: int, root: Path) -> None:
+        """Where training runs on GPUs: BadInput when one of the cluster's cannot train. Done once."""
+        from slamray.runtime import gpus
+
+        self.connect()
+        if self.compute.device == "cuda" and not self._probed:
+            gpus.probe_gpus(self.compute, needed_bytes, root)
+            self._probed = True
 
     def close(self) -> None:
         """Leave the cluster, or stop the one that was started here; for a job's end only."""

@@ -39,4 +39,5 @@ def _cache() -> Path:
 
 
 if __name__ == "__main__":
+    os.environ["DS_ACCELERATOR"] = "cpu"  # whatever is visible
     load_extension()

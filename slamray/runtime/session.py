@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import logging
 import os
 
@@ -12,6 +11,8 @@ from ray.exceptions import RayError
 
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
+
+HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # unless it is set, workers that asked for no GPU see all (Ray 2.60)
 
 
 def connect(compute: Compute) -> None:
@@ -24,6 +25,7 @@ def connect(compute: Compute) -> None:
         return
     # Workers' own output stays in Ray's log folder: stages report their progress, and errors come back as exceptions.
     inside = bool(os.environ.get("RAY_ADDRESS"))
+    os.environ.setdefault(HIDE_GPUS, "1")  # read by the workers of a cluster that is started here
     ray.init(  # token authentication is Ray's default
         address=None if inside else "local",
         dashboard_host="127.0.0.1",
@@ -31,22 +33,12 @@ def connect(compute: Compute) -> None:
         logging_level=logging.WARNING,
     )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    check_attention(compute)
     check_resources(compute, ray.cluster_resources())
 
 
 def disconnect() -> None:
     """Leave the cluster; stops it when `connect` started it."""
     ray.shutdown()
-
-
-def check_attention(compute: Compute) -> None:
-    """BadInput when the attention kernel is a package that is not installed."""
-    if compute.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise BadInput(
-            f"compute.attention={compute.attention}: the package flash-attn is not installed; install it, or say "
-            "compute.attention=sdpa"
-        )
 
 
 def check_resources(compute: Compute, available: dict[str, float]) -> None:

@@ -141,7 +141,9 @@ def _who_failed(error: Exception) -> str:
 
 def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
+    os.environ["DS_ACCELERATOR"] = config["device"]  # DeepSpeed, which looks when it is imported, takes a visible GPU
     if config["device"] == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a cluster that was started without Ray's switch, too
         load_extension()
     out = Path(config["out"])
     first = ray.train.get_context().get_world_rank() == 0

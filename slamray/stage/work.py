@@ -57,8 +57,8 @@ class Machine(Protocol):
     def train(self, name: str, loop: Loop, out: Path) -> Metrics:
         """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
 
-    def call(self, name: str, function: Callable[[], Any]) -> Any:
-        """Run one function on one core, apart from this process."""
+    def call(self, name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
+        """Run one function on one core, and a GPU where it asks for one, apart from this process."""
 
 
 class Machines(Protocol):

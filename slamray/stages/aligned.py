@@ -8,10 +8,11 @@ from pathlib import Path
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
 from slamray.config.tree import Recipe
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Metrics, Report
-from slamray.stages import preferences
+from slamray.stages import planning, preferences
 from slamray.stages.checkpoints import ALIGNED, MODEL, PRETRAINED
 
 
@@ -22,7 +23,7 @@ def stage(recipe: Recipe, pretrained: Stage, pairs: Stage) -> Stage:
         run,
         {"dpo": recipe.dpo},
         (pretrained, pairs),
-        cost=lambda: f"{recipe.dpo.budget}, {recipe.dpo.pairs_per_step} pairs a step",
+        cost=lambda: planning.dpo_cost(recipe, check_encoder(recipe.speech.encoder).n_units),
     )
 
 

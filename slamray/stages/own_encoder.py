@@ -63,7 +63,7 @@ def run(
     clustering = Clustering(layer, n_units, frames, seed)
     model, audio = inputs[SECOND].fetch(MODEL), inputs["recordings"]
     work = partial(_fit, clustering, machine.compute.device, audio, model, out.fetch(MODEL))
-    facts: OwnEncoderFacts = machine.call(NAME, work)
+    facts: OwnEncoderFacts = machine.call(NAME, work, gpus=1 if machine.compute.device == "cuda" else 0)
     return facts
 
 

@@ -1,4 +1,4 @@
-"""What pre-training will cost, known before any weight is loaded: for `--plan`, and to refuse what cannot fit.
+"""What pre-training and DPO will cost, known before any weight is loaded: for `--plan`, and to refuse what cannot fit.
 
 Shapes come from configurations alone. torch is imported where it is used: a finished run does not need it.
 """
@@ -13,7 +13,7 @@ from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.config.model import ModelSettings
 from slamray.config.tree import Recipe
-from slamray.train.budget import fit_micro_batch, rows_per_step
+from slamray.train.budget import fit_micro_batch, fit_pairs, rows_per_step
 
 PAPER_MFU = 0.32  # 6 N tokens a second over the dense bf16 peak, of the paper's A5000 (docs/paper.md 1.5)
 
@@ -57,27 +57,59 @@ def micro_batch(recipe: Recipe) -> int:
 
 
 def fit_to_memory(recipe: Recipe, n_units: int) -> Recipe:
-    """The recipe with fewer rows at once, where the device is known to be too small for `compute.micro_batch`.
+    """The recipe with fewer rows and pairs at once, where the device is known to be too small for what is asked for.
 
     The batch of a step stays what it is. A recipe that does not fit with one row is left for `check_fits` to refuse.
     """
-    limit = recipe.compute.memory_gb
-    while limit is not None and micro_batch(recipe) > 1:
-        from slamray.train.memory import GIB
+    if recipe.compute.memory_gb is None:
+        return recipe
+    from slamray.train.memory import GIB
 
-        if memory(recipe, n_units).total <= limit * GIB:
-            break
-        fewer = recipe.compute.model_copy(update={"micro_batch": micro_batch(recipe) // 2})
-        recipe = recipe.model_copy(update={"compute": fewer})
+    limit = recipe.compute.memory_gb * GIB
+    while micro_batch(recipe) > 1 and memory(recipe, n_units).total > limit:
+        recipe = _with(recipe, micro_batch=micro_batch(recipe) // 2)
+    aligns = recipe.dpo.budget is not None
+    while aligns and pairs_at_once(recipe) > 1 and dpo_memory(recipe, n_units).total > limit:
+        recipe = _with(recipe, dpo_micro_batch=pairs_at_once(recipe) // 2)
     return recipe
 
 
-def check_fits(recipe: Recipe, n_units: int) -> None:
-    """BadInput when pre-training is planned to need more than a device has, where the profile says what it has."""
-    if recipe.compute.memory_gb is not None:
-        from slamray.train.memory import check_memory
+def _with(recipe: Recipe, **compute: int) -> Recipe:
+    return recipe.model_copy(update={"compute": recipe.compute.model_copy(update=compute)})
 
-        check_memory(memory(recipe, n_units), recipe.compute)
+
+def dpo_memory(recipe: Recipe, n_units: int) -> Memory:
+    """Planned memory of one worker of DPO."""
+    from slamray.train.memory import planned_dpo_memory
+
+    compute = recipe.compute.model_copy(update={"dpo_micro_batch": pairs_at_once(recipe)})
+    return planned_dpo_memory(unit_shape(recipe.model, n_units), recipe.dpo, compute)
+
+
+def pairs_at_once(recipe: Recipe) -> int:
+    """Pairs that one worker holds at once in DPO."""
+    return fit_pairs(recipe.dpo.pairs_per_step, recipe.compute)
+
+
+def device_bytes(recipe: Recipe, n_units: int) -> int:
+    """What pre-training and DPO are planned to need of a device, the greater of the two."""
+    totals = [memory(recipe, n_units).total]
+    if recipe.dpo.budget is not None:
+        totals.append(dpo_memory(recipe, n_units).total)
+    return max(totals)
+
+
+def check_fits(recipe: Recipe, n_units: int) -> None:
+    """BadInput when a training is planned to need more than a device has, where the profile says what it has."""
+    if recipe.compute.memory_gb is None:
+        return
+    from slamray.train.memory import check_memory
+
+    ceiling = f"compute.micro_batch ({micro_batch(recipe)})"
+    check_memory(memory(recipe, n_units), recipe.compute, "pre-training", ceiling)
+    if recipe.dpo.budget is not None:
+        ceiling = f"compute.dpo_micro_batch ({pairs_at_once(recipe)}) or dpo.context ({recipe.dpo.context})"
+        check_memory(dpo_memory(recipe, n_units), recipe.compute, "DPO", ceiling)
 
 
 def pretraining_cost(recipe: Recipe, n_units: int) -> str:
@@ -89,6 +121,13 @@ def pretraining_cost(recipe: Recipe, n_units: int) -> str:
     pretrain = recipe.pretrain
     spent = spending(pretrain.budget, pretrain.tokens_per_step, count, attention, expected_speed(recipe.compute))
     return f"{spent}; {micro_batch(recipe)} rows at once on each worker; {memory(recipe, n_units)}"
+
+
+def dpo_cost(recipe: Recipe, n_units: int) -> str:
+    """Budget, pairs and memory of a device."""
+    dpo = recipe.dpo
+    pairs = f"{dpo.budget}, {dpo.pairs_per_step} pairs a step; {pairs_at_once(recipe)} pairs at once on each worker"
+    return f"{pairs}; {dpo_memory(recipe, n_units)}"
 
 
 def expected_speed(compute: Compute) -> float | None:

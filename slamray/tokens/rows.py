@@ -92,11 +92,14 @@ class Batch:
     targets are the next token inside the same piece where the loss mask lets it count, else IGNORE: a first token is
     never a target, padding neither.
     positions restart with each piece, which is how transformers tells pieces apart; padding goes on counting.
+    boundaries are where pieces begin and end when the rows lie one after the other, int32, from 0 to rows x context;
+    padding belongs to the piece before it. As many for any rows of a store, the last one repeated.
     """
 
     inputs: Ints
     targets: Ints
     positions: Ints
+    boundaries: npt.NDArray[np.int32]
 
 
 class RowStore:
@@ -116,6 +119,7 @@ class RowStore:
         self.rows, self.context = self.tokens_RC.shape
         pieces_R = np.diff(self.offsets)
         assert int(pieces_R.min()) > 0, "a row without pieces"
+        self.most_pieces = int(pieces_R.max())  # of a row
         self.tokens_R: Ints = np.add.reduceat(self.lengths_P.astype(np.int64), self.offsets[:-1])
         self.targets_R: Ints = self.tokens_R - pieces_R if targets_R is None else targets_R
         self.vocabulary = read_vocabulary(folder)
@@ -133,17 +137,21 @@ class RowStore:
         inputs = self.tokens_RC[rows].astype(np.int64)
         targets = np.full_like(inputs, IGNORE)
         positions = np.empty_like(inputs)
+        boundaries = np.full(len(rows) * self.most_pieces + 1, inputs.size, np.int32)
+        begun = 0
         for place, row in enumerate(rows):
             column = 0
             for length in self.lengths_P[self.offsets[row] : self.offsets[row + 1]]:
                 end = column + int(length)
                 targets[place, column : end - 1] = inputs[place, column + 1 : end]
                 positions[place, column:end] = np.arange(length)
+                boundaries[begun] = place * self.context + column
+                begun += 1
                 last, column = column, end
             positions[place, last:] = np.arange(self.context - last)
         if self.mask_RC is not None:  # the target at a place is the token after it, whose mask says whether it counts
             targets[:, :-1][~self.mask_RC[rows][:, 1:]] = IGNORE
-        return Batch(inputs, targets, positions)
+        return Batch(inputs, targets, positions, boundaries)
 
     def pieces(self) -> list[Document]:
         """The pieces of all rows in their order, each with its mask; padding is left behind."""

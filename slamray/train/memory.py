@@ -1,10 +1,10 @@
-"""How much memory a training worker will need, known before any weight is loaded.
+"""How much memory a worker of pre-training or DPO will need, known before any weight is loaded.
 
 Weights, gradients and the optimiser's state are counted. What a micro-batch keeps between its forward and its backward
 pass is found by running both on fake tensors, which have shapes and no memory: right for every family, attention and
 precision, in two seconds for 0.4B parameters.
 
-Legend: B rows of a micro-batch, C context, V vocabulary.
+Legend: B rows (or sequences) of a micro-batch, C context, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import json
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,13 +24,15 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from slamray.config.compute import Compute
-from slamray.config.training import OptimSettings
+from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
-from slamray.model.attention import register_blockwise
+from slamray.model.attention import BLOCKWISE, PLANNED_VARLEN, VARLEN, inside_pieces, register_attention
 from slamray.train.optim import state_bytes, step_bytes
 
 GIB = 2**30  # bytes of a GB, as makers of devices count them
 FLOAT32 = 4  # bytes
+SCORED_AT_ONCE = 4  # micro-batches of pairs that DPO scores at once: without gradients there is room; chosen, not tuned
+TRL_TILE = 4096, 32_768  # tokens and columns of TRL's buffer for the head's product, whatever the vocabulary (1.16)
 BUCKET_ELEMENTS = 50_000_000  # gradients that ZeRO reduces at once, two float32 buffers of it; chosen, not tuned
 
 
@@ -45,11 +47,12 @@ class Memory:
     activations: int  # what the forward pass of a micro-batch keeps
     logits: int  # what the loss adds: float32 logits, their softmax and gradient
     update: int  # temporary tensors of the optimiser's step and of the gradients' reduction, when activations are gone
+    scoring: int = 0  # of DPO's evaluations on the way: a second copy of the model, and its forward pass
 
     @property
     def total(self) -> int:
         lasting = self.weights + self.gradients + self.optimiser + self.buffers
-        return lasting + max(self.activations + self.logits, self.update)
+        return lasting + max(self.activations + self.logits, self.update, self.scoring)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in asdict(self).items() if value)
@@ -65,12 +68,42 @@ def planned_memory(config: PreTrainedConfig, optim: OptimSettings, compute: Comp
     """The peak of pre-training a unit LM of this configuration on one of `compute`'s workers, in float32 weights.
 
     For steps of two micro-batches or more; with a single one gradients and activations do not meet, and it is less.
-    Fake tensors live on a CPU: flash attention on a GPU keeps what torch's fused kernel keeps (queries, keys, values,
-    output and one number a row).
+    Fake tensors live on a CPU, where varlen's kernel is described by its shapes: it keeps queries, keys, values, output
+    and one float32 for each token and head. What it needs while it runs is not in there, nor what its CPU reference
+    keeps.
     """
-    attention = register_blockwise() if compute.device == "cpu" else "sdpa"
-    pieces = not (compute.device == "cuda" and compute.attention.startswith("flash"))
-    traced = _trace(config.to_json_string(), attention, pieces, compute.precision, compute.micro_batch, context)
+    attention = PLANNED_VARLEN if compute.packed_attention == VARLEN else compute.packed_attention
+    traced = _trace(config.to_json_string(), attention, compute.precision, compute.micro_batch, context)
+    return _memory(traced, optim, compute)
+
+
+def planned_dpo_memory(config: PreTrainedConfig, dpo: DpoSettings, compute: Compute) -> Memory:
+    """The same of DPO, whose pairs are at most as long as `dpo.context`: planned as if all were.
+
+    The reference's log-likelihoods are computed before training, so no second model stays in memory.
+    """
+    shape, attention, dtype = config.to_json_string(), padded_attention(compute), compute.precision
+    sequences = 2 * compute.dpo_micro_batch
+    planned = _memory(_trace(shape, attention, dtype, sequences, dpo.context), dpo.optim, compute)
+    tokens, columns = min(sequences * dpo.context, TRL_TILE[0]), TRL_TILE[1]
+    tile = tokens * columns * (2 if dtype == "bfloat16" else FLOAT32)
+    planned = replace(planned, logits=planned.logits + tile)
+    if not dpo.evaluations:
+        return planned
+    forward = _trace_scoring(shape, attention, dtype, SCORED_AT_ONCE * sequences, dpo.context)
+    return replace(planned, scoring=planned.weights + forward)
+
+
+def padded_attention(compute: Compute) -> str:
+    """What DPO computes attention by: its sequences are padded, one to a row, and need no boundaries.
+
+    On CPUs plain matrix products beat torch's fused kernel, as pairs are short: 5 M parameters, 16 sequences of 136
+    tokens, bf16, forward and backward, one core: 15 pairs/s against 11.
+    """
+    return "eager" if compute.device == "cpu" else "sdpa"
+
+
+def _memory(traced: _Traced, optim: OptimSettings, compute: Compute) -> Memory:
     parameters = sum(torch.Size(shape).numel() for shape in traced.shapes)
     sharded = compute.workers if compute.zero_stage >= 1 else 1
     zero = compute.zero_stage >= 1
@@ -87,12 +120,12 @@ def planned_memory(config: PreTrainedConfig, optim: OptimSettings, compute: Comp
     )
 
 
-def check_memory(planned: Memory, compute: Compute) -> None:
-    """BadInput when the devices are known to be smaller."""
+def check_memory(planned: Memory, compute: Compute, training: str, ceiling: str) -> None:
+    """BadInput when the devices are known to be smaller. training, ceiling: for the message, what to lower."""
     if compute.memory_gb is not None and planned.total > compute.memory_gb * GIB:
         raise BadInput(
-            f"compute.memory_gb={compute.memory_gb:g}: pre-training is planned to need {planned}; lower "
-            f"compute.micro_batch ({compute.micro_batch}), raise compute.zero_stage or choose another profile"
+            f"compute.memory_gb={compute.memory_gb:g}: {training} is planned to need {planned}; lower "
+            f"{ceiling}, raise compute.zero_stage or choose another profile"
         )
 
 
@@ -104,33 +137,50 @@ class _Traced:
 
 
 @functools.lru_cache(maxsize=64)
-def _trace(config: str, attention: str, pieces: bool, dtype: str, rows: int, context: int) -> _Traced:
+def _trace(config: str, attention: str, dtype: str, rows: int, context: int) -> _Traced:
     """One micro-batch, forward and backward, on fake tensors; parameters, gradients and inputs are not counted."""
     with FakeTensorMode():
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**json.loads(config)), dtype=torch.float32, attn_implementation=attention
-        )
+        shape, registered = AutoConfig.for_model(**json.loads(config)), register_attention(attention)
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation=registered)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         tokens_BC = torch.zeros(rows, context, dtype=torch.long)
-        # fake tensors have no values to find pieces in; the mask has the same shape and type whatever they are
-        mask = _mask_like(attention, rows, context) if pieces else None
+        inside = _inside_pieces_like(attention, tokens_BC)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         with LiveBytes([*model.parameters(), *model.buffers(), *gradients, tokens_BC]) as live:
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-                logits_BCV = model(
-                    input_ids=tokens_BC, attention_mask=mask, position_ids=tokens_BC, use_cache=False
-                ).logits
+                logits_BCV = model(input_ids=tokens_BC, position_ids=tokens_BC, use_cache=False, **inside).logits
             after_forward = live.now
             cross_entropy(logits_BCV.flatten(0, 1).float(), tokens_BC.flatten(), reduction="sum").backward()
         shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     return _Traced(shapes, after_forward, live.peak)
 
 
-def _mask_like(attention: str, rows: int, context: int) -> torch.Tensor:
-    """What `piece_mask` gives for rows of several pieces."""
-    dtype = torch.bool if attention == "sdpa" else torch.bfloat16
-    return torch.ones(rows, 1, context, context, dtype=dtype)
+@functools.lru_cache(maxsize=64)
+def _trace_scoring(config: str, attention: str, dtype: str, rows: int, context: int) -> int:
+    """The peak in bytes of a forward pass without gradients and of log-likelihoods from its logits; see _trace."""
+    with FakeTensorMode(), torch.no_grad():
+        shape = AutoConfig.for_model(**json.loads(config))
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation=attention)
+        tokens_BC = torch.zeros(rows, context, dtype=torch.long)
+        inside = _inside_pieces_like(attention, tokens_BC)
+        with LiveBytes([*model.parameters(), *model.buffers(), tokens_BC]) as live:
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+                logits_BCV = model(input_ids=tokens_BC, position_ids=tokens_BC, use_cache=False, **inside).logits
+            cross_entropy(logits_BCV.float().transpose(1, 2), tokens_BC, reduction="none")
+    return live.peak
+
+
+def _inside_pieces_like(attention: str, tokens_BC: torch.Tensor) -> dict[str, Any]:
+    """What `inside_pieces` gives for rows of several pieces; fake tensors have no values to find pieces in.
+
+    eager is DPO's alone, whose padding transformers makes a bias of; sdpa gets a mask of the same size there.
+    """
+    rows, context = tokens_BC.shape
+    if attention == PLANNED_VARLEN:
+        return inside_pieces(tokens_BC, torch.zeros(rows + 1, dtype=torch.int32), attention)
+    dtype = {"sdpa": torch.bool, "eager": torch.float32, BLOCKWISE: torch.bfloat16}[attention]
+    return {"attention_mask": torch.ones(rows, 1, context, context, dtype=dtype)}
 
 
 class LiveBytes(TorchDispatchMode):

@@ -23,7 +23,7 @@ from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.config.training import PretrainSettings
 from slamray.errors import BadInput
-from slamray.model.attention import piece_mask, register_blockwise
+from slamray.model.attention import inside_pieces, register_attention
 from slamray.model.saved_vocabulary import adopt_vocabulary
 from slamray.model.unit_lm import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
 from slamray.stage.work import CHECKPOINTS, Report
@@ -107,7 +107,7 @@ class Pretraining:
         micro_batch = fit_micro_batch(self.rows_per_step, compute.micro_batch, compute.workers, KEY)
         self.compute = compute = compute.model_copy(update={"micro_batch": micro_batch})
         self.accumulation = -(-self.rows_per_step // micro_batch // self.world)  # see rank_micro_batches
-        self.attention = register_blockwise() if compute.device == "cpu" else compute.attention
+        self.attention = register_attention(compute.packed_attention)
         model = load_unit_lm(start, self.attention)
         for rows in (train_rows, validation_rows):
             adopt_vocabulary(model.config, rows.vocabulary, str(start), str(rows.folder))
@@ -142,14 +142,12 @@ class Pretraining:
 
     def _negative_log_likelihood(self, batch: Batch) -> torch.Tensor:
         """Sum over the batch's valid targets, in nats, float32."""
-        inputs_BC, targets_BC, positions_BC = (
+        inputs_BC, targets_BC, positions_BC, boundaries_N = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (batch.inputs, batch.targets, batch.positions)
+            for array in (batch.inputs, batch.targets, batch.positions, batch.boundaries)
         )
-        mask = piece_mask(positions_BC, self.attention)
-        logits_BCV = self.engine(
-            input_ids=inputs_BC, attention_mask=mask, position_ids=positions_BC, use_cache=False
-        ).logits
+        inside = inside_pieces(positions_BC, boundaries_N, self.attention)
+        logits_BCV = self.engine(input_ids=inputs_BC, position_ids=positions_BC, use_cache=False, **inside).logits
         return summed_cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten())
 
     def _clip_and_step(self, number: int, rate: float) -> float:
@@ -220,7 +218,11 @@ class Pretraining:
 def make_engine(
     model: PreTrainedModel, config: PretrainSettings, compute: Compute, accumulation: int
 ) -> tuple[deepspeed.DeepSpeedEngine, torch.optim.Optimizer]:
-    """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast)."""
+    """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast).
+
+    The gradients of all layers are reduced as they are, in float32: under ZeRO, DeepSpeed would round those of linear
+    layers to autocast's type, and no communication_data_type changes that.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     buckets = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), bucket_elements(count_parameters(model)))
     settings = {
@@ -228,7 +230,11 @@ def make_engine(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip_norm if compute.zero_stage > 0 else 0.0,
         "zero_optimization": {"stage": compute.zero_stage, **buckets},
-        "torch_autocast": {"enabled": compute.precision == "bfloat16", "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": compute.precision == "bfloat16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "communication_data_type": "fp32",
         "steps_per_print": None,
     }

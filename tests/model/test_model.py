@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
+from support.families import SMALL
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
-from slamray.model.attention import BLOCKWISE, piece_mask, register_blockwise
+from slamray.model.attention import BLOCKWISE, piece_mask, register_attention
 from slamray.model.families import FAMILIES, family_config
 from slamray.model.unit_lm import (
     attention_flops_per_token,
@@ -37,38 +38,6 @@ TABLE_7 = {
     "Qwen/Qwen2.5-1.5B": 1_311_111_680,
 }
 
-SMALL: dict[str, PreTrainedConfig] = {
-    "qwen2": Qwen2Config(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        tie_word_embeddings=True,
-        attention_dropout=0.1,
-    ),
-    "llama": LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-    ),
-    "pythia": GPTNeoXConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        hidden_dropout=0.1,
-        tie_word_embeddings=False,
-    ),
-    "opt": OPTConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=16
-    ),
-}
 N_UNITS = 20
 UNITS = Vocabulary.of_units(N_UNITS)
 
@@ -175,7 +144,7 @@ def _packed(pieces: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_logits_of_a_piece_do_not_depend_on_its_neighbours_in_the_row(
     text_lm: tuple[Path, torch.nn.Module], attention: str
 ) -> None:
-    register_blockwise()
+    register_attention(BLOCKWISE)
     model = build_unit_lm(ModelSettings(base=str(text_lm[0])), UNITS, seed=0, attention=attention).eval()
     generator = torch.Generator().manual_seed(1)
     piece, before, after, other = (torch.randint(2, 22, (n,), generator=generator) for n in (300, 11, 7, 30))
@@ -192,7 +161,7 @@ def test_logits_of_a_piece_do_not_depend_on_its_neighbours_in_the_row(
 
 
 def test_blockwise_attention_has_the_gradients_of_torchs_own(tmp_path: Path) -> None:
-    register_blockwise()
+    register_attention(BLOCKWISE)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(SMALL["qwen2"]).save_pretrained(tmp_path)
     pieces = [torch.randint(2, 22, (n,)) for n in (290, 200, 90)]

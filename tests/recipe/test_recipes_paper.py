@@ -116,7 +116,7 @@ def test_the_budget_is_a_day_and_the_micro_batch_is_table_4s() -> None:
     compute = recipe.compute  # Tables 4 and 5: 8 x 16 and 4 x 16
     assert (compute.micro_batch, compute.dpo_micro_batch, compute.workers, compute.precision) == (8, 4, 1, "bfloat16")
     assert recipe.pretrain.tokens_per_step == 8 * 16 * 1024 and recipe.dpo.pairs_per_step == 4 * 16
-    assert compute.attention == "flash_attention_2" and compute.memory_gb == 24
+    assert compute.packed_attention == "varlen" and compute.memory_gb == 24
     assert (PROFILES["a100x2"].workers, PROFILES["a100x2"].memory_gb) == (2, 80)
 
 

@@ -42,5 +42,5 @@ class InProcess:
         (out / METRICS).touch()
         return loop(lambda metrics: None)
 
-    def call(self, name: str, function: Callable[[], Any]) -> Any:
+    def call(self, name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
         return function()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
@@ -17,8 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from slamray.config.compute import Compute
-from slamray.config.training import OptimSettings, PretrainSettings
-from slamray.model.attention import piece_mask, register_blockwise
+from slamray.config.training import DpoSettings, OptimSettings, PretrainSettings
+from slamray.model.attention import BLOCKWISE, piece_mask, register_attention
+from slamray.train.dpo.align import train_dpo
 from slamray.train.pretrain import make_engine
 
 ROWS, CONTEXT = 4, 192  # those of test_memory.py
@@ -29,7 +31,7 @@ ALL_REDUCE = dist.all_reduce
 def train(task: dict[str, Any]) -> None:
     compute = Compute.model_validate(task["compute"])
     config = PretrainSettings(optim=OptimSettings.model_validate({"name": task["optimiser"]}))
-    attention = register_blockwise()
+    attention = register_attention(BLOCKWISE)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.from_pretrained(task["shape"]), dtype=torch.float32, attn_implementation=attention
     )
@@ -67,7 +69,27 @@ def measure(rank: int, out: Path, task: dict[str, Any]) -> None:
     dist.all_reduce = patient_all_reduce
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         train(task)
+    leave_peak(recorded, rank, out)
+
+
+def leave_peak(recorded: profile, rank: int, out: Path) -> None:
     recorded.export_chrome_trace(str(out / f"trace-{rank}.json"))
     events = json.loads((out / f"trace-{rank}.json").read_text())["traceEvents"]
     peak = max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
     (out / f"peak-{rank}.json").write_text(json.dumps(peak))
+
+
+def measure_dpo(rank: int, out: Path, task: dict[str, Any]) -> None:
+    """The same for two steps of DPO on pairs as long as they may be, after the reference's scores."""
+    compute = Compute.model_validate(task["compute"])
+    config = DpoSettings.model_validate(task["dpo"])
+    units, sides = np.arange(config.context) % 500, config.context // 2
+    pairs = [
+        {"pair_id": f"{n:03d}", "prompt": units[: sides - 2], "chosen": units[:sides], "rejected": units[:sides][::-1]}
+        for n in range(2 * config.pairs_per_step)
+    ]
+    dist.all_reduce = patient_all_reduce
+    heldout = pairs[: 4 * compute.dpo_micro_batch] if config.evaluations else []
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        train_dpo(config, compute, Path(task["model"]), pairs, heldout, out / "dpo", lambda metrics: None)
+    leave_peak(recorded, rank, out)

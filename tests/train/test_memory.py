@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.measure_memory import measure
+from support.measure_memory import measure, measure_dpo
 from support.processes import run_ranks
-from transformers import GPTNeoXConfig, OPTConfig, PreTrainedConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig, PreTrainedConfig, Qwen2Config
 
 from slamray.config.compute import Compute
 from slamray.config.profiles import PROFILES
-from slamray.config.training import OptimSettings
+from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
 from slamray.model.families import family_config
 from slamray.model.unit_lm import count_unit_lm_parameters, unit_lm_config
 from slamray.tokens.vocabulary import Vocabulary
-from slamray.train.memory import GIB, bucket_elements, check_memory, planned_memory
+from slamray.train.memory import GIB, bucket_elements, check_memory, planned_dpo_memory, planned_memory
 
 ROWS, CONTEXT = 4, 192
 SHAPES: dict[str, PreTrainedConfig] = {
@@ -55,10 +55,11 @@ def test_the_papers_run_fits_its_device_and_not_a_smaller_one() -> None:
     a5000 = PROFILES["a5000"]
     planned = planned_memory(QWEN_05B, OptimSettings(), a5000, 1024)
     assert 16 < planned.total / GIB < 23
-    check_memory(planned, a5000)
+    words = "pre-training", "compute.micro_batch (8)"
+    check_memory(planned, a5000, *words)
     with pytest.raises(BadInput, match=r"compute\.memory_gb=16: pre-training is planned to need \d+\.\d+ GB a device"):
-        check_memory(planned, a5000.model_copy(update={"memory_gb": 16.0}))
-    check_memory(planned, a5000.model_copy(update={"memory_gb": None}))
+        check_memory(planned, a5000.model_copy(update={"memory_gb": 16.0}), *words)
+    check_memory(planned, a5000.model_copy(update={"memory_gb": None}), *words)
 
 
 def test_activations_grow_with_rows_and_shards_shrink_with_workers() -> None:
@@ -78,6 +79,17 @@ def test_activations_grow_with_rows_and_shards_shrink_with_workers() -> None:
     assert alone.optimiser == 12 * parameters and alone.buffers == 8 * bucket_elements(parameters)
     third = planned_memory(SHAPES["qwen2"], OptimSettings(), Compute(workers=8, zero_stage=2), CONTEXT)
     assert third.gradients == alone.gradients // 8
+
+
+def test_varlen_is_planned_without_a_mask_as_long_rows_cost_what_as_many_tokens_of_short_ones_do() -> None:
+    def activations(attention: str, rows: int, context: int) -> int:
+        compute = Compute.model_validate(
+            {"device": "cuda", "attention": attention, "micro_batch": rows, "dtype": "bfloat16"}
+        )
+        return planned_memory(SHAPES["qwen2"], OptimSettings(), compute, context).activations
+
+    assert activations("varlen", 1, 4 * CONTEXT) == pytest.approx(activations("varlen", 4, CONTEXT), rel=1e-3)
+    assert activations("sdpa", 1, 4 * CONTEXT) > 1.01 * activations("sdpa", 4, CONTEXT)
 
 
 def measured_bytes(folder: Path, shape: PreTrainedConfig, optimiser: str, compute: Compute) -> int:
@@ -113,4 +125,30 @@ def test_the_plan_is_within_a_tenth_of_the_allocators_peak(
     print(f"{shape} {optimiser} {changes}: planned {planned.total:,}, measured {measured:,}")
     # The two buffers of ZeRO are planned beside all activations, as large models fill them in the midst of a backward
     # pass. Here one bucket holds every gradient: it is filled at the end of the pass, when activations are gone.
+    assert planned.total - planned.buffers <= 1.1 * measured and measured <= 1.1 * planned.total
+
+
+def test_a_device_too_small_for_dpo_is_refused_by_dpos_words() -> None:
+    a5000, dpo = PROFILES["a5000"], DpoSettings()
+    planned = planned_dpo_memory(QWEN_05B, dpo, a5000)
+    words = "DPO", "compute.dpo_micro_batch (4) or dpo.context (1024)"
+    check_memory(planned, a5000, *words)
+    message = r"compute\.memory_gb=8: DPO is planned to need 1\d\.\d+ GB .*; lower compute\.dpo_micro_batch \(4\)"
+    with pytest.raises(BadInput, match=message):
+        check_memory(planned, a5000.model_copy(update={"memory_gb": 8.0}), *words)
+    judged = planned_dpo_memory(SHAPES["qwen2"], dpo.model_copy(update={"evaluations": 1, "context": 64}), a5000)
+    assert judged.scoring > judged.weights
+
+
+@pytest.mark.slow
+def test_the_plan_of_dpo_is_within_a_tenth_too(tmp_path: Path) -> None:
+    config = unit_lm_config(SHAPES["qwen2"], Vocabulary.of_units(500), 10_000.0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    compute = Compute(dpo_micro_batch=4, workers=2, zero_stage=1, dtype="bfloat16")
+    dpo = DpoSettings(budget="steps:1", pairs_per_step=16, context=CONTEXT)
+    planned = planned_dpo_memory(config, dpo, compute)
+    task = {"model": str(tmp_path / "model"), "compute": compute.model_dump(), "dpo": dpo.model_dump()}
+    run_ranks(measure_dpo, compute.workers, tmp_path, task)
+    measured = max(json.loads((tmp_path / f"peak-{rank}.json").read_text()) for rank in range(compute.workers))
+    print(f"DPO: planned {planned.total:,}, measured {measured:,}; {planned}")
     assert planned.total - planned.buffers <= 1.1 * measured and measured <= 1.1 * planned.total

@@ -107,6 +107,16 @@ def _reference(data: Path) -> list[float]:
     return losses
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "varlen"])
+def test_every_attention_trains_to_the_same_losses(data: Path, tmp_path: Path, attention: str) -> None:
+    """Within what bfloat16 rounds: 8 bits."""
+    bfloat16 = EXACT.model_copy(update={"dtype": "bfloat16"})
+    blockwise, _ = _train(data, tmp_path / "blockwise", compute=bfloat16)
+    other, _ = _train(data, tmp_path / "other", compute=bfloat16.model_copy(update={"attention": attention}))
+    assert other.losses() == pytest.approx(blockwise.losses(), rel=2**-8)
+    assert other.losses()[-1] < 0.9 * other.losses()[0]
+
+
 @pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
 def test_losses_are_those_of_plain_torch_for_any_micro_batch(data: Path, tmp_path: Path, micro_batch: int) -> None:
     reports, _ = _train(data, tmp_path, compute=EXACT.model_copy(update={"micro_batch": micro_batch}))

@@ -44,6 +44,7 @@ from slamray.train.budget import fit_pairs
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
 from slamray.train.loop import Run
+from slamray.train.memory import SCORED_AT_ONCE, bucket_elements, padded_attention
 from slamray.train.ranks import rank_and_world
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
@@ -80,7 +81,7 @@ def train_dpo(
     heldout_tokens, heldout_dropped = to_pair_tokens(heldout, model.config.vocab_size, config.context)
     if not tokens:
         raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
-    scoring_batch = 4 * compute.dpo_micro_batch  # without gradients there is room; chosen, not tuned
+    scoring_batch = SCORED_AT_ONCE * compute.dpo_micro_batch
     if run.newest is None:
         start_P2 = score_pairs(model, tokens + heldout_tokens, scoring_batch, compute.precision)
     else:
@@ -136,9 +137,7 @@ def _claim_device(compute: Compute) -> torch.device:
 
 
 def _load(folder: Path, compute: Compute, device: torch.device) -> transformers.PreTrainedModel:
-    # On CPUs plain matrix products beat torch's fused kernel, as pairs are short: 5 M parameters, 16 sequences of 136
-    # tokens, bf16, forward and backward, one core: 15 pairs/s against 11.
-    model = load_unit_lm(folder, "eager" if compute.device == "cpu" else compute.attention)
+    model = load_unit_lm(folder, padded_attention(compute))
     torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
     return model
 
@@ -171,7 +170,7 @@ def _trainer(
         dtype=compute.precision,
         start_P2=start_P2,
         model=model,
-        args=_arguments(config, compute, steps, run.out),
+        args=_arguments(config, compute, steps, run.out, count_parameters(model)),
         train_dataset=datasets.Dataset.from_dict(rows),
         data_collator=DataCollatorForPreference(pad_token_id=PAD),
         processing_class=_special_tokens(),
@@ -180,10 +179,11 @@ def _trainer(
     return trainer
 
 
-def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path) -> DPOConfig:
+def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path, parameters: int) -> DPOConfig:
     """TRL's arguments; what is not named here (sigmoid loss, AdamW) is TRL's default and the paper's choice."""
     accumulated = accumulation(config.pairs_per_step, compute.dpo_micro_batch, dist.get_world_size())
     optim = config.optim
+    buckets = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), bucket_elements(parameters))
     return DPOConfig(
         output_dir=str(out),
         beta=config.beta,
@@ -218,6 +218,7 @@ def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path) -> 
             "gradient_clipping": optim.clip_norm,
             "zero_optimization": {
                 "stage": compute.zero_stage,
+                **buckets,
                 "stage3_gather_16bit_weights_on_model_save": True,  # whatever the dtype, 16 bit in the name only
             },
             "zero_allow_untested_optimizer": True,  # transformers' AdamW

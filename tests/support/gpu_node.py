@@ -1,0 +1,107 @@
+"""What test_gpu_node.py runs apart: a cluster that says it has a GPU, and what its workers then run on, as JSON."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from slamray.config.compute import Compute
+from slamray.errors import BadInput
+from slamray.runtime import gpus
+from slamray.runtime.engine import Engine
+from slamray.stage.work import Pool, Report
+
+# `sitecustomize.py`: where DeepSpeed looks for a GPU it is to find one, whatever is visible; nobody else is.
+PLANT = """
+import sys
+class Plant:
+    def find_spec(self, name, path=None, target=None):
+        if name == "deepspeed":
+            import torch
+            def planted(answer, function):
+                def asked():
+                    who = sys._getframe(1).f_globals["__name__"]
+                    return answer if who == "deepspeed.accelerator.real_accelerator" else function()
+                return asked
+            torch.cuda.device_count = planted(1, torch.cuda.device_count)
+            torch.cuda.is_available = planted(True, torch.cuda.is_available)
+sys.meta_path.insert(0, Plant())
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    out: str
+
+
+class Look:
+    """An actor that asked for no GPU."""
+
+    def __call__(self, row: Row) -> Row:
+        Path(row.out).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+        return row
+
+
+def look() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+
+
+def loop(report: Report) -> dict[str, Any]:
+    """A step of pre-training's engine."""
+    import torch
+    from deepspeed.accelerator import get_accelerator, real_accelerator
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from slamray.config.training import PretrainSettings
+    from slamray.train.pretrain import make_engine
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=22, num_hidden_layers=1, **shape))
+    engine, _ = make_engine(model, PretrainSettings(), Compute(dtype="float32", zero_stage=1), 1)
+    loss = engine(input_ids=torch.ones(8, 16, dtype=torch.long)).logits.logsumexp(-1).sum()
+    engine.backward(loss, scale_wrt_gas=False)
+    engine.step()
+    accelerator = get_accelerator().device_name()
+    del os.environ["DS_ACCELERATOR"]
+    real_accelerator.ds_accelerator = None
+    return {
+        "accelerator": accelerator,
+        "accelerator without our word": get_accelerator().device_name(),
+        "engine": str(engine.device),
+        "loss": str(loss.device),
+        "visible": look(),
+    }
+
+
+def main(folder: Path) -> None:
+    # annotations stay classes, not strings, so that records travel with their kernels
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+    ray.init = partial(ray.init, num_cpus=2, num_gpus=1)
+    engine = Engine(Compute(max_failures=0))
+    found: dict[str, Any] = {"call": engine.call("look", look), "call with a GPU": engine.call("look", look, gpus=1)}
+    (seat,) = engine.seats(1)
+    seat.rows("look", [Row(str(folder / "actor"))], [Pool(Look, {}, actors=1)], 1, "rows")
+    found["actor"] = (folder / "actor").read_text()
+    found["loop"] = engine.train("loop", loop, folder / "loop")
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        gpus.probe_gpus(Compute(dtype="float32"), 1, folder)
+    found["probe of a CPU"] = said.getvalue()
+    try:
+        Engine(Compute(device="cuda")).probe(1, folder)
+    except BadInput as error:
+        found["probe of the GPU"] = str(error)
+    found["node"] = ray.nodes()[0]["NodeManagerHostname"]
+    engine.close()
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
