@@ -24,6 +24,7 @@ from slamray.runtime.engine import Engine
 from slamray.stage.materialise import materialise
 from slamray.stage.mirror import Mirror
 from slamray.stage.stage import Stage, flaws, order
+from slamray.stages import prediction
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
 
 LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
@@ -36,7 +37,8 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
     try:
         recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
         if "--plan" in words:
-            print(plan(recipe, build(recipe)))
+            targets = build(recipe)
+            print("\n".join([plan(recipe, targets), *prediction.lines(recipe, order(targets))]))
             return 0
         if "--verify" in words:
             return verify(Path(recipe.root), build(recipe))
