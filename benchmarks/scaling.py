@@ -193,9 +193,9 @@ def text(
         f"`{command}`, {facts}. One seed.",
         "",
         f"The law that {len(runs)} runs give foretold the loss of a run of {times:.1f} times the FLOPs of the largest "
-        f"of them as **{result['ours']:.3f}** nats a unit, before it was made. It came to **{larger.run.loss:.3f}**: the "
-        f"prediction is {abs(relative):.1f} % too {'high' if relative > 0 else 'low'}. The least loss among the fitted "
-        f"runs is {min(run.loss for run in runs):.3f}.",
+        f"of them as **{result['ours']:.3f}** nats a unit, before it was made. It came to **{larger.run.loss:.3f}**: "
+        f"the prediction is {abs(relative):.1f} % too {'high' if relative > 0 else 'low'}. The least loss among the "
+        f"fitted runs is {min(run.loss for run in runs):.3f}.",
         "",
         f"![loss over tokens]({picture})",
         "",
