@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from support.machine import InProcess
 from support.published_sets import write, write_gold
 
-from slamray.commands.study import Trial, build
+from slamray.commands.study import Trial, build, figure_rows
 from slamray.commands.sweep import SweepRun, check, main
 from slamray.commands.sweep_answer import Judged, choose, judge, merit, objective, spent
 from slamray.commands.sweep_space import load_tuning, make_space
@@ -269,6 +270,8 @@ def test_judged_items_come_to_the_figures_that_are_shown(tmp_path: Path, figure_
     pairs = [score("sblimp", "x", voice, right) for voice, right in (("a", 0.0), ("b", 1.0), ("c", 0.0))]
     pairs += [score("sblimp", "y", "a", 1.0), score("tsc", "z", "a", 0.5)]
     table = to_table(pairs, PairScore).add_column(0, "checkpoint", pa.array(["pretrained"] * len(pairs)))
+    stages = {name: trial.measures(name).name for name in ("sblimp", "genppl", "auto_bleu", "perplexity")}
+    assert list(stages.values()) == ["evaluation", "genppl_pretrained", "genppl_pretrained", "scores_pretrained"]
     root = Path(members[0].recipe.root)
     trial.measures("tsc").folder(root).write_table(SCORES, table)
     heard = [("p", "a b a b", 6.0, 3), ("q", "", 0.0, 0), ("r", "one two three", 4.0, 4)]
@@ -282,6 +285,21 @@ def test_judged_items_come_to_the_figures_that_are_shown(tmp_path: Path, figure_
     likelihoods = [Likelihood(nll, n) for _, _, nll, n in heard]
     assert found["genppl"] == pytest.approx(generative_perplexity(likelihoods)["perplexity"])
     assert found["sblimp"] == pytest.approx(summarise_items(pairs[:4])[0].accuracy)
+
+    figures = {"sblimp": asdict(summarise_items(pairs[:4])[0])}
+    heard_facts = {"with_prompt": {"perplexity": found["genppl"], "auto_bleu": 1 / 3, "utterances": 3}}
+    facts = {
+        "evaluation": {"checkpoints": {"pretrained": {"figures": figures}}},
+        "genppl_pretrained": heard_facts,
+        "untrained": {"parameters": 7},
+        "pretrained": {"tokens": 9, "flops": 378.0, "train_seconds": 1.0},
+    }
+    for name, record in facts.items():
+        trial.stage(name).folder(root).write_json("manifest.json", {"facts": record})
+    rows_shown = figure_rows(trial, ["sblimp", "genppl", "auto_bleu"], root)
+    del found["tsc"]
+    assert {row.metric: row.value for row in rows_shown} == pytest.approx(found)
+    assert [(row.low is None, row.n) for row in rows_shown] == [(False, 2), (True, 3), (True, 3)]
 
 
 def test_parts_that_weigh_alike_weigh_alike_in_the_objective() -> None:
