@@ -26,6 +26,7 @@ from slamray.speech.encoders.table import check_encoder
 from slamray.stage.materialise import materialise
 from slamray.stage.mirror import Mirror
 from slamray.stage.stage import Stage, flaws, order
+from slamray.stages import prediction
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED
 from slamray.stages.planning import device_bytes
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
@@ -41,7 +42,8 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
         recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
         if "--plan" in words:
             recipe = known(recipe)
-            print(plan(recipe, build(recipe)))
+            targets = build(recipe)
+            print("\n".join([plan(recipe, targets), *prediction.lines(recipe, order(targets))]))
             return 0
         if "--verify" in words:
             return verify(Path(recipe.root), build(known(recipe)))

@@ -18,7 +18,7 @@ from slamray.commands.words import as_command
 from slamray.config.load import Member, Study, load_study
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.evaluate.metrics import PairMetric, field_of, find_metric, metric_of
+from slamray.evaluate.metrics import GENPPL, PUBLISHED_SETS, PairMetric, field_of, find_metric, metric_of
 from slamray.recipe.evaluation import measured
 from slamray.recipe.ready import known, ready
 from slamray.recipe.slam import build as build_recipe
@@ -42,7 +42,7 @@ class Trial:
 
     member: Member
     checkpoint: str  # the one that is measured
-    targets: tuple[Stage, ...]  # its scores, and its evaluation on published sets where there are any
+    targets: tuple[Stage, ...]  # its scores; its evaluation on published sets and its GenPPL, where they are measured
 
     @property
     def label(self) -> str:
@@ -64,6 +64,10 @@ class Trial:
         found = self.find(name)
         assert found is not None, f"{self.label} has no stage {name}"
         return found
+
+    def measures(self, metric: str) -> Stage:
+        """The stage that has measured the checkpoint by a metric."""
+        return self.stage(_measured_by(metric, self.checkpoint))
 
     def facts(self, name: str, root: Path) -> Mapping[str, Any]:
         """The facts of a finished stage."""
@@ -161,9 +165,17 @@ def build(members: Sequence[Member], metrics: Sequence[str], checkpoint: str = "
         if f"scores_{chosen}" not in found:
             raise BadInput(f"variant {member.variant}: no {chosen}, for dpo.budget is null; study another")
         _check_metrics(metrics, member)
-        targets = [found[name] for name in (f"scores_{chosen}", "evaluation") if name in found]
-        trials.append(Trial(member, chosen, tuple(targets)))
+        names = dict.fromkeys((f"scores_{chosen}", "evaluation", *(_measured_by(name, chosen) for name in metrics)))
+        trials.append(Trial(member, chosen, tuple(found[name] for name in names if name in found)))
     return trials
+
+
+def _measured_by(metric: str, checkpoint: str) -> str:
+    """The name of the stage that measures a checkpoint by a metric."""
+    needs = metric_of(metric).needs
+    if PUBLISHED_SETS in needs:
+        return "evaluation"
+    return f"{GENPPL}_{checkpoint}" if GENPPL in needs else f"scores_{checkpoint}"
 
 
 def _check_metrics(metrics: Sequence[str], member: Member) -> None:
@@ -172,7 +184,8 @@ def _check_metrics(metrics: Sequence[str], member: Member) -> None:
         if metric not in known:
             raise BadInput(
                 f"metrics: {metric} is not measured, only {' '.join(known)}; give evaluate.sets.{metric}=FOLDER "
-                "if it is a published set, or say study.metrics=[...] or sweep.metrics=[...]"
+                "if it is a published set, evaluate.genppl.prompts=1000 if it is of transcripts, or say "
+                "study.metrics=[...] or sweep.metrics=[...]"
             )
 
 
@@ -233,10 +246,16 @@ def _draw(
 
 def figure_rows(trial: Trial, metrics: Sequence[str], root: Path) -> list[FigureRow]:
     """A row for each metric. BadInput for one of which there is no item."""
-    figures = dict(trial.scores.manifest(root)["facts"]["figures"])
-    for target in trial.targets[1:]:
-        figures |= target.manifest(root)["facts"]["checkpoints"][trial.checkpoint]["figures"]
-    return [_figure_row(trial, metric, figures.get(metric, {}), root) for metric in metrics]
+    return [_figure_row(trial, metric, _facts_of(trial, metric, root), root) for metric in metrics]
+
+
+def _facts_of(trial: Trial, metric: str, root: Path) -> Mapping[str, Any]:
+    """The facts of a metric of the trial's checkpoint; none where no item was there."""
+    facts: Mapping[str, Any] = trial.measures(metric).manifest(root)["facts"]
+    if GENPPL in metric_of(metric).needs:
+        return facts
+    found: Mapping[str, Any] = facts.get("checkpoints", {}).get(trial.checkpoint, facts)["figures"]
+    return found.get(metric, {})
 
 
 def _figure_row(trial: Trial, name: str, facts: Mapping[str, Any], root: Path) -> FigureRow:

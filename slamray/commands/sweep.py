@@ -20,13 +20,13 @@ from typing import Any
 from slamray import store
 from slamray.commands.run import make, parameters, probe, provenance
 from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
-from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, objective
+from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, merit, objective
 from slamray.commands.sweep_space import Space, load_tuning, make_space
 from slamray.commands.words import as_command
 from slamray.config.load import Member, Sweep, load_sweep
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.evaluate.metrics import corpus_metrics
+from slamray.evaluate.metrics import PairMetric, corpus_metrics, metric_of
 from slamray.recipe.ready import known, ready
 from slamray.recipe.slam import build as build_recipe
 from slamray.report import runs as compare_runs
@@ -83,9 +83,12 @@ def metrics_of(sweep: Sweep) -> tuple[str, ...]:
 
 def check(sweep: Sweep, trials: Sequence[Trial]) -> None:
     """BadInput for what is known to be wrong with a sweep before any work."""
-    for metric in sweep.objective:
-        if metric not in corpus_metrics():
-            raise BadInput(f"sweep.objective: {metric} is not of the items that are made here; name metrics of these")
+    alone = [name for name in sweep.objective if not isinstance(metric_of(name), PairMetric)]
+    if alone and len(sweep.objective) > 1:
+        raise BadInput(
+            f"sweep.objective=[{', '.join(sweep.objective)}]: {alone[0]} has another scale than the others, so that "
+            "their mean says nothing; name it alone, or metrics of pairs together"
+        )
     if sweep.stop != "none" and not any(trial.member.recipe.dpo.evaluations for trial in trials):
         raise BadInput(f"sweep.stop={sweep.stop}: nothing is told during DPO; give dpo.evaluations, such as 4")
 
@@ -186,7 +189,7 @@ class SweepRun:
         """Optuna's proposals with the first seed; then the best two points with the others."""
         labels = self._labels_by_place(self.sweep.seeds[0])
         known = [
-            (point.place, self._value(labels[point.place]))
+            (point.place, self._merit(labels[point.place]))
             for point in self.space.points
             if self._is_scored(labels[point.place])
         ]
@@ -197,7 +200,7 @@ class SweepRun:
             sizes = {axis.name: len(axis.values) for axis in self.space.axes}
             self._try(Lattice(sizes, labels, left, self.sweep.seeds[0], known), tracker)
         tried = [label for label in set(labels.values()) if self._is_scored(label)]
-        best = sorted(tried, key=self._value, reverse=True)[:2]
+        best = sorted(tried, key=self._merit, reverse=True)[:2]
         variants = [self.trials[label].member.variant for label in best]
         others = [trial for trial in self.trials.values() if trial.member.variant in variants]
         again = [trial.label for trial in others if not self._ended(trial)]
@@ -265,10 +268,10 @@ class SweepRun:
         return self.root / STOPPED / f"{trial.scores.fingerprint}.json"
 
     def _is_scored(self, label: str) -> bool:
-        return self.trials[label].scores.is_done(self.root)
+        return all(self.trials[label].measures(name).is_done(self.root) for name in self.sweep.objective)
 
-    def _value(self, label: str) -> float:
-        return objective(judge(self.trials[label], self.sweep.objective, self.root))
+    def _merit(self, label: str) -> float:
+        return merit(judge(self.trials[label], self.sweep.objective, self.root))
 
     def _track(self, tracker: Tracker, label: str, trial: Trial) -> None:
         """Log a trial as a child run: flat parameters and, where it is made, its figures."""
@@ -277,7 +280,9 @@ class SweepRun:
         tracker.params(axes | {"seed": trial.member.seed} | parameters(trial.member.recipe), label)
         if trial.is_done(self.root):
             rows = figure_rows(trial, metrics_of(self.sweep), self.root)
-            facts = {row.metric: row.value for row in rows} | {"objective": self._value(label)}
+            facts = {row.metric: row.value for row in rows}
+            if all(isinstance(metric_of(name), PairMetric) for name in self.sweep.objective):
+                facts["objective"] = objective(judge(trial, self.sweep.objective, self.root))
             tracker.finish_stage(label, trial.scores.manifest(self.root) | {"facts": facts})
 
     def _bytes(self, trials: int) -> int:
@@ -302,11 +307,11 @@ class SweepRun:
 def _make_trial(
     members: Mapping[str, Member], sweep: Sweep, words: Sequence[str], label: str, tell: Callable[[float, float], None]
 ) -> dict[str, Any]:
-    """A trial on the cluster: make what its recipe lacks; the value of its objective."""
+    """A trial on the cluster: make what its recipe lacks; the merit of its objective."""
     member = members[label]
     recipe = member.recipe
     engine = Engine(recipe.compute)
-    (trial,) = build([member], ())
+    (trial,) = build([member], metrics_of(sweep))
     repeated_at_start: list[float] = []
 
     def heard(stage: str, metrics: Mapping[str, Any]) -> None:
@@ -320,4 +325,4 @@ def _make_trial(
     engine.observe = heard
     root, record = Path(recipe.root), provenance(words, recipe)
     materialise(trial.targets, root, engine, record, parallel=recipe.compute.parallel_stages, wait=True)
-    return {"value": objective(judge(trial, sweep.objective, root))}
+    return {"value": merit(judge(trial, sweep.objective, root))}

@@ -38,7 +38,7 @@ class Study(Settings):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="the paper's tables: 3 seeds")
     checkpoint: Literal["pretrained", "aligned"] = Field("pretrained", description="the checkpoint that is compared")
     metrics: tuple[str, ...] = Field(
-        ("perplexity",), min_length=1, description="`perplexity`, and metrics of pairs by name, such as topic_cloze"
+        ("perplexity",), min_length=1, description="metrics of evaluate/metrics.py that the recipe measures"
     )
     variants: dict[str, dict[str, Any]] = Field(
         min_length=1, description="name: {dotted key: value}, over the recipe's own values"
@@ -53,10 +53,15 @@ class Sweep(Settings):
     space: dict[str, Any] = Field(description="values of that file's Space")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="every point is tried with each")
     metrics: tuple[str, ...] = Field(
-        ("perplexity", "topic_cloze"), min_length=1, description="panels of the picture: `perplexity`, metrics of pairs"
+        ("perplexity", "topic_cloze"),
+        min_length=1,
+        description="panels of the picture: metrics of evaluate/metrics.py that the recipe measures",
     )
     objective: tuple[str, ...] = Field(
-        ("topic_cloze",), min_length=1, description="metrics of pairs; the mean of their accuracies is to be greatest"
+        ("topic_cloze",),
+        min_length=1,
+        description="metrics of pairs, whose mean accuracy is to be greatest, or one other metric, whose figure is to "
+        "be greatest or least as its row of evaluate/metrics.py says",
     )
     search: int = Field(
         0,

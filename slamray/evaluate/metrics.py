@@ -95,7 +95,8 @@ class ScalarMetric(Metric):
     measure: `package.module:function`, so that only what measures imports it, or the function. It is called with
     (model, Material, ScoringSettings) and returns the metric's facts, a record. None: stages with the name of what is
     needed, one for each checkpoint, leave the facts. heading, columns and note: its table in the report; without
-    columns it shows the figure. in_short_table: whether the table that a run prints has a column of it.
+    columns it shows the figure. in_short_table: whether the table that a run prints has a column of it. logarithmic:
+    whether the figure is the exponential of the mean over its items, and not their mean.
     """
 
     measure: str | Callable[..., Any] | None = None
@@ -103,6 +104,7 @@ class ScalarMetric(Metric):
     columns: tuple[Column, ...] = ()
     note: str = ""
     in_short_table: bool = True
+    logarithmic: bool = False
 
     @property
     def shown_columns(self) -> tuple[Column, ...]:
@@ -188,6 +190,7 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
             Column("auto_bleu", "auto-BLEU-2", 3),
         ),
         note=GENPPL_NOTE,
+        logarithmic=True,
     ),
     "auto_bleu": ScalarMetric(
         "Auto-BLEU",
@@ -221,6 +224,11 @@ def corpus_metrics() -> dict[str, PairMetric]:
 def run_metrics() -> list[str]:
     """Names of the metrics that a run measures of every checkpoint without published sets."""
     return [name for name, row in METRICS.items() if (row.make if isinstance(row, PairMetric) else row.measure)]
+
+
+def genppl_metrics() -> list[str]:
+    """Names of the metrics that stages `genppl_*` measure, where a recipe asks for them."""
+    return [name for name, row in METRICS.items() if GENPPL in row.needs]
 
 
 def make_items(text: CorpusText, rules: ItemsSettings) -> Sequence[ItemSet]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -62,6 +63,18 @@ class Difference:
     difference: float
     low: float
     high: float
+
+
+def item_values(scores: Sequence[PairScore], average: Average) -> np.ndarray:
+    """A value for each item of one metric, in the order of scores, whose mean is the metric's figure.
+
+    An item's value is the mean of its pairs; where parts weigh alike, times the weight of an item of its part.
+    """
+    parts = {score.item or score.pair_id: score.part for score in scores}
+    if average == "items" or not parts:
+        return _by_item(scores)
+    n_items = Counter(parts.values())
+    return _by_item(scores) * [len(parts) / (len(n_items) * n_items[part]) for part in parts.values()]
 
 
 def _by_item(scores: Sequence[PairScore]) -> np.ndarray:

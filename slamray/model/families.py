@@ -90,4 +90,11 @@ SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
             "vocab_size": 2048,
         },
     ),
+    # kin of llama-nano, named by layers and width, for benchmarks/scaling.py
+    "llama-2x64": (LlamaConfig, _llama(64, 2, 2, 2, 176, 2048)),
+    "llama-2x128": (LlamaConfig, _llama(128, 2, 4, 4, 352, 2048)),
+    "llama-3x192": (LlamaConfig, _llama(192, 3, 6, 6, 528, 2048)),
+    "llama-5x320": (LlamaConfig, _llama(320, 5, 10, 10, 880, 2048)),
+    # Cuervo and Marxer's 85M with a layer less, for predicted_optimal (docs/paper.md 5.2)
+    "llama-78m": (LlamaConfig, _llama(768, 11, 12, 12, 2048, 2048)),
 }

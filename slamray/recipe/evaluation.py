@@ -17,7 +17,7 @@ from slamray.config.base import Located
 from slamray.config.outside import model_content
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.evaluate.metrics import PUBLISHED_SETS, corpus_metrics, metric_of, run_metrics
+from slamray.evaluate.metrics import PUBLISHED_SETS, corpus_metrics, genppl_metrics, metric_of, run_metrics
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.recipe.slam import build as build_run
 from slamray.speech.encoders.table import check_encoder
@@ -86,10 +86,11 @@ def show(root: Path, targets: Sequence[Stage]) -> None:
 
 
 def measured(recipe: Recipe) -> list[str]:
-    """The metrics that a run of the recipe measures of its checkpoints, published sets last."""
+    """The metrics that a run of the recipe measures of its trained checkpoints, published sets last."""
     items = recipe.evaluate.items
     of_run = [name for name in run_metrics() if name not in corpus_metrics() or items.pairs(name)]
-    return [*of_run, *recipe.evaluate.sets]
+    heard = genppl_metrics() if recipe.evaluate.genppl.prompts else []
+    return [*of_run, *heard, *recipe.evaluate.sets]
 
 
 def _metrics(word: str, recipe: Recipe) -> list[str]:

@@ -1,15 +1,20 @@
-"""Draw scores against training compute, as in the paper's figure 1; metrics that the paper lacks in a second panel."""
+"""Draw scores against training compute, as in the paper's figure 1; metrics that the paper lacks in a second panel.
+
+The curve is Cuervo and Marxer's: how the metric grows with compute (docs/paper.md 5.1), through their endpoints.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from slamray.evaluate.scaling_law import TSC_EXPONENT, topic_cloze
 from slamray.report.panels import CHANCE_PERCENT, COLOURS, save
 from slamray.report.runs import Entry, Paper
 
@@ -38,13 +43,22 @@ def draw(paper: Paper, entries: Sequence[Entry], path: Path) -> None:
 
 def _draw_published(axes: Axes, paper: Paper, ours: Sequence[Entry]) -> None:
     rows = {entry.name: entry for table in paper.tables.values() for entry in table if entry.flops}  # in both: once
-    drawn = [(entry, COLOURS[1] if entry.name.startswith("Slam") else COLOURS[0], "o") for entry in rows.values()]
+    ends = {entry.flops: entry for entry in paper.endpoints}
+    drawn = [
+        (entry, COLOURS[1] if entry.name.startswith("Slam") else COLOURS[0], "o")
+        for entry in rows.values()
+        if entry.flops not in ends  # Table 2 has the larger one
+    ]
+    drawn += [(entry, COLOURS[3], "D") for entry in ends.values()]
     drawn += [(entry, COLOURS[2], "s") for entry in ours]
     drawn = [(entry, colour, marker) for entry, colour, marker in drawn if METRIC in entry.scores]
     for entry, colour, marker in drawn:
         assert entry.parameters is not None
         x, y = _point(entry)
         axes.scatter(x, y, s=_area(entry.parameters), color=colour, marker=marker, alpha=0.6, linewidths=0)
+    curve = Line2D(*law_curve(paper, [_point(entry)[0] for entry, _, _ in drawn]), color=COLOURS[3], ls="--", lw=1)
+    curve.set_label(f"Cuervo and Marxer's law, C^{TSC_EXPONENT:g}")
+    axes.add_line(curve)
     axes.set_xscale("log")
     axes.set_xlabel(X_TITLE)
     axes.set_ylabel("Topic StoryCloze, spoken (% right)")
@@ -53,11 +67,19 @@ def _draw_published(axes: Axes, paper: Paper, ours: Sequence[Entry]) -> None:
     named = [("Slam", COLOURS[1], "o"), ("others", COLOURS[0], "o")]
     named += [("these runs", COLOURS[2], "s")] if any(marker == "s" for _, _, marker in drawn) else []
     handles = [Line2D([], [], color=c, marker=m, ls="", label=name) for name, c, m in named]
+    handles += [curve, Line2D([], [], color=COLOURS[3], marker="D", ls="", label="its authors' endpoints")]
     for size in LEGEND_SIZES:
         label = f"{size / 1e9:g}B parameters"
         handles.append(Line2D([], [], color="grey", marker="o", ls="", ms=_area(size) ** 0.5, alpha=0.6, label=label))
-    axes.legend(handles=handles, loc="lower right", fontsize=8, labelspacing=1.2)
+    axes.legend(handles=handles, loc="upper left", fontsize=7, labelspacing=1.1)
     _name_points(axes, [entry for entry, _, _ in drawn])
+
+
+def law_curve(paper: Paper, flops: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Points of the law's curve over the range of some compute: FLOPs, and Topic StoryCloze in %."""
+    known = [_point(entry) for entry in paper.endpoints]
+    x = [float(value) for value in np.geomspace(min(flops), max(flops), 50)]
+    return x, [topic_cloze(value, known) for value in x]
 
 
 def _name_points(axes: Axes, entries: Sequence[Entry]) -> None:

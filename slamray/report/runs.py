@@ -52,12 +52,16 @@ class SweepEntry:
 
 @dataclass(frozen=True)
 class Paper:
-    """The paper's tables by name; for each of its metrics the unit, slamray's name ("" if none), numbers of items."""
+    """The paper's tables by name; for each of its metrics the unit, slamray's name ("" if none), numbers of items.
+
+    endpoints: models of the scaling law's authors, in growing compute.
+    """
 
     tables: Mapping[str, Sequence[Entry]]
     units: Mapping[str, str]
     logged: Mapping[str, str]
     items: Mapping[str, Sequence[int]]
+    endpoints: Sequence[Entry] = ()
 
 
 def read_paper() -> Paper:
@@ -81,6 +85,7 @@ def read_paper() -> Paper:
         {name: metric["unit"] for name, metric in metrics.items()},
         {name: metric.get("logged", "") for name, metric in metrics.items()},
         {name: metric.get("items", ()) for name, metric in metrics.items()},
+        [entry(row) for row in tree["endpoints"]],
     )
 
 

@@ -27,6 +27,7 @@ from slamray.stage.tables import read_shards
 from slamray.stage.work import Machine, Pool
 from slamray.stages import items, published
 from slamray.stages.checkpoints import MODEL
+from slamray.tokens.autobleu import auto_bleu, word_tokens
 
 PROMPTS, ROWS = "prompts.parquet", "genppl.parquet"
 PROMPT_SCHEMA = pa.schema([("prompt_id", pa.string()), ("units", pa.list_(pa.uint16()))])
@@ -173,6 +174,19 @@ def _spoken(inputs: Inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _pairs(inputs: Inputs) -> list[ItemPair]:
     found = list(items.read(inputs["items"]).pairs) if "items" in inputs else []
     return found + (published.read(inputs["published"]) if "published" in inputs else [])
+
+
+def item_values(folder: Folder, metric: str) -> np.ndarray:
+    """Of each prompt, the value of one of the stage's metrics in the order of their ids; NaN where none was understood.
+
+    Their mean is the figure; of GenPPL its logarithm.
+    """
+    rows = folder.read_table(ROWS, columns=["prompt_id", "text", "nll", "tokens"]).to_pylist()
+    rows.sort(key=lambda row: row["prompt_id"])
+    if metric == "genppl":
+        return np.array([row["nll"] / row["tokens"] if row["tokens"] else np.nan for row in rows])
+    words = [word_tokens(row["text"]) for row in rows]
+    return np.array([auto_bleu(tokens) if tokens else np.nan for tokens in words])
 
 
 def _facts(out: Folder, chunks: Sequence[Chunk]) -> GenPplFacts:

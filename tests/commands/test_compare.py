@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from slamray import tracking
 from slamray.commands.compare import main, power, short, show_sweep, tables
 from slamray.data.published_sets import KINDS
+from slamray.report import comparison_figure
+from slamray.report.comparison_figure import law_curve
 from slamray.report.runs import Entry, Score, read_paper, read_runs, read_sweeps
 from slamray.stages.checkpoints import TITLES
 from slamray.tracking import MlflowTracker, flatten
@@ -192,6 +196,31 @@ def test_what_cannot_be_compared_is_one_line(root: Path, tmp_path: Path, capsys:
 def test_rows_of_a_list_are_logged_by_metric_and_part() -> None:
     rows = [{"metric": "salmon", "part": "all", "n": 1}, {"metric": "salmon", "part": "rir (x)", "n": 2}]
     assert flatten({"a": rows, "b": [1, 2]}) == {"a.salmon.n": 1, "a.salmon/rir__x_.n": 2}
+
+
+def test_the_laws_curve_passes_between_its_endpoints() -> None:
+    paper = read_paper()
+    small, large = paper.endpoints
+    assert [(entry.parameters, entry.scores["tSC"].value) for entry in paper.endpoints] == [
+        (309e6, 75.31), (823e6, 77.93),
+    ]  # fmt: skip
+    assert small.flops and large.flops
+    x, y = law_curve(paper, [large.flops, small.flops])
+    # k C^.025, k the geometric mean of 75.31 / (5.636e19)^.025 and 77.93 / (4.049e20)^.025: by hand 24.051
+    assert y[0] == pytest.approx(74.74, abs=0.01) and y[-1] == pytest.approx(78.52, abs=0.01)
+    assert (x[0], x[-1]) == pytest.approx((small.flops, large.flops)) and y == sorted(y)
+
+
+def test_the_picture_has_the_curve_and_both_endpoints_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(comparison_figure, "save", lambda figure, path: drawn.append(figure))
+    comparison_figure.draw(read_paper(), [], tmp_path / "figure.png")
+    (axes,) = drawn[0].axes
+    points = [tuple(one.get_offsets()[0]) for one in axes.collections]
+    ends = {6 * 309e6 * 30.4e9: 75.31, 6 * 823e6 * 82e9: 77.93}  # Table 2 prints the second too, as 78.0
+    assert {x: y for x, y in points if x in ends} == ends and sum(x in ends for x, _ in points) == 2
+    (curve,) = axes.lines
+    assert np.all(np.diff(curve.get_ydata()) > 0) and "law" in str(curve.get_label())
 
 
 def test_counts_are_short() -> None:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from support.machine import InProcess
+from support.published_sets import write, write_gold
 
-from slamray.commands.study import Trial, build
-from slamray.commands.sweep import SweepRun, check
-from slamray.commands.sweep_answer import Judged, choose, objective, spent
+from slamray.commands.study import Trial, build, figure_rows
+from slamray.commands.sweep import SweepRun, check, main
+from slamray.commands.sweep_answer import Judged, choose, judge, merit, objective, spent
 from slamray.commands.sweep_space import load_tuning, make_space
 from slamray.config.load import Member, Sweep, load_sweep
+from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
+from slamray.evaluate.genppl import Likelihood, generative_perplexity
+from slamray.evaluate.metrics import METRICS, ScalarMetric
+from slamray.evaluate.summary import PairScore, item_values, summarise_items
 from slamray.report.sweep_figure import draw
 from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
+from slamray.stage.records import to_table
 from slamray.stage.stage import PRUNED, Inputs, Stage, prune
 from slamray.stage.work import Machine
+from slamray.stages.genppl import ROWS
+from slamray.stages.scoring import SCORES
 from slamray.tracking import NullTracker
 
 TUNING = Path(__file__).parents[2] / "tuning"
@@ -122,7 +132,10 @@ def test_a_sweep_that_cannot_be_is_refused_with_its_key(words: list[str], messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective": ("perplexity",)}, "sweep.objective: perplexity is not of the items"),
+        (
+            {"objective": ("topic_cloze", "perplexity")},
+            r"sweep.objective=\[topic_cloze, perplexity\]: perplexity has another scale than the others",
+        ),
         ({"stop": "asha"}, "sweep.stop=asha: nothing is told during DPO; give dpo.evaluations"),
     ],
 )
@@ -157,7 +170,7 @@ def test_points_within_noise_are_named_beside_the_best() -> None:
 
 def test_the_interval_holds_what_seeds_alone_would_do() -> None:
     # two seeds, 0 and 1: a mean of two draws is 0, 1/2 or 1, with probabilities 1/4, 1/2, 1/4
-    found = choose({"a": [{"m": np.zeros(10)}, {"m": np.ones(10)}]})
+    found = choose({"a": [{"grammar": np.zeros(10)}, {"grammar": np.ones(10)}]})
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
 
 
@@ -167,7 +180,134 @@ def test_a_point_with_fewer_seeds_is_left_out_of_the_choice() -> None:
 
 
 def test_the_objective_weighs_metrics_not_items() -> None:
-    assert objective({"a": np.ones(10), "b": np.zeros(1000)}) == 0.5
+    assert objective({"grammar": np.ones(10), "topic_cloze": np.zeros(1000)}) == 0.5
+
+
+def texts(perplexities: list[float]) -> Judged:
+    """Continuations that the judge finds so perplexing; nan: nothing was understood."""
+    return {"genppl": np.log(perplexities)}
+
+
+def test_an_objective_that_is_better_lower_chooses_the_least() -> None:
+    points = {"a": [[80, 20], [90, 40]], "b": [[4, 9], [2, 8]], "c": [[99, 99], [99, 98]]}
+    found = choose({point: [texts(seed) for seed in seeds] for point, seeds in points.items()})
+    # the figure of a seed is the geometric mean of its texts: 6 and 4; over seeds their mean
+    assert found.point == "b" and found.value == pytest.approx(5.0)
+    assert found.sure == 1.0 and found.also == ()
+    assert found.sentence(["genppl"]).startswith("Recommended: b: genppl 5.0 [")
+    assert merit(texts([80, 20])) == pytest.approx(-40.0) and merit(texts([4, 9])) == pytest.approx(-6.0)
+
+
+def test_texts_in_which_nothing_was_understood_take_no_part() -> None:
+    found = choose({"a": [texts([4, 9, float("nan")])], "b": [texts([100, float("nan"), 100])]})
+    assert (found.point, found.value) == ("a", pytest.approx(6.0))
+
+
+def test_a_number_by_itself_is_judged_over_seeds_alone() -> None:
+    perplexity = {"a": (9.0, 9.5), "b": (8.0, 8.5)}
+    found = choose({point: [{"perplexity": np.array([one])} for one in seeds] for point, seeds in perplexity.items()})
+    assert (found.point, found.value, found.low, found.high) == ("b", 8.25, 8.0, 8.5)
+    assert "perplexity 8.25 [8.00, 8.50] over 2 seeds; the best in 100% of 2,000 resamples of seeds," in found.sentence(
+        ["perplexity"]
+    )
+
+
+def test_every_metric_of_the_table_is_drawn_and_judged_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "surprise", ScalarMetric("Surprise", ("validation_pieces",), "s", "n", measure="a:b"))
+    for name in ("surprise", "perplexity", "unit_auto_bleu"):
+        words = ["recipe=dpo_budget_laptop", f"sweep.metrics=[{name}]", f"sweep.objective=[{name}]"]
+        sweep, members = load_sweep(words, tuning_points)
+        check(sweep, build(members[:1], sweep.metrics + sweep.objective))
+    with pytest.raises(BadInput, match=r"metrics: genppl is not measured.*give evaluate.genppl.prompts=1000|genppl"):
+        build(members[:1], ["genppl"])
+
+
+@pytest.fixture
+def figure_5(tmp_path: Path) -> list[str]:
+    """Words of the paper's sweep on the demo's models, with silent stand-ins for the published sets."""
+    silence = np.zeros(1600, np.float32)
+    for name in ("ssc", "tsc"):
+        for number, label in enumerate(("correct", "incorrect")):
+            write(tmp_path / name / f"{number}_a_{label}.wav", silence)
+    sides = [{"id": 0, "filename": name, "voice": "v", "type": "t", "subtype": "s", "transcription": "", "correct": c}
+             for name, c in (("a", 1), ("b", 0))]  # fmt: skip
+    for side in sides:
+        write(tmp_path / "sblimp" / f"{side['filename']}.wav", silence)
+    write_gold(tmp_path / "sblimp", sides[0], sides)
+    encoder = EncoderSettings()
+    return [
+        "recipe=dpo_budget", f"root={tmp_path / 'runs'}", "corpus.paths=[assets:stories.jsonl.gz]",
+        "preferences.source=stories", "preferences.path=", "model.base=shape:qwen2-nano", "model.twist=false",
+        "model.revision=null",
+        f"speech.encoder.model={encoder.model}", f"speech.encoder.centroids={encoder.centroids}",
+        f"speech.encoder.layer={encoder.layer}", "speech.encoder.pad_samples=0",
+        f"evaluate.sets={{sblimp: {tmp_path}/sblimp, ssc: {tmp_path}/ssc, tsc: {tmp_path}/tsc}}",
+    ]  # fmt: skip
+
+
+def test_the_papers_sweep_plans_by_the_papers_metrics(figure_5: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    sweep, members = load_sweep(figure_5, tuning_points)
+    assert sweep.metrics == ("sblimp", "ssc", "tsc", "genppl", "auto_bleu")  # Table 2's columns; figure 5 has three
+    assert members[0].recipe.evaluate.genppl.metric == "ssc" and members[0].recipe.evaluate.genppl.prompts == 1000
+    aligned = [target.name for target in build(members, sweep.metrics)[-1].targets]
+    assert aligned == ["scores_aligned", "evaluation", "genppl_aligned"]
+    assert main([*figure_5, "sweep.objective=[genppl]", "--plan"], TUNING) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "sweep 'How much of 24 h should be DPO?': 6 points x 3 seeds"
+    assert "dpo.budget=time:1797.12s" in lines[3]  # half an hour of 24 is 2.08 %
+    assert main([*figure_5, "evaluate.genppl.prompts=0", "--plan"], TUNING) == 2
+    assert "metrics: genppl is not measured" in capsys.readouterr().err
+
+
+def test_judged_items_come_to_the_figures_that_are_shown(tmp_path: Path, figure_5: list[str]) -> None:
+    sweep, members = load_sweep(figure_5, tuning_points)
+    (trial,) = build(members[:1], sweep.metrics)
+
+    def score(metric: str, item: str, voice: str, correct: float) -> PairScore:
+        return PairScore(f"{metric}-{item}-{voice}", metric, "all", item, 0.0, 0.0, correct)
+
+    # two items, the first in three voices: the mean of 1/3 and 1
+    pairs = [score("sblimp", "x", voice, right) for voice, right in (("a", 0.0), ("b", 1.0), ("c", 0.0))]
+    pairs += [score("sblimp", "y", "a", 1.0), score("tsc", "z", "a", 0.5)]
+    table = to_table(pairs, PairScore).add_column(0, "checkpoint", pa.array(["pretrained"] * len(pairs)))
+    stages = {name: trial.measures(name).name for name in ("sblimp", "genppl", "auto_bleu", "perplexity")}
+    assert list(stages.values()) == ["evaluation", "genppl_pretrained", "genppl_pretrained", "scores_pretrained"]
+    root = Path(members[0].recipe.root)
+    trial.measures("tsc").folder(root).write_table(SCORES, table)
+    heard = [("p", "a b a b", 6.0, 3), ("q", "", 0.0, 0), ("r", "one two three", 4.0, 4)]
+    rows = [{"prompt_id": key, "text": text, "nll": nll, "tokens": n} for key, text, nll, n in heard]
+    trial.measures("genppl").folder(root).write_table(ROWS, pa.Table.from_pylist(rows))
+
+    judged = judge(trial, ["sblimp", "tsc", "genppl", "auto_bleu"], root)
+    found = {name: objective({name: values}) for name, values in judged.items()}
+    # "a b a b" has the bigrams ab, ba, ab: two of three occur twice
+    assert found == pytest.approx({"sblimp": 2 / 3, "tsc": 0.5, "genppl": np.exp(1.5), "auto_bleu": 1 / 3})
+    likelihoods = [Likelihood(nll, n) for _, _, nll, n in heard]
+    assert found["genppl"] == pytest.approx(generative_perplexity(likelihoods)["perplexity"])
+    assert found["sblimp"] == pytest.approx(summarise_items(pairs[:4])[0].accuracy)
+
+    figures = {"sblimp": asdict(summarise_items(pairs[:4])[0])}
+    heard_facts = {"with_prompt": {"perplexity": found["genppl"], "auto_bleu": 1 / 3, "utterances": 3}}
+    facts = {
+        "evaluation": {"checkpoints": {"pretrained": {"figures": figures}}},
+        "genppl_pretrained": heard_facts,
+        "untrained": {"parameters": 7},
+        "pretrained": {"tokens": 9, "flops": 378.0, "train_seconds": 1.0},
+    }
+    for name, record in facts.items():
+        trial.stage(name).folder(root).write_json("manifest.json", {"facts": record})
+    rows_shown = figure_rows(trial, ["sblimp", "genppl", "auto_bleu"], root)
+    del found["tsc"]
+    assert {row.metric: row.value for row in rows_shown} == pytest.approx(found)
+    assert [(row.low is None, row.n) for row in rows_shown] == [(False, 2), (True, 3), (True, 3)]
+
+
+def test_parts_that_weigh_alike_weigh_alike_in_the_objective() -> None:
+    # part a: 1 of 1 right, part b: 1 of 4: the mean of 1 and 1/4
+    pairs = [PairScore("0", "salmon", "a", "", 0, 0, 1.0)]
+    pairs += [PairScore(str(n), "salmon", "b", "", 0, 0, float(n == 1)) for n in range(1, 5)]
+    assert item_values(pairs, "parts").mean() == pytest.approx(0.625) == summarise_items(pairs, "parts")[0].accuracy
+    assert item_values(pairs, "items").mean() == pytest.approx(0.4)
 
 
 def nothing(inputs: Inputs, out: Folder, machine: Machine, **settings: Any) -> dict[str, Any]:

@@ -215,6 +215,9 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
         scored = [one.nll / one.tokens for one in again if one.tokens]
         assert found.empty == 3 - len(scored)
         assert found.perplexity == pytest.approx(math.exp(sum(scored) / len(scored)), rel=1e-5)
+    values = genppl.item_values(out, "genppl")  # what a sweep resamples
+    assert math.exp(np.nanmean(values)) == pytest.approx(facts.with_prompt.perplexity) and len(values) == 3
+    assert np.nanmean(genppl.item_values(out, "auto_bleu")) == pytest.approx(facts.with_prompt.auto_bleu)
     times = {path: path.stat().st_mtime_ns for path in out.fetch("chunks").iterdir()}
     assert genppl.run(inputs, out, machine, "pretrained", settings, scoring, 25.0) == facts
     assert times == {path: path.stat().st_mtime_ns for path in out.fetch("chunks").iterdir()}

@@ -13,6 +13,7 @@ from slamray.config.budget import parse_budget
 from slamray.config.load import load_recipe, load_study
 from slamray.config.profiles import PROFILES
 from slamray.config.tree import Recipe
+from slamray.stages.planning import parameters
 
 # Table 4, final pre-training, and Table 5, DPO; the filter of docs/paper.md 1.6; Table 6, sampling. Sequences are of
 # the context's length, so a batch of them is tokens_per_step / context.
@@ -62,6 +63,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"model.base": "facebook/opt-350m", "model.twist": True,
        "pretrain.optim.warmup_share": pytest.approx(100 / 18_000, rel=0.02)},
     "exploration": TOKENISER | SECTION_4_1 | {"model.base": "Qwen/Qwen2.5-0.5B", "pretrain.budget": "time:24h"},
+    # Table 2's row by docs/paper.md 5.1 and 5.2: Cuervo and Marxer's training, a day of one A5000, no DPO
+    "predicted_optimal": TOKENISER
+    | {"model.base": "shape:llama-78m", "model.twist": False, "pretrain.budget": "time:24h", "dpo.budget": None,
+       "pack.context": 2050, "pretrain.optim.learning_rate": 5e-4, "pretrain.optim.floor_learning_rate": 5e-5,
+       "pretrain.optim.schedule": "cosine", "pretrain.optim.warmup_share": 0.01, "pretrain.optim.name": "adamw",
+       "pretrain.optim.weight_decay": 0.1, "speech.train_documents": None},
     "gslm": TOKENISER | SECTION_4_1 | {"model.base": "facebook/opt-125m", "model.twist": False},
 }  # fmt: skip
 # Table 7's models, with and without TWIST (figures 2 and 3); Slam large is not among them
@@ -125,6 +132,14 @@ def test_two_epochs_of_dpo_are_the_steps_of_47000_pairs() -> None:
     assert recipe.dpo.budget is not None
     steps = parse_budget(recipe.dpo.budget, "").amount
     assert 0 <= steps - 2 * 47_000 / recipe.dpo.pairs_per_step < 1
+
+
+def test_predicted_optimal_has_table_2s_parameters_and_near_a_batch_of_section_4_1() -> None:
+    recipe = loaded("predicted_optimal")
+    # 11 layers of 4 x 768^2 + 3 x 768 x 2048 + 2 x 768, a last norm, 502 rows: 78M
+    assert parameters(recipe.model, 500) == 11 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768 + 502 * 768
+    assert round(parameters(recipe.model, 500) / 1e6) == 78
+    assert recipe.pretrain.tokens_per_step == pytest.approx(256 * 512, rel=0.001)
 
 
 def test_study_init_is_every_model_of_table_7_with_and_without_twist() -> None:
