@@ -73,6 +73,7 @@ def test_a_truncated_wav_is_bad_input() -> None:
         (b"this is no audio at all", "cannot be read"),
         (b"", "cannot be read"),
     ],
+    ids=["silent", "empty", "not finite", "text", "nothing"],  # a float WAV holds the time it was written
 )
 def test_unusable_audio_is_bad_input_of_one_line(content: bytes, message: str) -> None:
     with pytest.raises(BadInput, match=message) as caught:
