@@ -127,7 +127,7 @@ def _small_model(attention: str, device: torch.device) -> torch.nn.Module:
 
 
 def _check_collective(device: torch.device, group: Group) -> None:
-    """A sum over all devices, in a process group that is gone afterwards; where it fails the process has no other use."""
+    """A sum over all devices, in a process group that is gone afterwards unless it fails."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
