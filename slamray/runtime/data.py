@@ -76,10 +76,13 @@ def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[
 def call(name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
     """Run one function as a Ray task on one core; in a trial of a sweep too, whose own place has none.
 
-    Its process is not used again: CUDA looks for GPUs once, and would not find one later where none was visible before.
+    Where there are GPUs its process is not used again: CUDA looks for them once, and who asks for one next would not
+    find it where none was visible to the first.
     """
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1)(_call).options(name=name, scheduling_strategy="DEFAULT")
-    return ray.get(task.remote(function))
+    once = 1 if ray.cluster_resources().get("GPU") else 0  # 0: any number of calls
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=once)(_call)
+    named = task.options(name=name, scheduling_strategy="DEFAULT")
+    return ray.get(named.remote(function))
 
 
 def _call(function: Callable[[], Any]) -> Any:

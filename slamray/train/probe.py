@@ -127,7 +127,7 @@ def _small_model(attention: str, device: torch.device) -> torch.nn.Module:
 
 
 def _check_collective(device: torch.device, group: Group) -> None:
-    """A sum over all devices, in a process group that is gone afterwards."""
+    """A sum over all devices, in a process group that is gone afterwards unless it fails."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
@@ -140,11 +140,9 @@ def _check_collective(device: torch.device, group: Group) -> None:
         ones = torch.ones(1024, device=device)
         dist.all_reduce(ones)
         total = ones.max().item()
+        dist.destroy_process_group()
     except (RuntimeError, ValueError) as error:
         raise BadInput(f"{backend} does not connect {group.world} devices: {_first_line(error)}") from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     if total != group.world:
         raise BadInput(f"{backend} adds {group.world} ones up to {total:g}")
 

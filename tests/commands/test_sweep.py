@@ -238,7 +238,8 @@ def figure_5(tmp_path: Path) -> list[str]:
     return [
         "recipe=dpo_budget", f"root={tmp_path / 'runs'}", "corpus.paths=[assets:stories.jsonl.gz]",
         "preferences.source=stories", "preferences.path=", "model.base=shape:qwen2-nano", "model.twist=false",
-        "model.revision=null",
+        "model.revision=null", f"recorded.librispeech=[hf://datasets/openslr/librispeech_asr@{'0' * 40}/x]",
+        "recorded.stinystories=[]",
         f"speech.encoder.model={encoder.model}", f"speech.encoder.centroids={encoder.centroids}",
         f"speech.encoder.layer={encoder.layer}", "speech.encoder.pad_samples=0",
         f"evaluate.sets={{sblimp: {tmp_path}/sblimp, ssc: {tmp_path}/ssc, tsc: {tmp_path}/tsc}}",

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,13 +85,20 @@ def main(folder: Path) -> None:
     # annotations stay classes, not strings, so that records travel with their kernels
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-    ray.init = partial(ray.init, num_cpus=2, num_gpus=1)
+    ray.init = partial(ray.init, num_cpus=4, num_gpus=1)
     engine = Engine(Compute(max_failures=0))
-    found: dict[str, Any] = {"call": engine.call("look", look), "call with a GPU": engine.call("look", look, gpus=1)}
+    engine.connect()
     (seat,) = engine.seats(1)
-    seat.rows("look", [Row(str(folder / "actor"))], [Pool(Look, {}, actors=1)], 1, "rows")
+    rows, pools = [Row(str(folder / "actor"))], [Pool(Look, {}, actors=1)]
+    with ThreadPoolExecutor() as beside:  # most of the time is the start of processes
+        asked = {
+            "call": beside.submit(engine.call, "look", look),
+            "call with a GPU": beside.submit(engine.call, "look", look, 1),
+            "loop": beside.submit(engine.train, "loop", loop, folder / "loop"),
+            "rows": beside.submit(seat.rows, "look", rows, pools, 1, "rows"),
+        }
+    found: dict[str, Any] = {name: one.result() for name, one in asked.items()}
     found["actor"] = (folder / "actor").read_text()
-    found["loop"] = engine.train("loop", loop, folder / "loop")
     with contextlib.redirect_stderr(io.StringIO()) as said:
         gpus.probe_gpus(Compute(dtype="float32"), 1, folder)
     found["probe of a CPU"] = said.getvalue()

@@ -144,7 +144,7 @@ def test_a_device_too_small_for_dpo_is_refused_by_dpos_words() -> None:
 def test_the_plan_of_dpo_is_within_a_tenth_too(tmp_path: Path) -> None:
     config = unit_lm_config(SHAPES["qwen2"], Vocabulary.of_units(500), 10_000.0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    compute = Compute(dpo_micro_batch=4, workers=2, zero_stage=1, dtype="bfloat16")
+    compute = Compute(dpo_micro_batch=4, workers=2, zero_stage=1, dtype="float32")
     dpo = DpoSettings(budget="steps:1", pairs_per_step=16, context=CONTEXT)
     planned = planned_dpo_memory(config, dpo, compute)
     task = {"model": str(tmp_path / "model"), "compute": compute.model_dump(), "dpo": dpo.model_dump()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from support.processes import join_group, run_ranks
 from torch.nn.functional import scaled_dot_product_attention
 
 from slamray.config.compute import Compute
@@ -74,7 +77,25 @@ def test_attention_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch,
     assert "\n" not in str(told.value)
 
 
-def test_devices_that_do_not_meet_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "GROUP_SECONDS", 1)
-    with pytest.raises(BadInput, match="gloo does not connect 2 devices"):
-        probing._check_collective(torch.device("cpu"), Group(0, 2, str(tmp_path / "meeting")))
+def test_devices_that_do_not_meet_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("Timed out after 60 seconds waiting for clients. 1/2 clients joined.\nmore lines")
+
+    monkeypatch.setattr(dist, "init_process_group", never)
+    with pytest.raises(BadInput, match=r"gloo does not connect 2 devices: Timed out .* 1/2 clients joined\.$"):
+        probing._check_collective(torch.device("cpu"), Group(0, 2, "meeting"))
+
+
+def meet(rank: int, folder: Path) -> None:
+    """A probe makes a group of its own, where there is none yet."""
+    dist.destroy_process_group()
+    found = probe(Compute(dtype="float32"), 1, Group(rank, 2, str(folder / "meeting")))
+    (folder / f"{rank}.txt").write_text(found.name)
+    assert not dist.is_initialized()
+    join_group(os.environ.__setitem__, 0, 1, folder / f"again-{rank}")  # run_ranks leaves it
+
+
+@pytest.mark.slow
+def test_devices_that_meet_are_found_able(tmp_path: Path) -> None:
+    run_ranks(meet, 2, tmp_path)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["the CPU"] * 2
