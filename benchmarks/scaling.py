@@ -25,7 +25,7 @@ from slamray.commands.run import make, provenance
 from slamray.commands.words import as_command, split_words
 from slamray.config.base import Settings
 from slamray.config.load import load_recipe
-from slamray.evaluate.scaling_law import Law, Run, error, fit
+from slamray.evaluate.scaling_law import Law, Observation, error, fit_law
 from slamray.recipe.slam import build
 from slamray.report.panels import COLOURS, save
 from slamray.runtime.engine import Engine
@@ -73,7 +73,7 @@ class Made:
     """A run: its shape, and what its stage's record says."""
 
     shape: str
-    run: Run
+    run: Observation
     seconds: float
 
 
@@ -91,12 +91,12 @@ def _main(words: Sequence[str]) -> int:
     try:
         made = [train(shape, tokens, common, engine) for shape in grid.shapes for tokens in grid.tokens]
         runs = [one.run for one in made]
-        law = fit(runs)
+        law = fit_law(runs)
         foretold = foretell(law, grid, common, root)
         larger = train(*grid.larger, common, engine)
     finally:
         engine.close()
-    without_one = [fit([*runs[:i], *runs[i + 1 :]]) for i in range(len(runs))] if len(runs) > 5 else [law]
+    without_one = [fit_law([*runs[:i], *runs[i + 1 :]]) for i in range(len(runs))] if len(runs) > 5 else [law]
     ends = [one.predict(larger.run.parameters, larger.run.tokens).loss for one in without_one]
     commit = provenance(words, load_recipe(common))["commit"][:7]
     result = {
@@ -124,7 +124,7 @@ def train(shape: str, tokens: int, common: Sequence[str], engine: Engine) -> Mad
     recipe = load_recipe(words)
     stage = next(stage for stage in order(build(recipe)) if stage.name == PRETRAINED.stage)
     facts = make(recipe, [stage], engine, words).manifests[stage.name]["facts"]
-    run = Run(facts["parameters"], facts["tokens"], facts["validation_loss"])
+    run = Observation(facts["parameters"], facts["tokens"], facts["validation_loss"])
     return Made(shape, run, facts["train_seconds"])
 
 

@@ -8,8 +8,8 @@ import sys
 from functools import partial
 
 from slamray.commands.run import main
-from slamray.recipe.evaluation import build, show, split_words
+from slamray.recipe.evaluation import build, own_words, show
 
 if __name__ == "__main__":
-    asked, words = split_words(sys.argv[1:])
+    asked, words = own_words(sys.argv[1:])
     sys.exit(main(words, partial(build, asked=asked), show))

@@ -23,7 +23,7 @@ from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
 from slamray.errors import BadInput
 from slamray.model.families import FAMILIES
-from slamray.model.generate import generation_config
+from slamray.model.sampling import generation_config
 from slamray.model.saved_vocabulary import SLAMKIT_TYPE, read_unit_vocabulary
 from slamray.model.unit_lm import SLAMKIT_PREFIX, count_parameters, load_unit_lm
 from slamray.stages.checkpoints import ALIGNED

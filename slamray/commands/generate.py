@@ -18,7 +18,7 @@ from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
-from slamray.model.generate import Continuation, Prompt, continue_units, cut_prompt
+from slamray.model.sampling import Continuation, Prompt, continue_units, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
 from slamray.recipe.ready import known

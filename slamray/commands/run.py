@@ -89,12 +89,12 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     if todo:
         sys.stderr.write(resolved(recipe) + (f"note: {recipe.note}\n" if recipe.note else ""))
         engine.connect()  # before any work: the cluster may be too small, and its GPUs unable
-        probe(recipe, todo, engine)
+        probe_gpus(recipe, todo, engine)
     if todo or unsent(root, fingerprint).exists():
         settings = recipe.tracking
         uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         tracker = open_tracker(settings.enabled, uri, settings.experiment, recipe.name, fingerprint, root)
-        tracker.params(parameters(recipe))
+        tracker.params(tracked_parameters(recipe))
     engine.observe = tracker.metrics
 
     def observe(event: str, stage: Stage, record: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
 
 
-def probe(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
+def probe_gpus(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
     """Where these stages train the unit LM on GPUs: BadInput when one of the cluster's cannot. Others are not asked."""
     trained = {PRETRAINED.stage, ALIGNED.stage} & {stage.name for stage in stages}
     if recipe.compute.device == "cuda" and trained:
@@ -217,7 +217,7 @@ def summary(
     return "\n".join(lines)
 
 
-def parameters(recipe: Recipe) -> dict[str, Any]:
+def tracked_parameters(recipe: Recipe) -> dict[str, Any]:
     """The recipe as flat dotted keys, for comparison pages."""
     return dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror"})))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slamray import store
-from slamray.commands.run import make, parameters, probe, provenance
+from slamray.commands.run import make, probe_gpus, provenance, tracked_parameters
 from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, merit, objective
 from slamray.commands.sweep_space import Space, load_tuning, make_space
@@ -154,7 +154,7 @@ class SweepRun:
         """First what all trials share, then the trials."""
         store.require_space(self.root, self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
         self.engine.connect()
-        probe(self.recipe, order([target for label in todo for target in self.trials[label].targets]), self.engine)
+        probe_gpus(self.recipe, order([target for label in todo for target in self.trials[label].targets]), self.engine)
         untracked = self.recipe.tracking.model_copy(update={"enabled": False})
         make(self.recipe.model_copy(update={"tracking": untracked}), self._shared(), self.engine, self.words)
         self._require_items()
@@ -277,7 +277,7 @@ class SweepRun:
         """Log a trial as a child run: flat parameters and, where it is made, its figures."""
         point = next(point for point in self.space.points if point.label == trial.member.variant)
         axes = {axis.key: axis.values[i] for axis, i in zip(self.space.axes, point.place, strict=True)}
-        tracker.params(axes | {"seed": trial.member.seed} | parameters(trial.member.recipe), label)
+        tracker.params(axes | {"seed": trial.member.seed} | tracked_parameters(trial.member.recipe), label)
         if trial.is_done(self.root):
             rows = figure_rows(trial, metrics_of(self.sweep), self.root)
             facts = {row.metric: row.value for row in rows}

@@ -134,7 +134,7 @@ def _values(trial: Trial, name: str, root: Path) -> npt.NDArray[np.float64]:
         scores = [score for score in read_scores(folder, trial.checkpoint) if score.metric == name]
         return item_values(sorted(scores, key=lambda score: score.pair_id), metric.average)
     if GENPPL in metric.needs:
-        return genppl.item_values(folder, name)
+        return genppl.judged_values(folder, name)
     (row,) = figure_rows(trial, [name], root)
     return np.array([row.value])
 

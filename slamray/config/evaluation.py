@@ -69,7 +69,7 @@ class SamplingSettings(Settings):
 
 
 class GenPplSettings(Settings):
-    """GenPPL (docs/paper.md 1.10; slamray/evaluate/genppl.py): continuations, transcribed, judged by a text LM."""
+    """GenPPL (docs/paper.md 1.10): continuations, transcribed and judged by a text LM."""
 
     prompts: int = Field(0, ge=0, description="how many continuations; the paper uses 1000; 0: GenPPL is not measured")
     metric: str = Field("topic_cloze", description="items whose right ones are prompts; paper: Spoken StoryCloze")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from slamray.config.evaluation import ItemsSettings
 from slamray.data.grammar_items import make_grammar
-from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze
+from slamray.data.item_pairs import ItemSet, count_words, make_sentence_order, make_topic_cloze
 from slamray.data.text import TextDocument
 from slamray.data.word_items import Invented, invent, make_words, make_words_in_sentences
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
-from slamray.data.items import ItemSet, collect, make_pair, spoken
+from slamray.data.item_pairs import ItemSet, collect, make_pair, spoken
 
 METRIC = "grammar"
 PARTS = ("agreement", "determiner", "pronoun", "participle", "word_order")

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from slamray import store
 from slamray.data.ids import content_id
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 

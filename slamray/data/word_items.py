@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from slamray.data.ids import content_id
-from slamray.data.items import ItemPair, ItemSet, Utterance, collect, make_pair, spoken_phonemes
+from slamray.data.item_pairs import ItemPair, ItemSet, Utterance, collect, make_pair, spoken_phonemes
 from slamray.data.text import TextDocument
 
 Phonemise = Callable[[str], Sequence[str]]

@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from slamray.config.evaluation import ScoringSettings
 from slamray.evaluate.metrics import Material
-from slamray.model import generate
+from slamray.model.sampling import choose_prompts, continue_units, describe
 
 
 @dataclass(frozen=True)
 class Continuations:
-    """What continuations of prompts came to; auto_bleu is None where all of them are empty (`generate.describe`)."""
+    """What continuations of prompts came to; auto_bleu is None where all of them are empty (`describe`)."""
 
     continuations: int
     empty: int
@@ -26,8 +26,8 @@ class Continuations:
 def measure_auto_bleu(model: PreTrainedModel, material: Material, scoring: ScoringSettings) -> Continuations:
     """Sample a continuation of each of `sampling.prompts` prompts; the first `audio_samples` are kept as sound."""
     sampling = scoring.sampling
-    chosen = generate.choose_prompts(material.prompts(), sampling.prompts, sampling.seed)
-    made = generate.continue_units(model, chosen, sampling)
+    chosen = choose_prompts(material.prompts(), sampling.prompts, sampling.seed)
+    made = continue_units(model, chosen, sampling)
     for one in made[: scoring.audio_samples]:
         material.keep_sound(one.prompt_id, np.concatenate([one.prompt, one.units]))
-    return Continuations(**generate.describe(made))
+    return Continuations(**describe(made))

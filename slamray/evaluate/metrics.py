@@ -1,7 +1,8 @@
 """Every metric, a row each: what it is measured on and how, and how readers are shown its figure.
 
-A metric of pairs asks which of two recordings the model finds likelier; all of them are scored alike (pairs.py). A
-scalar metric is a number of one checkpoint. A metric of either sort is one file and one row here (docs/extend.md).
+A metric of pairs asks which of two recordings the model finds likelier; all of them are scored alike
+(pair_scores.py). A scalar metric is a number of one checkpoint. A metric of either sort is one file and one row here
+(docs/extend.md).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy as np
 from slamray.config.evaluation import ItemsSettings
 from slamray.data import corpus_items
 from slamray.data.corpus_items import CorpusText
-from slamray.data.items import ItemSet
+from slamray.data.item_pairs import ItemSet
 from slamray.data.published_sets import KINDS
 from slamray.evaluate.summary import Average
 
 if TYPE_CHECKING:
-    from slamray.model.generate import Prompt
+    from slamray.model.sampling import Prompt
     from slamray.tokens.documents import Document
 
 # What metrics are measured on; stages/scoring.py says which stages have made it.
@@ -142,7 +143,7 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
         scale=1,
         digits=2,
         higher_is_better=False,
-        measure="slamray.evaluate.pairs:measure_perplexity",
+        measure="slamray.evaluate.pair_scores:measure_perplexity",
         heading="Validation",
         columns=(
             Column("perplexity", "perplexity", 2),

@@ -78,7 +78,7 @@ SPEECH = Law(1.73, 13.9, 39.8, 0.25, 0.24, 31.0, 25.0)  # 500 units of mHuBERT a
 
 
 @dataclass(frozen=True)
-class Run:
+class Observation:
     """A training that a law is fitted to."""
 
     parameters: float
@@ -86,7 +86,7 @@ class Run:
     loss: float
 
 
-def fit(runs: Sequence[Run]) -> Law:
+def fit_law(runs: Sequence[Observation]) -> Law:
     """The law that runs follow: the least sum of Huber losses of log L, by L-BFGS from many starts.
 
     runs: at least as many as the law has constants, of several sizes and several numbers of tokens.
@@ -138,13 +138,13 @@ def huber(errors_R: np.ndarray) -> np.ndarray:
     return np.where(size_R <= HUBER_DELTA, size_R**2 / 2, HUBER_DELTA * (size_R - HUBER_DELTA / 2))
 
 
-def error(law: Law, runs: Sequence[Run]) -> float:
+def error(law: Law, runs: Sequence[Observation]) -> float:
     """Root mean square of log(predicted / measured): about the relative error of a prediction."""
     logs = [math.log(law.predict(run.parameters, run.tokens).loss / run.loss) for run in runs]
     return math.sqrt(sum(one * one for one in logs) / len(logs))
 
 
-def topic_cloze(flops: float, known: Sequence[tuple[float, float]]) -> float:
+def expected_topic_cloze(flops: float, known: Sequence[tuple[float, float]]) -> float:
     """Accuracy in % of the best model for so many FLOPs: k C^TSC_EXPONENT, k from known (FLOPs, accuracy)."""
     logs = [math.log(accuracy / spent**TSC_EXPONENT) for spent, accuracy in known]
     return math.exp(sum(logs) / len(logs)) * flops**TSC_EXPONENT

@@ -21,7 +21,16 @@ from slamray.recipe.check import check_compute
 from slamray.speech.encoders.table import check_encoder
 from slamray.speech.voices.table import check_phonemes
 from slamray.stage.stage import Stage
-from slamray.stages import corpus, decoder, hubert, intelligibility, own_encoder, spoken_audio, text_lm, text_rows
+from slamray.stages import (
+    corpus,
+    decoder,
+    hubert_training,
+    intelligibility,
+    own_encoder,
+    spoken_audio,
+    text_lm,
+    text_rows,
+)
 from slamray.stages.checkpoints import MODEL
 
 INSTALLED = {own_encoder.NAME: "hubert-nano", decoder.NAME: "vocoder", "text_lm": "story-lm"}  # stage: asset
@@ -39,8 +48,8 @@ def build(recipe: Recipe) -> list[Stage]:
         return [_understood(recipe, documents, spoken, None)]
     need = "an encoder is measured on phones: choose another voice, or say assets.decoder_only=true"
     check_phonemes(recipe.speech.tts, need)
-    hubert_1 = hubert.first_stage(recipe, spoken)
-    hubert_2 = hubert.second_stage(recipe, spoken, hubert_1)
+    hubert_1 = hubert_training.first_stage(recipe, spoken)
+    hubert_2 = hubert_training.second_stage(recipe, spoken, hubert_1)
     encoder = own_encoder.stage(recipe, spoken, hubert_2)
     rows = text_rows.stage(recipe, documents)
     return [_understood(recipe, documents, spoken, encoder), text_lm.stage(recipe, rows)]

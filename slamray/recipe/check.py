@@ -12,8 +12,8 @@ from slamray.stages import planning
 from slamray.stages.items import has_word_tests
 from slamray.stages.packed import STORIES, check_mixture, source_names
 from slamray.stages.preferences import check_source
-from slamray.train.budget import fit_pairs
-from slamray.train.trunk import check_trunk
+from slamray.train.spent import fit_pairs
+from slamray.train.trunk_schedule import check_trunk
 
 
 def check(recipe: Recipe) -> None:

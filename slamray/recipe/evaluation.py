@@ -28,7 +28,7 @@ from slamray.stages.scoring import SCORES, STAGES
 from slamray.tokens.vocabulary import Vocabulary, reconcile
 
 
-def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def own_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The job's own words, and those of the recipe."""
     pairs = [word.partition("=")[::2] for word in words]
     asked = {key: value for key, value in pairs if key in ("checkpoints", "metrics")}

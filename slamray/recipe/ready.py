@@ -17,7 +17,7 @@ from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.speech.encoders.table import check_encoder
 from slamray.speech.fetch import fetch_published
-from slamray.speech.hub import fetch_model
+from slamray.speech.hub_models import fetch_model
 from slamray.stage.mirror import Store
 from slamray.stage.stage import Stage, order
 from slamray.stages import planning

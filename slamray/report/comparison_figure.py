@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from slamray.evaluate.scaling_law import TSC_EXPONENT, topic_cloze
+from slamray.evaluate.scaling_law import TSC_EXPONENT, expected_topic_cloze
 from slamray.report.panels import CHANCE_PERCENT, COLOURS, save
 from slamray.report.runs import Entry, Paper
 
@@ -79,7 +79,7 @@ def law_curve(paper: Paper, flops: Sequence[float]) -> tuple[list[float], list[f
     """Points of the law's curve over the range of some compute: FLOPs, and Topic StoryCloze in %."""
     known = [_point(entry) for entry in paper.endpoints]
     x = [float(value) for value in np.geomspace(min(flops), max(flops), 50)]
-    return x, [topic_cloze(value, known) for value in x]
+    return x, [expected_topic_cloze(value, known) for value in x]
 
 
 def _name_points(axes: Axes, entries: Sequence[Entry]) -> None:

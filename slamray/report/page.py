@@ -86,7 +86,7 @@ def write_report(data: ReportData, out: Path) -> None:
         curves=_drawn(draw_training(data.training)),
         dpo_curves=_drawn(draw_dpo(data.dpo)),
         sounds=[(sound, sound_uri(sound), duration(len(sound.audio) / sound.rate_hz)) for sound in data.sounds],
-        config=flatten(data.config),
+        config=as_rows(data.config),
         intervals=INTERVALS,
     )
     out.write_text(text, encoding="utf-8")
@@ -178,12 +178,12 @@ def sound_uri(sound: Clip) -> str:
     return "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def as_rows(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """(dotted key, value) of every leaf, as the command line would take it."""
     rows: list[tuple[str, str]] = []
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        rows += flatten(value, name + ".") if isinstance(value, Mapping) and value else [(name, str(value))]
+        rows += as_rows(value, name + ".") if isinstance(value, Mapping) and value else [(name, str(value))]
     return rows
 
 

@@ -23,7 +23,7 @@ def stage(recipe: Recipe, pretrained: Stage, pairs: Stage) -> Stage:
         run,
         {"dpo": recipe.dpo},
         (pretrained, pairs),
-        cost=lambda: planning.dpo_cost(recipe, check_encoder(recipe.speech.encoder).n_units),
+        cost=lambda: planning.planned_dpo(recipe, check_encoder(recipe.speech.encoder).n_units),
     )
 
 

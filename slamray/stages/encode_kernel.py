@@ -16,7 +16,7 @@ from slamray.speech.encoders.table import open_encoder
 from slamray.speech.spans import Span
 from slamray.stage.folder import Folder
 from slamray.stage.tables import SAMPLES, write_quarantine
-from slamray.stages.speech import Shard, ShardDone, ShardOfSound, Sound, shard_file
+from slamray.stages.speak_and_listen import Shard, ShardDone, ShardOfSound, Sound, shard_file
 from slamray.stages.speech_kernels import one_thread
 
 _SPAN = pa.struct([("text", pa.string()), ("start_frame", pa.uint32()), ("end_frame", pa.uint32())])

@@ -18,7 +18,7 @@ import pyarrow as pa
 from slamray.config.base import part_of
 from slamray.config.evaluation import GenPplSettings, SamplingSettings, ScoringSettings
 from slamray.config.tree import Recipe
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.errors import BadInput
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
@@ -145,8 +145,8 @@ def _chunks(
     inputs: Inputs, out: Folder, genppl: GenPplSettings, sampling: SamplingSettings, rate_hz: float
 ) -> list[Chunk]:
     """The prompts, drawn and written down, a row group a chunk."""
-    from slamray.evaluate.genppl import correct_prompts
-    from slamray.model.generate import choose_prompts
+    from slamray.evaluate.generative_perplexity import correct_prompts
+    from slamray.model.sampling import choose_prompts
 
     known = _pairs(inputs)
     pairs = [pair for pair in known if pair.metric == genppl.metric]
@@ -176,7 +176,7 @@ def _pairs(inputs: Inputs) -> list[ItemPair]:
     return found + (published.read(inputs["published"]) if "published" in inputs else [])
 
 
-def item_values(folder: Folder, metric: str) -> np.ndarray:
+def judged_values(folder: Folder, metric: str) -> np.ndarray:
     """Of each prompt, the value of one of the stage's metrics in the order of their ids; NaN where none was understood.
 
     Their mean is the figure; of GenPPL its logarithm.
@@ -190,7 +190,7 @@ def item_values(folder: Folder, metric: str) -> np.ndarray:
 
 
 def _facts(out: Folder, chunks: Sequence[Chunk]) -> GenPplFacts:
-    from slamray.evaluate.genppl import WINDOW_SECONDS, Likelihood, generative_perplexity, mean_auto_bleu
+    from slamray.evaluate.generative_perplexity import WINDOW_SECONDS, Likelihood, generative_perplexity, mean_auto_bleu
 
     rows: list[dict[str, Any]] = []
     for chunk in chunks:

@@ -12,8 +12,8 @@ import torch
 
 from slamray.config.base import asset_path
 from slamray.config.evaluation import SamplingSettings
-from slamray.evaluate.genppl import Judge, Transcriber
-from slamray.model.generate import Prompt, continue_units
+from slamray.evaluate.generative_perplexity import Judge, Transcriber
+from slamray.model.sampling import Prompt, continue_units
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import RATE_HZ, from_pcm, resample, to_flac, to_pcm
 from slamray.speech.decoders.table import load_decoder

@@ -39,7 +39,7 @@ def run(
 ) -> IntelligibilityFacts:
     """Recognise the first evaluation stories, by order of id, three ways."""
     work = partial(
-        measure,
+        measure_intelligibility,
         inputs["recordings"],
         inputs["corpus"],
         encoder_of(inputs, given, layer),
@@ -50,7 +50,7 @@ def run(
     return facts
 
 
-def measure(
+def measure_intelligibility(
     audio: Folder, texts: Folder, encoder: EncoderSettings, vocoder: Path, documents: int
 ) -> IntelligibilityFacts:
     """Word error rates of the voice and of resynthesis. vocoder: folder of the model."""

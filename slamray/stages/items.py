@@ -11,7 +11,7 @@ from slamray.config.evaluation import ItemsSettings
 from slamray.config.speech import SpeakingSettings
 from slamray.config.tree import Recipe
 from slamray.data.corpus_items import CorpusText
-from slamray.data.items import ItemSet, merge
+from slamray.data.item_pairs import ItemSet, merge
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import corpus_metrics, make_items
 from slamray.speech.voices.base import PhonemeVoice
@@ -20,7 +20,7 @@ from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import corpus
-from slamray.stages.speech import SpeechFacts, speak
+from slamray.stages.speak_and_listen import SpeechFacts, speak
 from slamray.stages.units import SPEAKING
 
 ITEMS = "items.json"

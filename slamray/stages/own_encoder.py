@@ -20,7 +20,7 @@ from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import spoken_audio
 from slamray.stages.checkpoints import MODEL
-from slamray.stages.hubert import SECOND, features
+from slamray.stages.hubert_training import SECOND, features
 
 NAME = "encoder"
 CENTROIDS = "centroids.safetensors"

@@ -13,7 +13,7 @@ from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.config.model import ModelSettings
 from slamray.config.tree import Recipe
-from slamray.train.budget import fit_micro_batch, fit_pairs, rows_per_step
+from slamray.train.spent import fit_micro_batch, fit_pairs, rows_per_step
 
 PAPER_MFU = 0.32  # 6 N tokens a second over the dense bf16 peak, of the paper's A5000 (docs/paper.md 1.5)
 
@@ -53,7 +53,7 @@ def memory(recipe: Recipe, n_units: int) -> Memory:
 def micro_batch(recipe: Recipe) -> int:
     """Rows that one worker holds at once in pre-training."""
     rows = rows_per_step(recipe.pretrain.tokens_per_step, recipe.pack.context, "pretrain.tokens_per_step")
-    return fit_micro_batch(rows, recipe.compute.micro_batch, recipe.compute.workers, "pretrain.tokens_per_step")
+    return fit_micro_batch(rows, recipe.compute.micro_batch, recipe.compute.workers)
 
 
 def fit_to_memory(recipe: Recipe, n_units: int) -> Recipe:
@@ -112,7 +112,7 @@ def check_fits(recipe: Recipe, n_units: int) -> None:
         check_memory(dpo_memory(recipe, n_units), recipe.compute, "DPO", ceiling)
 
 
-def pretraining_cost(recipe: Recipe, n_units: int) -> str:
+def planned_pretraining(recipe: Recipe, n_units: int) -> str:
     """Tokens, FLOPs and memory of a device, as far as they can be known before the machine's speed is."""
     from slamray.model.unit_lm import attention_flops_per_token
 
@@ -123,7 +123,7 @@ def pretraining_cost(recipe: Recipe, n_units: int) -> str:
     return f"{spent}; {micro_batch(recipe)} rows at once on each worker; {memory(recipe, n_units)}"
 
 
-def dpo_cost(recipe: Recipe, n_units: int) -> str:
+def planned_dpo(recipe: Recipe, n_units: int) -> str:
     """Budget, pairs and memory of a device."""
     dpo = recipe.dpo
     pairs = f"{dpo.budget}, {dpo.pairs_per_step} pairs a step; {pairs_at_once(recipe)} pairs at once on each worker"

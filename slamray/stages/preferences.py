@@ -20,7 +20,7 @@ from slamray.config.speech import DEFAULT_VOICE, SpeakingSettings
 from slamray.config.tree import Recipe
 from slamray.data import preference_pairs
 from slamray.data.ids import content_id, split_of
-from slamray.data.items import Utterance
+from slamray.data.item_pairs import Utterance
 from slamray.data.preference_pairs import PARTS, SPOKEN_COLUMNS, PairSet, PreferencePair
 from slamray.data.recordings import Recording, parquet_length, published_split
 from slamray.data.text import cut_sentences
@@ -30,7 +30,7 @@ from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import corpus, units
-from slamray.stages.speech import SpeechFacts, listen, speak
+from slamray.stages.speak_and_listen import SpeechFacts, listen, speak
 from slamray.stages.units import SPEAKING
 from slamray.tokens.documents import join_units
 from slamray.tokens.vocabulary import Vocabulary, write_vocabulary

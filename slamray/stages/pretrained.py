@@ -23,7 +23,7 @@ def stage(recipe: Recipe, untrained: Stage, rows: Stage, trunk: Sequence[Stage])
         run,
         {"pretrain": recipe.pretrain},
         (untrained, rows, *trunk),
-        cost=lambda: planning.pretraining_cost(recipe, check_encoder(recipe.speech.encoder).n_units),
+        cost=lambda: planning.planned_pretraining(recipe, check_encoder(recipe.speech.encoder).n_units),
     )
 
 

@@ -13,13 +13,13 @@ import pyarrow as pa
 from slamray.config.base import Located
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.data.published_sets import PublishedSet, kind_of, read_set
 from slamray.data.recordings import Recording
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
-from slamray.stages.speech import SpeechFacts, listen
+from slamray.stages.speak_and_listen import SpeechFacts, listen
 
 PAIRS = "pairs.parquet"
 SHARD_RECORDINGS = 64  # items last seconds, not minutes as documents do; chosen, not tuned

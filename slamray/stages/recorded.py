@@ -20,7 +20,7 @@ from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
-from slamray.stages.speech import SpeechFacts, listen
+from slamray.stages.speak_and_listen import SpeechFacts, listen
 
 PLAIN = "recorded"  # the stage of `recorded.paths`
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".sph")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from slamray.config.evaluation import ScoringSettings
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.evaluate.metrics import (
     CORPUS_ITEMS,
     PROMPTS,

@@ -15,11 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from slamray.config.evaluation import ScoringSettings
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.evaluate.metrics import ScalarMetric, metric_of
-from slamray.evaluate.pairs import judge_pairs
+from slamray.evaluate.pair_scores import judge_pairs
 from slamray.evaluate.summary import PairScore
-from slamray.model.generate import Prompt, cut_prompt
+from slamray.model.sampling import Prompt, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import to_flac

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from slamray.config.speech import TtsSettings
 from slamray.data.ids import row_seed
-from slamray.data.items import Utterance
+from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ, load_audio, resample, to_pcm
@@ -20,7 +20,7 @@ from slamray.speech.spans import Span
 from slamray.speech.voices.base import PhonemeVoice
 from slamray.speech.voices.table import load_voice
 from slamray.stage.records import from_table
-from slamray.stages.speech import Shard, ShardOfSound, Sound
+from slamray.stages.speak_and_listen import Shard, ShardOfSound, Sound
 
 Request = TypeVar("Request")
 

@@ -14,14 +14,14 @@ import numpy as np
 
 from slamray.config.speech import TtsSettings
 from slamray.config.tree import Recipe
-from slamray.data.items import Utterance
+from slamray.data.item_pairs import Utterance
 from slamray.speech.spans import Span
 from slamray.stage.folder import Folder
 from slamray.stage.records import from_table, to_table
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Pool
 from slamray.stages import corpus
-from slamray.stages.speech import Shard
+from slamray.stages.speak_and_listen import Shard
 
 SHARD_DOCUMENTS = 8  # unit of work, about 13 MB of audio; chosen, not tuned
 SHARD_BYTES = 15_000_000
@@ -81,14 +81,14 @@ def run(
     return SpokenAudioFacts(*(sum(1 for _ in read(out, split)) for split in SPLITS))
 
 
-def shard_file(number: int) -> str:
+def recordings_file(number: int) -> str:
     """Where a shard's recordings lie, below the folder of its split."""
     return f"shard-{number:06d}.parquet"
 
 
 def shard_exists(shard: Shard) -> bool:
     """Whether its recordings are stored already."""
-    return folder_of(shard).exists(shard_file(shard.number))
+    return folder_of(shard).exists(recordings_file(shard.number))
 
 
 def folder_of(shard: Shard) -> Folder:

@@ -33,7 +33,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, shape: TextLmShape, seed:
 
 
 def _make(documents: Folder, out: Folder, shape: TextLmShape, seed: int) -> dict[str, Any]:
-    from slamray.model.text_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
+    from slamray.model.small_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
     from slamray.tokens.rows import write_rows
 
     texts = {split: [document.text for document in corpus.read(documents, split)] for split in (TRAIN, VALIDATION)}

@@ -16,7 +16,7 @@ from slamray.stage.folder import Folder
 from slamray.stage.stage import MANIFEST, Inputs, Stage
 from slamray.stage.work import Machine, Metrics
 from slamray.stages import pretraining
-from slamray.train.trunk import trunk_config
+from slamray.train.trunk_schedule import trunk_config
 
 STATE = "state"  # in its folder: a checkpoint that training goes on from
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from slamray.config.speech import SpeechSettings
 from slamray.config.tree import Recipe
-from slamray.data.items import Utterance
+from slamray.data.item_pairs import Utterance
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.tables import read_shards
 from slamray.stage.work import Machine
 from slamray.stages import corpus
-from slamray.stages.speech import SpeechFacts, speak
+from slamray.stages.speak_and_listen import SpeechFacts, speak
 
 SPEAKING = "speaking"  # group of the stages that speak: their rows share the actors
 

@@ -116,7 +116,7 @@ class HifiganTraining(Replicated):
 
     def step(self, number: int, progress: float) -> Step:
         """One update of the generator, and of the discriminators once they take part."""
-        rate = rate_at(progress, self.config)
+        rate = hifigan_rate(progress, self.config)
         for optimiser in self.optimisers.values():
             optimiser.param_groups[0]["lr"] = rate
         places_B1 = self.crops.places(number)
@@ -195,7 +195,7 @@ def train_hifigan(
     return UnitVocoder(build(shape, weights, "trained"), compute.device), run.finish()
 
 
-def rate_at(progress: float, config: HifiganSettings) -> float:
+def hifigan_rate(progress: float, config: HifiganSettings) -> float:
     """Learning rate: linear warm-up, then half a cosine down to a tenth. progress: share of the budget."""
     if progress < config.warmup_share:
         return config.peak_rate * progress / config.warmup_share

@@ -20,9 +20,9 @@ from slamray.config.budget import Budget
 from slamray.config.compute import Compute
 from slamray.stage.work import CHECKPOINTS, NOTICE, Metrics, Report
 from slamray.tokens.sampler import add_hashes
-from slamray.train.budget import Spent, progress
 from slamray.train.checkpoint import Saver, newest_complete, read_state, write_state
 from slamray.train.ranks import add_hashes_over_ranks, add_over_ranks, agree, rank0_number, rank_and_world
+from slamray.train.spent import Spent, progress
 
 Write = Callable[[Path], None]  # writes what a checkpoint holds into its folder
 Snapshot = Callable[[], Write | None]  # a collective; None on all ranks but 0

@@ -31,13 +31,13 @@ from slamray.tokens.rows import Batch, RowStore
 from slamray.tokens.sampler import add_hashes, rank_micro_batches, sample_hash
 from slamray.tokens.vocabulary import Ints
 from slamray.train import checkpoint
-from slamray.train.budget import Spent, fit_micro_batch, rows_per_step
 from slamray.train.loop import Run, Step, Write, train
 from slamray.train.memory import bucket_elements
 from slamray.train.objective import summed_cross_entropy
 from slamray.train.optim import make_optimiser, set_schedules
 from slamray.train.ranks import add_over_ranks, rank_and_world
-from slamray.train.trunk import branch_optim
+from slamray.train.spent import Spent, fit_micro_batch, rows_per_step
+from slamray.train.trunk_schedule import branch_optim
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
 KEY = "pretrain.tokens_per_step"
@@ -104,7 +104,7 @@ class Pretraining:
         self.device = torch.device(compute.device)
         self.optim = branch_optim(config)
         self.rows_per_step = rows_per_step(config.tokens_per_step, train_rows.context, KEY)
-        micro_batch = fit_micro_batch(self.rows_per_step, compute.micro_batch, compute.workers, KEY)
+        micro_batch = fit_micro_batch(self.rows_per_step, compute.micro_batch, compute.workers)
         self.compute = compute = compute.model_copy(update={"micro_batch": micro_batch})
         self.accumulation = -(-self.rows_per_step // micro_batch // self.world)  # see rank_micro_batches
         self.attention = register_attention(compute.packed_attention)

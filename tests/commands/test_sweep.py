@@ -21,7 +21,7 @@ from slamray.commands.sweep_space import load_tuning, make_space
 from slamray.config.load import Member, Sweep, load_sweep
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
-from slamray.evaluate.genppl import Likelihood, generative_perplexity
+from slamray.evaluate.generative_perplexity import Likelihood, generative_perplexity
 from slamray.evaluate.metrics import METRICS, ScalarMetric
 from slamray.evaluate.summary import PairScore, item_values, summarise_items
 from slamray.report.sweep_figure import draw

@@ -9,7 +9,7 @@ import pytest
 
 from slamray.data import grammar_items as grammar
 from slamray.data.grammar_items import PARTS, make_grammar
-from slamray.data.items import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
+from slamray.data.item_pairs import ItemSet, count_words, make_sentence_order, make_topic_cloze, merge
 from slamray.data.text import TextDocument
 from slamray.data.word_items import Phonotactics, invent, make_words, make_words_in_sentences, segments
 

@@ -30,13 +30,13 @@ from slamray.config.compute import Compute
 from slamray.config.evaluation import ScoringSettings
 from slamray.config.load import load_recipe
 from slamray.config.speech import EncoderSettings, ListeningSettings
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.data.published_sets import KINDS, SALMON_PARTS, read_set
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import corpus_metrics
-from slamray.evaluate.pairs import judge_pairs, pair_documents
+from slamray.evaluate.pair_scores import judge_pairs, pair_documents
 from slamray.evaluate.summary import PairScore, bootstrap, summarise_items
-from slamray.recipe.evaluation import build, split_words
+from slamray.recipe.evaluation import build, own_words
 from slamray.recipe.slam import build as build_run
 from slamray.report.page import ReportData, write_report
 from slamray.runtime.engine import Engine
@@ -424,7 +424,7 @@ def test_the_job_says_in_one_line_what_is_wrong(
 ) -> None:  # fmt: skip
     shutil.copytree(tiny_lm, tmp_path / "small")
     given = [word.format(one=models["one"], small=tmp_path / "small") for word in words]
-    asked, rest = split_words([f"root={tmp_path / 'runs'}", f"sets={{ssc: {sets['ssc']}}}", *given])
+    asked, rest = own_words([f"root={tmp_path / 'runs'}", f"sets={{ssc: {sets['ssc']}}}", *given])
     assert main(rest, partial(build, asked=asked)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -437,7 +437,7 @@ def test_the_plan_says_that_a_set_is_a_subset(
     models: dict[str, Path], sets: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"checkpoints=[{models['one']}, {models['two']}]", f"sets={{ssc: {sets['ssc']}}}", f"root={tmp_path}"]
-    asked, rest = split_words([*words, "--plan"])
+    asked, rest = own_words([*words, "--plan"])
     assert main(rest, partial(build, asked=asked)) == 0
     shown = capsys.readouterr().out
     assert "6 items, a subset: published are 1,871 (test)" in shown and "2 checkpoints by 1 metrics" in shown

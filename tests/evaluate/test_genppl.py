@@ -14,9 +14,9 @@ from support.machine import InProcess
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from slamray.config.evaluation import GenPplSettings, SamplingSettings, ScoringSettings
-from slamray.data.items import ItemPair, ItemSet
+from slamray.data.item_pairs import ItemPair, ItemSet
 from slamray.errors import BadInput
-from slamray.evaluate.genppl import (
+from slamray.evaluate.generative_perplexity import (
     Judge,
     Likelihood,
     Transcriber,
@@ -215,9 +215,9 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
         scored = [one.nll / one.tokens for one in again if one.tokens]
         assert found.empty == 3 - len(scored)
         assert found.perplexity == pytest.approx(math.exp(sum(scored) / len(scored)), rel=1e-5)
-    values = genppl.item_values(out, "genppl")  # what a sweep resamples
+    values = genppl.judged_values(out, "genppl")  # what a sweep resamples
     assert math.exp(np.nanmean(values)) == pytest.approx(facts.with_prompt.perplexity) and len(values) == 3
-    assert np.nanmean(genppl.item_values(out, "auto_bleu")) == pytest.approx(facts.with_prompt.auto_bleu)
+    assert np.nanmean(genppl.judged_values(out, "auto_bleu")) == pytest.approx(facts.with_prompt.auto_bleu)
     times = {path: path.stat().st_mtime_ns for path in out.fetch("chunks").iterdir()}
     assert genppl.run(inputs, out, machine, "pretrained", settings, scoring, 25.0) == facts
     assert times == {path: path.stat().st_mtime_ns for path in out.fetch("chunks").iterdir()}

@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from slamray.data.items import ItemPair
-from slamray.evaluate.pairs import judge, judge_pairs, pair_documents, perplexity
+from slamray.data.item_pairs import ItemPair
+from slamray.evaluate.pair_scores import correctness, judge_pairs, pair_documents, perplexity
 from slamray.evaluate.summary import ItemSummary, PairScore, compare, summarise_items, wilson
 from slamray.model.log_likelihood import log_likelihoods
 from slamray.tokens.documents import Document, join_units, unit_document
@@ -126,7 +126,7 @@ def test_a_tie_counts_one_half_and_is_reported() -> None:
     scores = [scored(i, correct) for i, correct in enumerate((1.0, 0.5, 0.0, 1.0))]
     low, high = wilson(0.625, 4)
     assert summarise_items(scores) == [ItemSummary("words", "all", "items", 4, 4, 1, 0.625, low, high)]
-    assert [judge(-1.0, -2.0), judge(-2.0, -1.0), judge(-1.0, -1.0)] == [1.0, 0.0, 0.5]
+    assert [correctness(-1.0, -2.0), correctness(-2.0, -1.0), correctness(-1.0, -1.0)] == [1.0, 0.0, 0.5]
 
 
 def test_an_item_with_several_pairs_counts_once_and_widens_the_interval() -> None:

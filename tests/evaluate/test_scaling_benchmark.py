@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from slamray.evaluate.scaling_law import Law, Run
+from slamray.evaluate.scaling_law import Law, Observation
 
 PLANTED = Law(1.5, 20.0, 60.0, 0.3, 0.28)
 SIZES = {"llama-2x64": 132_800, "llama-2x128": 466_304, "llama-3x192": 1_452_480}
@@ -36,7 +36,7 @@ def test_a_larger_run_is_foretold_before_it_is_made_and_the_page_says_how_well(
     def train(shape: str, tokens: int, *given: Any) -> Any:
         trained.append((shape, (tmp_path / "foretold.json").exists()))
         loss = PLANTED.predict(SIZES[shape], tokens).loss * (1.01 if shape == "llama-3x192" else 1.0)
-        return scaling.Made(shape, Run(SIZES[shape], tokens, loss), 1.0)
+        return scaling.Made(shape, Observation(SIZES[shape], tokens, loss), 1.0)
 
     monkeypatch.setattr(scaling, "train", train)
     words = [f"root={tmp_path}", "toy=true"]

@@ -8,24 +8,34 @@ import numpy as np
 import pytest
 from scipy.special import huber as scipy_huber
 
-from slamray.evaluate.scaling_law import HUBER_DELTA, SPEECH, Law, Run, effective, error, fit, huber, topic_cloze
+from slamray.evaluate.scaling_law import (
+    HUBER_DELTA,
+    SPEECH,
+    Law,
+    Observation,
+    effective,
+    error,
+    expected_topic_cloze,
+    fit_law,
+    huber,
+)
 
 SIZES = (1e5, 4e5, 1.6e6, 6.4e6)
 TOKENS = (2.5e5, 1e6, 4e6)
 
 
-def runs_of(law: Law, noise: float = 0.0) -> list[Run]:
+def runs_of(law: Law, noise: float = 0.0) -> list[Observation]:
     rng = np.random.default_rng(0)
     runs = []
     for n, d in itertools.product(SIZES, TOKENS):
         loss = law.e + law.a / n**law.alpha + law.b / d**law.beta
-        runs.append(Run(n, d, loss * np.exp(noise * rng.normal())))
+        runs.append(Observation(n, d, loss * np.exp(noise * rng.normal())))
     return runs
 
 
 @pytest.mark.parametrize("planted", [SPEECH, Law(1.5, 20.0, 60.0, 0.3, 0.28), Law(0.9, 400.0, 150.0, 0.5, 0.34)])
 def test_the_fit_recovers_planted_constants(planted: Law) -> None:
-    found = fit(runs_of(planted))
+    found = fit_law(runs_of(planted))
     assert (found.e, found.alpha, found.beta) == pytest.approx((planted.e, planted.alpha, planted.beta), rel=0.02)
     assert (found.a, found.b) == pytest.approx((planted.a, planted.b), rel=0.1)  # the exponents' error, magnified
     assert error(found, runs_of(planted)) < 1e-4
@@ -34,14 +44,14 @@ def test_the_fit_recovers_planted_constants(planted: Law) -> None:
 def test_the_fit_foresees_a_larger_run_through_noise_and_an_outlier() -> None:
     planted = Law(1.5, 20.0, 60.0, 0.3, 0.28)
     runs = runs_of(planted, noise=0.003)
-    runs[5] = Run(runs[5].parameters, runs[5].tokens, 1.3 * runs[5].loss)  # a run that diverged
+    runs[5] = Observation(runs[5].parameters, runs[5].tokens, 1.3 * runs[5].loss)  # a run that diverged
     larger = planted.predict(1.2e7, 7e6)
-    assert fit(runs).predict(1.2e7, 7e6).loss == pytest.approx(larger.loss, rel=0.02)
+    assert fit_law(runs).predict(1.2e7, 7e6).loss == pytest.approx(larger.loss, rel=0.02)
 
 
 def test_the_error_is_the_root_mean_square_of_relative_errors() -> None:
     flat = Law(2.0, 0.0, 0.0, 1.0, 1.0)  # 2 whatever the run
-    assert error(flat, [Run(1, 1, 2.0), Run(1, 1, 2.02)]) == pytest.approx(0.01 / 2**0.5, rel=0.01)
+    assert error(flat, [Observation(1, 1, 2.0), Observation(1, 1, 2.02)]) == pytest.approx(0.01 / 2**0.5, rel=0.01)
 
 
 def test_the_cost_is_hubers() -> None:
@@ -92,5 +102,5 @@ def test_parameters_beyond_the_best_size_for_the_unique_tokens_count_less() -> N
 
 def test_topic_cloze_grows_with_the_published_power_through_what_is_known() -> None:
     known = [(6 * 309e6 * 30.4e9, 75.31), (6 * 823e6 * 82e9, 77.93)]
-    assert topic_cloze(1e19, known[:1]) == pytest.approx(75.31 * (1e19 / known[0][0]) ** 0.025)
-    assert topic_cloze(known[0][0], known) < 75.31 and topic_cloze(known[1][0], known) > 77.93
+    assert expected_topic_cloze(1e19, known[:1]) == pytest.approx(75.31 * (1e19 / known[0][0]) ** 0.025)
+    assert expected_topic_cloze(known[0][0], known) < 75.31 and expected_topic_cloze(known[1][0], known) > 77.93

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from slamray.config.evaluation import SamplingSettings
-from slamray.model.generate import Continuation, Prompt, choose_prompts, continue_units, cut_prompt, describe
+from slamray.model.sampling import Continuation, Prompt, choose_prompts, continue_units, cut_prompt, describe
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT
 
 N_UNITS = 20

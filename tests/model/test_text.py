@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from slamray.config.model import ModelSettings
 from slamray.config.training import TextLmSettings
 from slamray.errors import BadInput
-from slamray.model.text_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
+from slamray.model.small_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
 from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
 from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 

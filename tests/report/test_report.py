@@ -17,7 +17,7 @@ import soundfile
 
 from slamray.evaluate.metrics import METRICS, ScalarMetric
 from slamray.report.charts import MAX_POINTS, Series, interval_chart, label, line_chart, make_axis, thin
-from slamray.report.page import Clip, ReportData, ScalarTable, duration, flatten, write_report
+from slamray.report.page import Clip, ReportData, ScalarTable, as_rows, duration, write_report
 
 EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
@@ -197,7 +197,7 @@ def test_long_curves_are_averaged_and_keep_their_mean() -> None:
 
 
 def test_configuration_is_shown_as_dotted_keys() -> None:
-    assert flatten({"a": {"b": 1, "c": {}}, "d": [1, 2]}) == [("a.b", "1"), ("a.c", "{}"), ("d", "[1, 2]")]
+    assert as_rows({"a": {"b": 1, "c": {}}, "d": [1, 2]}) == [("a.b", "1"), ("a.c", "{}"), ("d", "[1, 2]")]
 
 
 def test_durations_are_readable() -> None:

@@ -61,7 +61,9 @@ def test_the_stage_trains_a_hifigan_that_loads_by_its_folder_and_its_words_are_c
     assert facts["audio_mel_error_db"] > 0 and [row["step"] for row in reports] == [2, 4]
     trained = load_decoder(tmp_path / "model")
     assert trained.rate_hz == 16_000 and len(trained(np.array([1, 2]), np.array([2, 1]))) == 3 * 640
-    measured = intelligibility.measure(audio, spoken / "corpus", encoder, tmp_path / "model", documents=5)
+    measured = intelligibility.measure_intelligibility(
+        audio, spoken / "corpus", encoder, tmp_path / "model", documents=5
+    )
     assert (measured.stories, measured.words) == (1, 9 + 10)
     rates = measured.word_error_rate
     assert rates["voice"] < 0.35  # 0.11 over whole stories

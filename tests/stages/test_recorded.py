@@ -28,7 +28,7 @@ from slamray.stage.folder import Folder
 from slamray.stage.records import to_table
 from slamray.stages import corpus as corpus_stage
 from slamray.stages import packed, preferences, recorded
-from slamray.stages.speech import Shard, Sound
+from slamray.stages.speak_and_listen import Shard, Sound
 from slamray.stages.speech_kernels import Listen
 from slamray.tokens.rows import RowStore
 from slamray.tokens.vocabulary import Vocabulary

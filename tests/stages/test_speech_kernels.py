@@ -15,16 +15,16 @@ import soundfile
 from slamray.config.corpora import RecordedSettings
 from slamray.config.speech import EncoderSettings, TtsSettings
 from slamray.data.ids import row_seed
-from slamray.data.items import Utterance
+from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ
 from slamray.stage import tables
 from slamray.stage.folder import Folder
 from slamray.stage.records import to_table
-from slamray.stages import recorded, speech
+from slamray.stages import recorded, speak_and_listen
 from slamray.stages.encode_kernel import Encode
-from slamray.stages.speech import Shard
+from slamray.stages.speak_and_listen import Shard
 from slamray.stages.speech_kernels import Listen, Speak
 
 
@@ -64,8 +64,8 @@ def recordings_in(path: Path) -> list[Recording]:
 
 def shard(requests: Sequence[Any], out: Path) -> Shard:
     """A stage's only shard, its requests in their file."""
-    Folder(out).write_table(speech.REQUESTS, to_table(requests, type(requests[0])))
-    return Shard(0, str(out / speech.REQUESTS), str(out), samples=1)
+    Folder(out).write_table(speak_and_listen.REQUESTS, to_table(requests, type(requests[0])))
+    return Shard(0, str(out / speak_and_listen.REQUESTS), str(out), samples=1)
 
 
 def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_path: Path, encode: Encode) -> None:
@@ -98,7 +98,7 @@ def test_too_many_bad_recordings_stop_the_stage_by_name(tmp_path: Path, encode: 
     recordings = recordings_in(tmp_path / "audio")
     encode(Listen()(shard(recordings, tmp_path / "out")))
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 5 of 10 rows are bad"):
-        speech.facts_of(Folder(tmp_path / "out"), len(recordings), 0.01, "recorded.max_bad_share")
+        speak_and_listen.facts_of(Folder(tmp_path / "out"), len(recordings), 0.01, "recorded.max_bad_share")
 
 
 def test_recordings_in_parquet_are_read_row_by_row(tmp_path: Path, encode: Encode) -> None:

@@ -9,7 +9,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def code_blocks(page: str, section: str) -> list[tuple[str, str]]:
-    """Every block of code below a heading `## section`: where it goes (its first line) and the rest."""
+    """Blocks of code below a heading `## section`: the file that the line before one names, if any, and the code."""
     text = (DOCS / page).read_text()
     (body,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    return re.findall(r"^```(?:python|yaml)\n# (.+?)\n(.*?)^```", body, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^([^\n]+):\n\n```(?:python|yaml)\n(.*?)^```", body, re.MULTILINE | re.DOTALL)
+    return [((re.findall(r"`([\w/.]+)`", title) or [""])[-1], code) for title, code in blocks]

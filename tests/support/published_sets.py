@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from slamray.config.speech import TtsSettings
-from slamray.data.items import Utterance
+from slamray.data.item_pairs import Utterance
 from slamray.data.published_sets import SALMON_PARTS
 from slamray.speech.audio import from_pcm
 from slamray.stages.speech_kernels import Speak

@@ -18,7 +18,7 @@ from slamray.errors import BadInput
 from slamray.speech.decoders.hifigan import load
 from slamray.train.decoder_data import Recording
 from slamray.train.hifigan_losses import Discriminators, LogMel, discriminator_loss, feature_loss, generator_loss
-from slamray.train.hifigan_training import measure_audio, rate_at, train_hifigan
+from slamray.train.hifigan_training import hifigan_rate, measure_audio, train_hifigan
 
 HOP = 640
 LOSSES = ("mel", "duration", "discriminator", "generator", "feature")
@@ -172,9 +172,9 @@ def test_two_workers_train_what_one_trains_discriminators_and_dropout_included(t
 
 def test_the_rate_warms_up_and_ends_at_a_tenth() -> None:
     config = CONFIG.model_copy(update={"peak_rate": 1e-3, "warmup_share": 0.1})
-    assert rate_at(0.05, config) == pytest.approx(5e-4)
-    assert rate_at(0.1, config) == pytest.approx(1e-3)
-    assert rate_at(1.0, config) == pytest.approx(1e-4)
+    assert hifigan_rate(0.05, config) == pytest.approx(5e-4)
+    assert hifigan_rate(0.1, config) == pytest.approx(1e-3)
+    assert hifigan_rate(1.0, config) == pytest.approx(1e-4)
 
 
 def test_the_shipped_size_is_small(tmp_path: Path) -> None:

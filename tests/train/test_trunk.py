@@ -14,7 +14,7 @@ from slamray.errors import BadInput
 from slamray.recipe.slam import build
 from slamray.stage.stage import Stage, order
 from slamray.stages.trunk import longest_shorter
-from slamray.train.trunk import branch_optim, check_trunk, trunk_config
+from slamray.train.trunk_schedule import branch_optim, check_trunk, trunk_config
 
 WSD = OptimSettings(learning_rate=1e-2, warmup_share=0.125, schedule="wsd", decay_share=0.5)
 BRANCH = PretrainSettings(budget="steps:8", trunk="steps:16", optim=WSD)

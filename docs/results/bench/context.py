@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from slamray import store
-from slamray.evaluate.pairs import sequence_tokens, token_log_likelihoods
+from slamray.evaluate.pair_scores import sequence_tokens, token_log_likelihoods
 from slamray.model.unit_lm import load_unit_lm
 
 

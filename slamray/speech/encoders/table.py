@@ -14,7 +14,7 @@ from slamray.config.outside import is_hub_id, require_hub_id
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
 from slamray.speech.encoders.base import KEY, Encoder, EncoderFacts, Features
-from slamray.speech.hub import cached_file, model_folder
+from slamray.speech.hub_models import cached_file, model_folder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers import FastSpeech2ConformerWithHifiGan
 
 from slamray.config.speech import TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.hub import model_folder
+from slamray.speech.hub_models import model_folder
 from slamray.speech.voices.base import EDGE, STRESS, PhonemeVoice
 from slamray.speech.voices.english import EnglishReader, load_reader
 

@@ -18,7 +18,7 @@ import numpy as np
 from slamray.config.base import asset_path
 from slamray.config.speech import DEFAULT_VOICE, TtsSettings
 from slamray.errors import BadInput
-from slamray.speech.hub import model_folder
+from slamray.speech.hub_models import model_folder
 from slamray.speech.voices.base import EARLY_FRAMES, PhonemeVoice
 from slamray.speech.voices.english import EnglishReader, load_reader
 

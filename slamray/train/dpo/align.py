@@ -35,17 +35,17 @@ from slamray.config.compute import Compute
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
-from slamray.model.generate import Prompt, continue_units
+from slamray.model.sampling import Prompt, continue_units
 from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
 from slamray.stage.work import Report
 from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
-from slamray.train.budget import fit_pairs
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
 from slamray.train.loop import Run
 from slamray.train.memory import SCORED_AT_ONCE, bucket_elements, padded_attention
 from slamray.train.ranks import rank_and_world
+from slamray.train.spent import fit_pairs
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
 PROMPTS, NEW_TOKENS = 16, 100  # of an evaluation on the way: some seconds on a CPU; chosen, not tuned

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from slamray.config.speech import ListeningSettings, SpeakingSettings
-from slamray.data.items import Utterance
+from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
 from slamray.speech.spans import Span
 from slamray.stage.folder import Folder

@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperForConditionalGeneration, WhisperProcessor
 
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.errors import BadInput
-from slamray.model.generate import Prompt, cut_prompt
+from slamray.model.sampling import Prompt, cut_prompt
 from slamray.speech.audio import RATE_HZ
 from slamray.speech.encoders.kmeans import deduplicate, expand
 from slamray.tokens.autobleu import auto_bleu, word_tokens

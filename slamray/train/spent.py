@@ -37,15 +37,14 @@ def rows_per_step(tokens_per_step: int, context: int, key: str) -> int:
     return rows
 
 
-def fit_micro_batch(batch: int, at_most: int, workers: int, key: str) -> int:
-    """The largest divisor of a step's batch (rows or pairs) that is at most `at_most` and leaves no worker without.
+def fit_micro_batch(batch: int, at_most: int, workers: int) -> int:
+    """The largest divisor of a step's batch (rows or pairs) that is at most `at_most` and gives every worker one.
 
-    The one place where this number is derived. It follows from the recipe and the profile alone, so that a run that
-    goes on with fewer workers keeps its micro-batches. `key` names the batch for the message.
+    1 where there are more workers than rows: those without one repeat another's, which then counts 0
+    (tokens/sampler.py). The one place where this number is derived. It follows from the recipe and the profile alone,
+    so that a run that goes on with fewer workers keeps its micro-batches.
     """
-    if batch < workers:
-        raise BadInput(f"{key}: a step of {batch} has none for some of compute.workers={workers}; change one of them")
-    return max(size for size in range(1, min(at_most, batch // workers) + 1) if batch % size == 0)
+    return max(size for size in range(1, max(1, min(at_most, batch // workers)) + 1) if batch % size == 0)
 
 
 def fit_pairs(pairs_per_step: int, compute: Compute) -> int:
@@ -53,4 +52,4 @@ def fit_pairs(pairs_per_step: int, compute: Compute) -> int:
     share, rest = divmod(pairs_per_step, compute.workers)
     if rest or not share:
         raise BadInput(f"dpo.pairs_per_step={pairs_per_step} is no multiple of compute.workers={compute.workers}")
-    return fit_micro_batch(share, compute.dpo_micro_batch, 1, "dpo.pairs_per_step")
+    return fit_micro_batch(share, compute.dpo_micro_batch, 1)

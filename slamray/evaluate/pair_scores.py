@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from slamray.config.evaluation import ScoringSettings
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.evaluate.metrics import Material
 from slamray.evaluate.summary import PairScore
 from slamray.model.log_likelihood import BATCH_TOKENS, log_likelihoods
@@ -46,12 +46,12 @@ def judge_pairs(
     sums, targets = log_likelihoods(model, pair_documents(pairs, units, vocabulary), batch_tokens)
     scores = (sums / targets if normalise == "mean" else sums).reshape(-1, 2).tolist()
     return [
-        PairScore(pair.pair_id, pair.metric, pair.part, pair.item, chosen, rejected, judge(chosen, rejected))
+        PairScore(pair.pair_id, pair.metric, pair.part, pair.item, chosen, rejected, correctness(chosen, rejected))
         for pair, (chosen, rejected) in zip(pairs, scores, strict=True)
     ]
 
 
-def judge(chosen: float, rejected: float) -> float:
+def correctness(chosen: float, rejected: float) -> float:
     """1.0 if chosen scores higher, 0.0 if lower, 0.5 for a tie (docs/paper.md 1.10)."""
     return 0.5 if abs(chosen - rejected) <= TIE * max(1.0, abs(chosen)) else float(chosen > rejected)
 
