@@ -38,7 +38,7 @@ def ready(recipe: Recipe, build: Build) -> Recipe:
     """The recipe with a commit for every name that its stages need, their models and published files fetched.
 
     BadInput, in one line, for all that cannot be had, with what to bring and where to. Commits that the hub was asked
-    for are kept in {root}/pins.json and in the mirror, so that a name is asked for once.
+    for are kept in {root}/pins.json and in the mirror, so that a name is asked for once. A finished run asks nobody.
     """
     pins = {**_mirrored_pins(recipe), **_pins(recipe)}
     old = dict(pins)
@@ -47,15 +47,16 @@ def ready(recipe: Recipe, build: Build) -> Recipe:
     recipe = pin(recipe, pins.get)
     trouble = _collect(_basis(recipe), _fetch)  # what is here goes before what is known of it
     recipe = _fitted(recipe)
-    trouble += _ask(outside(build(recipe)), pins)
+    trouble += _ask(outside(order(build(recipe))), pins)
     if pins != old:
         store.write_json(Path(recipe.root) / PINS, pins)
         if recipe.mirror:
             with _of_the_mirror(recipe.mirror) as mirror:
                 mirror.send(Path(recipe.root) / PINS, PINS)
     pinned = pin(recipe, pins.get)
-    trouble += _collect([one for one in outside(build(pinned)) if one.unpinned is None], _fetch)
-    trouble += [found for stage in order(build(pinned)) if (found := _lacks(stage))]
+    todo = [stage for stage in order(build(pinned)) if not stage.is_done(Path(recipe.root))]
+    trouble += _collect([one for one in outside(todo) if one.unpinned is None], _fetch)
+    trouble += [found for stage in todo if (found := _lacks(stage))]
     _raise(trouble)
     return pinned
 
@@ -69,10 +70,10 @@ def _fitted(recipe: Recipe) -> Recipe:
     return planning.fit_to_memory(recipe, check_encoder(recipe.speech.encoder).n_units)
 
 
-def outside(targets: Sequence[Stage]) -> list[Named]:
-    """All that the stages' settings name outside, each once."""
+def outside(stages: Sequence[Stage]) -> list[Named]:
+    """All that these stages' settings name outside, each once."""
     found: dict[Named, None] = {}
-    for stage in order(targets):
+    for stage in stages:
         for setting in stage.settings.values():
             place = setting.place if isinstance(setting, Located) else setting
             if isinstance(place, Settings):

@@ -32,6 +32,8 @@ def model_folder(model: str, revision: str | None, patterns: Sequence[str], key:
 @lru_cache(maxsize=64)  # the members of a study name the same models
 def fetch_model(model: str, revision: str | None, key: str) -> None:
     """Fetch a hub id's configuration, tokeniser and weights; these as pickles where there is no safetensors."""
+    if cached_file(model, revision, "model.safetensors"):
+        return  # the hub need not be asked
     folder = model_folder(model, revision, MODEL_FILES, key)
     if not [*folder.glob("*.safetensors")]:
         folder = model_folder(model, revision, (*MODEL_FILES, *PICKLES), key)
