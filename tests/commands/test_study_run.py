@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,6 @@ def root_of(words: list[str]) -> Path:
     return Path(next(word for word in words if word.startswith("root=")).removeprefix("root="))
 
 
-@pytest.mark.long
 def test_a_study_makes_each_variant_and_draws_them(
     finished: subprocess.CompletedProcess[str], study_words: list[str]
 ) -> None:
@@ -70,7 +69,6 @@ def test_a_study_makes_each_variant_and_draws_them(
     assert len(list(root.glob("pretrained/*/manifest.json"))) == 3 and not list(root.glob("aligned"))
 
 
-@pytest.mark.long
 def test_the_same_study_again_makes_nothing(finished: subprocess.CompletedProcess[str], study_words: list[str]) -> None:
     root = root_of(study_words)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("manifest.json")}

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1500)]
 
 
-def test_pre_training_whose_worker_is_killed_comes_to_the_same_as_the_untouched_run(tmp_path: Path) -> None:
-    strike(tmp_path, "STRIKES=1", "KINDS=worker", "AT=pretrained")
-
-
-@pytest.mark.long
 def test_a_run_that_is_struck_in_speech_in_pre_training_and_in_dpo_comes_to_the_same(tmp_path: Path) -> None:
     strike(tmp_path, "STRIKES=3", "KINDS=driver,worker,torn")
 

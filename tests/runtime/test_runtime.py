@@ -181,7 +181,9 @@ def struck_loop(out: Path, how: str, times: int, report: Report) -> dict[str, An
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("how", ["dies", "stops", "hangs"])
+@pytest.mark.parametrize(
+    "how", ["dies", pytest.param("stops", marks=pytest.mark.long), pytest.param("hangs", marks=pytest.mark.long)]
+)
 def test_a_rank_that_is_struck_is_named_within_the_time_and_training_goes_on(
     tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -198,6 +200,7 @@ def test_a_rank_that_is_struck_is_named_within_the_time_and_training_goes_on(
     assert time.monotonic() - began < 300, "ten minutes are Ray's own limit, half an hour gloo's"
 
 
+@pytest.mark.long
 def test_failures_that_bring_no_new_checkpoint_end_the_run(tmp_path: Path, engine: Engine) -> None:
     compute = Compute(workers=2, stall_seconds=5, max_failures=1)
     out = tmp_path / "pretrained" / "0123"
