@@ -139,12 +139,8 @@ class Bench:
     failed: list[str] = field(default_factory=list)
     peak_tflops: float | None = None  # as measured
     tokens_per_second: Measured | None = None  # of the fastest pre-training
-    _ends: float = float("inf")
-
-    @property
-    def left(self) -> float:
-        """Seconds that this part may still take."""
-        return self._ends - time.monotonic()
+    _ends: float = float("inf")  # when the part's time is over
+    _longest: float = 0.0  # seconds of an attempt in it
 
     @contextmanager
     def limited(self, seconds: float) -> Iterator[None]:
@@ -153,7 +149,7 @@ class Bench:
         def ring(*_: Any) -> None:
             raise OutOfTime
 
-        self._ends = time.monotonic() + seconds
+        self._ends, self._longest = time.monotonic() + seconds, 0.0
         handler, timer = signal.signal(signal.SIGALRM, ring), signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             yield
@@ -164,6 +160,7 @@ class Bench:
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
         """An error inside the block is told and counts as a failed gate; what comes after it is still measured."""
+        began = time.monotonic()
         try:
             yield
         except Exception as error:
@@ -171,6 +168,18 @@ class Bench:
             self._write({"what": what, "error": f"{type(error).__name__}: {str(error)[:500]}"})
             self.failed.append(f"{what}: error")
         self.device.forget()
+        self._longest = max(self._longest, time.monotonic() - began)
+
+    @property
+    def left(self) -> float:
+        """Seconds that this part may still take."""
+        return self._ends - time.monotonic()
+
+    def room(self, what: str) -> bool:
+        """Whether as much time is left as the longest attempt of this part took; else it is told."""
+        if self.left < self._longest:
+            self.skip(what, f"{self.left:.0f} s are left, and {self._longest:.0f} s may be needed")
+        return self.left >= self._longest
 
     def skip(self, what: str, why: str) -> None:
         """Say that something is not measured."""

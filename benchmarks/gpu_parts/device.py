@@ -138,7 +138,8 @@ class Device:
             function()
             return {}
         asked: Counter[str] = Counter()
-        synchronize = torch.cuda.synchronize
+        cuda: Any = torch.cuda
+        synchronize = cuda.synchronize
 
         def counted(*args: Any) -> None:
             frame = sys._getframe(1)
@@ -147,14 +148,14 @@ class Device:
             asked[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] += 1
             synchronize(*args)
 
-        torch.cuda.synchronize = counted
-        torch.cuda.set_sync_debug_mode("warn")
+        cuda.synchronize = counted
+        cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter("always")
                 function()
         finally:
-            torch.cuda.set_sync_debug_mode("default")
-            torch.cuda.synchronize = synchronize
+            cuda.set_sync_debug_mode("default")
+            cuda.synchronize = synchronize
         said = [one for one in heard if "synchronizing" in str(one.message)]
         return dict((asked + Counter(f"{Path(one.filename).name}:{one.lineno}" for one in said)).most_common())

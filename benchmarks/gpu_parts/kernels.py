@@ -73,6 +73,8 @@ def attention(bench: Bench) -> None:
             if path.attention == EXPANDED and family != "qwen2":  # the one with grouped heads
                 continue
             what = f"attention, {family}, {path.name}"
+            if not bench.room(what):
+                continue
             with bench.attempt(what), bench.device.tf32(False):
                 _compare(bench, what, config, path, batch, counted_BC, truth, store)
 

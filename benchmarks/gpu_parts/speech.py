@@ -65,6 +65,8 @@ def extraction(bench: Bench) -> None:
     truth = open_encoder(settings, "cpu")(few, bench.sizes.batch_seconds)
     for precision in PRECISIONS:
         what = f"extraction, {precision.name}"
+        if not bench.room(what):
+            continue
         with bench.attempt(what), bench.device.tf32(precision.tf32):
             own = settings.model_copy(update={"dtype": precision.dtype})
             _extract(bench, what, own, audios, few, truth)

@@ -51,6 +51,8 @@ def pretraining(bench: Bench) -> None:
         losses: dict[str, float] = {}
         for way in ("sdpa", "varlen", "varlen + compile"):
             what = f"pre-training, {way}, micro-batch {micro_batch}"
+            if not bench.room(what):
+                continue
             attention = way.partition(" ")[0]
             compute = bench.device.compute.model_copy(update={"attention": attention, "micro_batch": micro_batch})
             planned = planned_memory(config, PretrainSettings().optim, compute, bench.sizes.context).total
@@ -187,6 +189,8 @@ def dpo(bench: Bench) -> None:
     )
     for micro_batch in sizes.pairs:
         what = f"DPO, micro-batch {micro_batch}"
+        if not bench.room(what):
+            continue
         compute = bench.device.compute.model_copy(update={"dpo_micro_batch": micro_batch})
         planned = planned_dpo_memory(config, settings, compute).total
         with bench.attempt(what):
