@@ -20,7 +20,7 @@ SMALL="deepspeed transformers trl datasets dill multiprocess pydantic pydantic_c
 soundfile cffi pycparser hjson"
 EXACT="deepspeed transformers trl"
 NEEDED="$SMALL accelerate einops fsspec huggingface_hub Jinja2 msgpack ninja numpy packaging pandas psutil py-cpuinfo \
-pyarrow PyYAML regex safetensors scipy tokenizers torch tqdm typing_extensions xxhash"
+pyarrow PyYAML regex safetensors scipy tokenizers tqdm typing_extensions xxhash"
 
 pins() { for name in "$@"; do grep "^$name==" "$root/requirements.lock"; done; }
 
@@ -33,6 +33,10 @@ if [ "${1:-}" = prepare ]; then
     exit
 fi
 
+if ! $PYTHON -c 'import torch'; then
+    echo "$PYTHON has no torch; say PYTHON=one that has torch 2.11 for its GPU" >&2
+    exit 2
+fi
 export PYTHONPATH="$SITE:$root${PYTHONPATH:+:$PYTHONPATH}" COMMIT
 missing=$($PYTHON - "$EXACT" $(pins $NEEDED) <<'PYTHON'
 import sys

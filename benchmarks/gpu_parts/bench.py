@@ -80,9 +80,9 @@ FULL = Sizes(
 )
 _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
 TOY = Sizes(
-    product=256,
+    product=128,
     copied_bytes=2**22,
-    family="qwen2-nano",
+    family="llama-2x64",
     context=64,
     tokens_per_step=512,
     document_units=40,

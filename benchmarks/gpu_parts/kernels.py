@@ -133,7 +133,8 @@ def _packed(bench: Bench, model: Any, path: Path, inputs: np.ndarray, batch: Bat
     )
     words = inside_pieces(positions_BC, boundaries_N, VARLEN if path.attention == EXPANDED else path.attention)
     model.zero_grad()
-    with torch.autocast(device, torch.bfloat16, enabled=path.precision == "bfloat16"):
+    half = path.precision == bench.device.compute.precision == "bfloat16"
+    with torch.autocast(device, torch.bfloat16, enabled=half):
         logits_BCV = model(input_ids=tokens_BC, position_ids=positions_BC, use_cache=False, **words).logits
     return _answer(model, logits_BCV[counted_BC.to(device)].float())
 

@@ -39,7 +39,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.timeout(600)
 def test_the_script_tells_the_figures_of_every_part_on_a_cpu(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHON": sys.executable, "COMMIT": "abc1234", "OMP_NUM_THREADS": "1"}
-    command = ["sh", str(ROOT / "benchmarks" / "gpu.sh"), "--toy", "--out", "out"]
+    command = ["sh", str(ROOT / "benchmarks" / "gpu.sh"), "--toy", "--seconds", "3000", "--out", "out"]
     began = time.time()
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     print(f"{time.time() - began:.0f} s")
@@ -59,7 +59,11 @@ def test_the_script_tells_the_figures_of_every_part_on_a_cpu(tmp_path: Path) -> 
     assert told["attention, opt, sdpa, float32"]["logits_off"] < 1e-5 < told["attention, opt, varlen"]["logits_off"]
     for row in (row for what, row in told.items() if what.startswith("pre-training")):
         assert row["first_loss"] == pytest.approx(math.log(502), abs=0.2)  # random weights know nothing
-        assert 0.9 < row["memory_gib"]["ratio"] < 1.1 or "sdpa" not in row["what"]
+        memory = row["memory_gib"]
+        mapped = (
+            4 * 132_800 / 2**30
+        )  # weights: on a CPU they are mapped from their file, and no allocator hears of them
+        assert 0.9 < (memory["peak"] + mapped) / memory["planned"] < 1.1
     assert told["pre-training, sdpa, micro-batch 2"]["anchor"] is None
     ways = [told[f"pre-training, {way}, micro-batch 4"] for way in ("sdpa", "varlen", "varlen + compile")]
     assert [row["micro_batches_in_a_step"] for row in ways] == [2, 2, 2]
