@@ -139,6 +139,7 @@ def _planned_varlen_attention(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, 
     return varlen_attention(*args, **kwargs, planned=True)
 
 
+@torch.compiler.disable  # its loop is over pieces, so that each batch would be compiled anew
 def varlen_reference(
     queries_THD: torch.Tensor,
     keys_TGD: torch.Tensor,
