@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, HubertConfig, HubertModel, PreTra
 from gpu_parts.bench import Bench, Measured
 from gpu_parts.training import UNITS, random_lengths, random_units, unit_lm_shape
 from slamray.config.speech import EncoderSettings
-from slamray.data.items import ItemPair
+from slamray.data.item_pairs import ItemPair
 from slamray.data.recordings import Recording
-from slamray.evaluate.pairs import judge_pairs
+from slamray.evaluate.pair_scores import judge_pairs
 from slamray.speech.audio import RATE_HZ, to_flac
 from slamray.speech.encoders.hubert import open_features
 from slamray.speech.encoders.kmeans import fit_kmeans, save_centroids
@@ -30,7 +30,7 @@ from slamray.speech.encoders.table import open_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.records import to_table
 from slamray.stages.encode_kernel import Encode
-from slamray.stages.speech import REQUESTS, Shard
+from slamray.stages.speak_and_listen import REQUESTS, Shard
 from slamray.stages.speech_kernels import Listen
 
 PAD_SAMPLES = 40  # of mHuBERT 25 Hz
