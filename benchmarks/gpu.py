@@ -86,4 +86,6 @@ def run(bench: Bench, parts: Sequence[str], seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # not through the threads of the process group

@@ -7,7 +7,7 @@
 # PYTHON runs it: .venv/bin/python where `make setup` was run, else python3, which should have torch 2.11 for its GPU.
 # What that Python lacks is installed into SITE (build/gpu), at the versions of requirements.lock, from the network or
 # from WHEELS, a folder. Make that folder where there is a network by `prepare`; it holds what a machine with torch,
-# transformers' own needs and pyarrow lacks, 25 MB, and can be passed on with the repository:
+# transformers' own needs and pyarrow lacks, 21 MB, and can be passed on with the repository:
 #
 #     sh benchmarks/gpu.sh prepare wheels 3.12
 #     WHEELS=wheels COMMIT=$(git rev-parse --short HEAD) sh benchmarks/gpu.sh --out results     # over there

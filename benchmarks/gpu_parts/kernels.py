@@ -19,7 +19,7 @@ from slamray.tokens.rows import Batch, RowStore, write_rows
 from slamray.tokens.vocabulary import Vocabulary
 
 EXPANDED = "varlen_expanded"
-CONTEXT, ROWS, WIDTH, HEADS = 256, 4, 256, 4
+CONTEXT, ROWS, WIDTH, HEADS = 128, 4, 256, 4
 UNITS = Vocabulary.of_units(30)
 # Of the size of all logits, or of the gradient. bfloat16 keeps 8 bits, through two layers and back; attention over the
 # whole row is 0.3 and more off.
@@ -159,7 +159,7 @@ def _rows_of_pieces(bench: Bench) -> RowStore:
     """Rows of two pieces and more, some of which end in padding."""
     folder = bench.folder / "pieces"
     rng = np.random.default_rng(0)
-    lengths = (200, 176, 120, 100, 80, 80, 60, 50, 40, 30, 20)
+    lengths = (100, 88, 60, 50, 40, 40, 30, 25, 20, 15, 10)
     documents = [Document(rng.integers(2, UNITS.size, n).astype(np.uint16)) for n in lengths]
     write_rows(folder, documents, UNITS, CONTEXT)
     store = RowStore(folder)

@@ -82,10 +82,10 @@ def test_the_script_tells_the_figures_of_every_part_on_a_cpu(tmp_path: Path) -> 
 def whole_row(
     queries_THD: torch.Tensor, keys_TGD: torch.Tensor, values_TGD: torch.Tensor, *_: Any, **words: Any
 ) -> Any:
-    """Causal attention that knows rows of 256 tokens, and no pieces."""
+    """Causal attention that knows rows of 128 tokens, and no pieces."""
     groups = queries_THD.shape[1] // keys_TGD.shape[1]
     heads = (queries_THD, keys_TGD.repeat_interleave(groups, 1), values_TGD.repeat_interleave(groups, 1))
-    rows_BHCD = (one.unflatten(0, (-1, 256)).transpose(1, 2) for one in heads)
+    rows_BHCD = (one.unflatten(0, (-1, 128)).transpose(1, 2) for one in heads)
     output_BHCD = scaled_dot_product_attention(*rows_BHCD, is_causal=True, scale=words["scale"])
     return output_BHCD.transpose(1, 2).flatten(0, 1)
 
