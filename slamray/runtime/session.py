@@ -47,11 +47,15 @@ def check_resources(compute: Compute, available: dict[str, float]) -> None:
     cpus = available.get("CPU", 0.0)
     workers = compute.min_workers or compute.workers
     needs: list[tuple[str, float, str, float]] = [
-        ("compute.tts_actors + compute.encoder_actors", compute.tts_actors + compute.encoder_actors, "CPU", cpus),
+        ("compute.tts_actors", compute.tts_actors, "CPU", cpus),
+        ("compute.encoder_actors", compute.encoder_actors, "CPU", cpus),
         ("compute.workers x compute.cpus_per_worker", workers * compute.cpus_per_worker, "CPU", cpus),
         ("compute.score_actors", compute.score_actors, "CPU", cpus),
         ("compute.encoder_actors x compute.encoder_gpus", compute.encoder_actors * compute.encoder_gpus, "GPU", gpus),
     ]
+    if compute.encoder_gpus:
+        both = compute.tts_actors + compute.encoder_actors
+        needs.append(("compute.tts_actors + compute.encoder_actors", both, "CPU", cpus))
     if compute.device == "cuda":
         needs.append(("compute.workers with compute.device=cuda", workers, "GPU", gpus))
         needs.append(("compute.score_actors with compute.device=cuda", compute.score_actors, "GPU", gpus))

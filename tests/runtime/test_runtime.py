@@ -211,7 +211,9 @@ def test_failures_that_bring_no_new_checkpoint_end_the_run(tmp_path: Path, engin
 @pytest.mark.parametrize(
     ("compute", "message"),
     [
-        (Compute(tts_actors=500), r"compute.tts_actors \+ compute.encoder_actors: needs 501 CPUs but the cluster has"),
+        (Compute(tts_actors=500), r"compute.tts_actors: needs 500 CPUs but the cluster has 8"),
+        (Compute(encoder_actors=500), r"compute.encoder_actors: needs 500 CPUs but the cluster has 8"),
+        (Compute(tts_actors=8, encoder_gpus=0.5), r"compute.tts_actors \+ compute.encoder_actors: needs 9 CPUs"),
         (Compute(workers=300, cpus_per_worker=2), r"compute.workers x compute.cpus_per_worker: needs 600 CPUs"),
         (Compute(device="cuda"), r"compute.workers with compute.device=cuda: needs 1 GPUs but the cluster has 0"),
     ],
