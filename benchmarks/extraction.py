@@ -1,6 +1,6 @@
 """How fast recordings become units, or text becomes speech and units, once the actors are up.
 
-    python benchmarks/extraction.py [speak=true] [seconds=480] [pairs=3] [anchor=[a.b=c,...]] [ours=[a.b=c,...]]
+    python benchmarks/extraction.py [speak=true] [seconds=320] [pairs=3] [anchor=[a.b=c,...]] [ours=[a.b=c,...]]
         [toy=true] [root=runs/bench/extraction] [a.b=c ...]
 
 The stage's own code on Ray: synthetic recordings of 4 to 16 s through an mHuBERT-base of random weights (its shape is
@@ -70,7 +70,7 @@ class Words(Settings):
     """Words of this benchmark."""
 
     speak: bool = Field(False, description="stories through the demo's voice and encoder, rather than recordings")
-    seconds: float = Field(480, gt=0, description="of audio, about")
+    seconds: float = Field(320, gt=0, description="of audio, about")
     pairs: int = Field(3, ge=1, description="how often each setting is measured")
     anchor: tuple[str, ...] = Field(("compute.encoder_actors=1",), description="words of the setting compared with")
     ours: tuple[str, ...] = Field((), description="words of the other setting")
@@ -86,13 +86,13 @@ def main(words: Sequence[str]) -> int:
 def _main(words: Sequence[str]) -> int:
     own, others = split_words(words, Words)
     root, peer = Path(own.root).resolve(), os.environ.get("SLAMKIT", "")
+    model = root / ("toy" if own.toy else "mhubert")
     common = ["profile=laptop", f"speech.shard_documents={SHARD_DOCUMENTS}", "speech.sample_documents=0", *others]
     if not own.speak:
-        layer = write_model(root / "model", own.toy)
+        layer = write_model(model, own.toy)
         write_recordings(root / "recordings", own.seconds, own.toy)
-        model = f"speech.encoder.model={root}/model"
-        centroids = f"speech.encoder.centroids={root}/model/centroids.safetensors"
-        common = [model, centroids, f"speech.encoder.layer={layer}", "speech.encoder.pad_samples=40", *common]
+        encoder = {"model": model, "centroids": model / "centroids.safetensors", "layer": layer, "pad_samples": 40}
+        common = [*(f"speech.encoder.{key}={value}" for key, value in encoder.items()), *common]
     recipes = [load_recipe([*common, *setting]) for setting in (own.anchor, own.ours)]
     engines = [Engine(recipe.compute) for recipe in recipes]
     anchor, ours = (partial(rate, recipe, engine, own, root) for recipe, engine in zip(recipes, engines, strict=True))
@@ -101,12 +101,16 @@ def _main(words: Sequence[str]) -> int:
     )
     against = " ".join(own.anchor) or "the same"
     if peer and not own.speak:
-        anchor, against = partial(peer_rate, Path(peer), root), f"slamkit, batches of {PEER_BATCH}, all cores"
+        anchor, against = (
+            partial(peer_rate, Path(peer), model, root / "recordings"),
+            f"slamkit, batches of {PEER_BATCH}, all cores",
+        )
     ours_named = " ".join(own.ours) or f"profile=laptop ({recipes[1].compute.encoder_actors} encoding actors)"
     try:
         result = measure(f"{what}, x real time: {ours_named} against {against}", anchor, ours, own.pairs)
     finally:
-        engines[0].close()
+        for engine in engines:
+            engine.close()
     print(json.dumps(asdict(result)))
     return 0
 
@@ -166,10 +170,10 @@ def steady_rate(out: Folder, actors: int) -> float:
     return float(sum(seconds[actors:])) / took
 
 
-def peer_rate(folder: Path, root: Path) -> float:
+def peer_rate(folder: Path, model: Path, recordings: Path) -> float:
     """The same of slamkit, in a process of its own."""
     script = Path(__file__).with_name("peer_slamkit.py")
-    command = [sys.executable, str(script), str(folder), str(root / "model"), str(root / "recordings"), str(PEER_BATCH)]
+    command = [sys.executable, str(script), str(folder), str(model), str(recordings), str(PEER_BATCH)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BadInput(f"SLAMKIT={folder}: {done.stderr.strip().splitlines()[-1]}")

@@ -63,7 +63,7 @@ def test_extraction_prints_one_line(
 
     monkeypatch.setattr(extraction, "Engine", engine)
     monkeypatch.setattr(InProcess, "close", lambda self: None, raising=False)
-    words = ["toy=true", "pairs=1", f"speak={speak}", "seconds=50", "speech.shard_documents=1", f"root={tmp_path}"]
+    words = ["toy=true", "pairs=1", f"speak={speak}", "seconds=100", "speech.shard_documents=1", f"root={tmp_path}"]
     assert extraction.main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["what", "anchor", "ours", "ratio", "low", "high", "commit"]
