@@ -1,7 +1,7 @@
 # Commands a person types; `make help` lists them. Logic is Python's.
 PYTHON ?= python3
 BIN := .venv/bin
-RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1
+RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
 .PHONY: help setup demo sweep test test-long chaos bench check fmt compare assets cluster-up cluster-down submit clean
 

@@ -129,6 +129,21 @@ def test_what_a_worker_refuses_reaches_the_user_as_one_line(engine: Engine, tmp_
         send(seat, 2, [Pool(Refuse, {}, actors=1)], tmp_path)
 
 
+def pages_of_a_second_block(size: int) -> int:
+    """Pages that the kernel hands out for a block that is as large as one freed before."""
+    import resource
+
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(b"1") * size
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_a_worker_keeps_the_memory_that_it_frees(engine: Engine) -> None:
+    size = 400_000_000
+    assert engine.call("memory", partial(pages_of_a_second_block, size)) < size / 4096 / 10
+
+
 def train_loop(fail: bool, report: Report) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
