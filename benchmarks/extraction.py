@@ -107,6 +107,8 @@ def _main(words: Sequence[str]) -> int:
         )
     ours_named = " ".join(own.ours) or f"profile=laptop ({recipes[1].compute.encoder_actors} encoding actors)"
     try:
+        for engine in engines:
+            engine.connect()  # by the main thread: a cluster ends with the thread that started it
         result = measure(f"{what}, x real time: {ours_named} against {against}", anchor, ours, own.pairs)
     finally:
         for engine in engines:

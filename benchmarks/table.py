@@ -97,6 +97,8 @@ def page(lines: Sequence[Line]) -> str:
         "median of the pairs' own, with the least and the greatest of them; load is that of the minute before. A",
         "commit with a plus had changes.",
     ]
+    if not lines:
+        return "\n".join([*out, "", "It has not been measured on a quiet machine yet."]) + "\n"
     for name in dict.fromkeys(line.machine for line in lines):
         out += ["", f"On {name}:", ""]
         out += ["| what | anchor | ours | ratio | least to greatest | load | commit |", "|---|---|---|---|---|---|---|"]

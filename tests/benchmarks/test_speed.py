@@ -62,7 +62,8 @@ def test_extraction_prints_one_line(
         return InProcess(compute)
 
     monkeypatch.setattr(extraction, "Engine", engine)
-    monkeypatch.setattr(InProcess, "close", lambda self: None, raising=False)
+    for name in ("connect", "close"):
+        monkeypatch.setattr(InProcess, name, lambda self: None, raising=False)
     words = ["toy=true", "pairs=1", f"speak={speak}", "seconds=100", "speech.shard_documents=1", f"root={tmp_path}"]
     assert extraction.main(words) == 0
     found = json.loads(capsys.readouterr().out)
