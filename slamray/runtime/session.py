@@ -14,7 +14,7 @@ from slamray.errors import BadInput
 
 HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # unless it is set, workers that asked for no GPU see all (Ray 2.60)
 
-# glibc gives every large block that is freed back to the kernel, which clears its pages anew for the next: a quarter of
+# glibc gives every large block that is freed back to the kernel, which clears its pages anew for the next: a fifth of
 # the encoder's time on a CPU (docs/LOG.md, 2026-11-27). Larger than any block, so that a worker keeps what it had.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
