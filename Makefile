@@ -1,9 +1,9 @@
 # Commands a person types; `make help` lists them. Logic is Python's.
 PYTHON ?= python3
 BIN := .venv/bin
-RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1
+RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help setup demo sweep test test-long chaos check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo sweep test test-long chaos bench check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ N ?= 50
 JOB ?= demo
 chaos: setup  ## kill N runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
 	$(BIN)/python tests/faults/chaos.py N=$(N) JOB=$(JOB)
+
+bench: setup  ## how fast it is: writes docs/results/speed.md (20 minutes on 2 quiet cores); SLAMKIT=FOLDER compares with a clone of it
+	$(BIN)/python benchmarks/table.py
 
 check: setup  ## linter and type checker
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

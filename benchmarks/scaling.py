@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pairs import machine
 from pydantic import Field
 
 from slamray import store
@@ -228,13 +229,6 @@ def text(
         "(docs/paper.md 5.1).",
     ]
     return "\n".join(lines) + "\n"
-
-
-def machine() -> str:
-    """Cores and the processor's name."""
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else 'an unknown processor'}"
 
 
 if __name__ == "__main__":

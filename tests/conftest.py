@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def engine() -> Iterator[Engine]:
     """An engine on a real local Ray cluster, one for all tests."""
     engine = Engine(Compute(cpus_per_worker=1))
+    engine.connect()  # by the main thread: a cluster ends with the thread that started it
     yield engine
     engine.close()
 

@@ -69,8 +69,12 @@ class Compute(Settings):
         ge=0,
         description="how long a run waits for a last checkpoint after SIGTERM; Kubernetes sends SIGKILL after 30 s",
     )
-    tts_actors: int = Field(1, ge=1, description="actors that speak, one CPU core each")
-    encoder_actors: int = Field(1, ge=1, description="actors that encode, one CPU core each")
+    tts_actors: int = Field(
+        1, ge=1, description="actors that speak or read for an encoder on a GPU, or make sound alone, one CPU core each"
+    )
+    encoder_actors: int = Field(
+        1, ge=1, description="actors that encode, one CPU core each; without a GPU they speak or read their shards, too"
+    )
     encoder_gpus: float = Field(0, ge=0, le=1, description="share of a GPU for each encoder actor")
     encoder_batch_seconds: float = Field(
         60, gt=0, description="padded seconds of audio in one encoder batch; chosen, not tuned"

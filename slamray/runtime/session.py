@@ -14,6 +14,10 @@ from slamray.errors import BadInput
 
 HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # unless it is set, workers that asked for no GPU see all (Ray 2.60)
 
+# glibc gives every large block that is freed back to the kernel, which clears its pages anew for the next: a fifth of
+# the encoder's time on a CPU (docs/LOG.md, 2026-11-27). Larger than any block, so that a worker keeps what it had.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+
 
 def connect(compute: Compute) -> None:
     """Connect to the cluster of RAY_ADDRESS (set inside `ray job submit`), else start one on this machine.
@@ -25,7 +29,8 @@ def connect(compute: Compute) -> None:
         return
     # Workers' own output stays in Ray's log folder: stages report their progress, and errors come back as exceptions.
     inside = bool(os.environ.get("RAY_ADDRESS"))
-    os.environ.setdefault(HIDE_GPUS, "1")  # read by the workers of a cluster that is started here
+    for name, value in ({HIDE_GPUS: "1"} | KEEP_MEMORY).items():
+        os.environ.setdefault(name, value)  # read by the workers of a cluster that is started here
     ray.init(  # token authentication is Ray's default
         address=None if inside else "local",
         dashboard_host="127.0.0.1",
@@ -47,11 +52,15 @@ def check_resources(compute: Compute, available: dict[str, float]) -> None:
     cpus = available.get("CPU", 0.0)
     workers = compute.min_workers or compute.workers
     needs: list[tuple[str, float, str, float]] = [
-        ("compute.tts_actors + compute.encoder_actors", compute.tts_actors + compute.encoder_actors, "CPU", cpus),
+        ("compute.tts_actors", compute.tts_actors, "CPU", cpus),
+        ("compute.encoder_actors", compute.encoder_actors, "CPU", cpus),
         ("compute.workers x compute.cpus_per_worker", workers * compute.cpus_per_worker, "CPU", cpus),
         ("compute.score_actors", compute.score_actors, "CPU", cpus),
         ("compute.encoder_actors x compute.encoder_gpus", compute.encoder_actors * compute.encoder_gpus, "GPU", gpus),
     ]
+    if compute.encoder_gpus:
+        both = compute.tts_actors + compute.encoder_actors
+        needs.append(("compute.tts_actors + compute.encoder_actors", both, "CPU", cpus))
     if compute.device == "cuda":
         needs.append(("compute.workers with compute.device=cuda", workers, "GPU", gpus))
         needs.append(("compute.score_actors with compute.device=cuda", compute.score_actors, "GPU", gpus))

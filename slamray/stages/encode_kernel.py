@@ -16,6 +16,7 @@ from slamray.speech.encoders.table import open_encoder
 from slamray.speech.spans import Span
 from slamray.stage.folder import Folder
 from slamray.stage.tables import SAMPLES, write_quarantine
+from slamray.stage.work import Pool
 from slamray.stages.speak_and_listen import Shard, ShardDone, ShardOfSound, Sound, shard_file
 from slamray.stages.speech_kernels import one_thread
 
@@ -84,3 +85,17 @@ class Encode:
             out.write(f"{SAMPLES}/{sound.utterance_id}.flac", to_flac(from_pcm(sound.pcm)))
         # Last: the shard is done when this file is there.
         out.write_table(shard_file(shard.number), pa.Table.from_pylist(rows, SCHEMA))
+
+
+class MakeAndEncode:
+    """Kernel: a shard from its requests to units on disk, both steps in one process.
+
+    first: makes the audio; encoder: `Encode`. Their pools say how each is loaded, not how many actors there are.
+    """
+
+    def __init__(self, first: Pool, encoder: Pool) -> None:
+        self._make, self._encode = first.load()[0], encoder.load()[0]
+
+    def __call__(self, shard: Shard) -> ShardDone:
+        done: ShardDone = self._encode(self._make(shard))
+        return done

@@ -1,4 +1,4 @@
-"""Speech to units: requests -> actors that make audio -> actors that encode -> Parquet shards, streamed.
+"""Speech to units: requests -> audio -> units in Parquet shards, streamed through actors.
 
 Two kinds of requests, one result: utterances that are spoken, and recordings that are read. The unit of work is a shard
 of a few requests: its file appears atomically, a finished shard is never redone, and its bytes do not depend on who
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from slamray.config.compute import Compute
 from slamray.config.speech import ListeningSettings, SpeakingSettings
 from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
@@ -51,7 +52,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class ShardOfSound:
-    """A shard on its way from the actors that make audio to those that encode it."""
+    """A shard between the kernel that makes its audio and the one that encodes it."""
 
     shard: Shard
     sounds: tuple[Sound, ...]
@@ -115,15 +116,23 @@ def _encode(
     shards = [Shard(number, file, str(out), listening.sample_documents) for number in range(-(-len(requests) // size))]
     done = set(out.names(f"{UNITS}/*.parquet"))
     todo = [shard for shard in shards if shard_file(shard.number) not in done]
+    if todo:
+        out.require_space(SHARD_BYTES * len(todo), f"stage {name}")
+    machine.rows(name, todo, _pools(first, listening, compute), len(shards), "shards")
+
+
+def _pools(first: Pool, listening: ListeningSettings, compute: Compute) -> list[Pool]:
+    """Beside a GPU, actors of their own make the sound ahead of it; else each core takes a shard through both steps."""
     args = {
         "encoder": listening.encoder,
         "batch_seconds": compute.encoder_batch_seconds,
         "device": "cuda" if compute.encoder_gpus else "cpu",
     }
     encoder = Pool("slamray.stages.encode_kernel:Encode", args, compute.encoder_actors, gpus=compute.encoder_gpus)
-    if todo:
-        out.require_space(SHARD_BYTES * len(todo), f"stage {name}")
-    machine.rows(name, todo, [first, encoder], len(shards), "shards")
+    if compute.encoder_gpus:
+        return [first, encoder]
+    both = {"first": first, "encoder": encoder}
+    return [Pool("slamray.stages.encode_kernel:MakeAndEncode", both, compute.encoder_actors)]
 
 
 def shard_file(number: int) -> str:

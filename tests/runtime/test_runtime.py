@@ -129,6 +129,21 @@ def test_what_a_worker_refuses_reaches_the_user_as_one_line(engine: Engine, tmp_
         send(seat, 2, [Pool(Refuse, {}, actors=1)], tmp_path)
 
 
+def pages_of_a_second_block(size: int) -> int:
+    """Pages that the kernel hands out for a block that is as large as one freed before."""
+    import resource
+
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(b"1") * size
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_a_worker_keeps_the_memory_that_it_frees(engine: Engine) -> None:
+    size = 400_000_000
+    assert engine.call("memory", partial(pages_of_a_second_block, size)) < size / 4096 / 10
+
+
 def train_loop(fail: bool, report: Report) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
@@ -214,7 +229,9 @@ def test_failures_that_bring_no_new_checkpoint_end_the_run(tmp_path: Path, engin
 @pytest.mark.parametrize(
     ("compute", "message"),
     [
-        (Compute(tts_actors=500), r"compute.tts_actors \+ compute.encoder_actors: needs 501 CPUs but the cluster has"),
+        (Compute(tts_actors=500), r"compute.tts_actors: needs 500 CPUs but the cluster has 8"),
+        (Compute(encoder_actors=500), r"compute.encoder_actors: needs 500 CPUs but the cluster has 8"),
+        (Compute(tts_actors=8, encoder_gpus=0.5), r"compute.tts_actors \+ compute.encoder_actors: needs 9 CPUs"),
         (Compute(workers=300, cpus_per_worker=2), r"compute.workers x compute.cpus_per_worker: needs 600 CPUs"),
         (Compute(device="cuda"), r"compute.workers with compute.device=cuda: needs 1 GPUs but the cluster has 0"),
     ],

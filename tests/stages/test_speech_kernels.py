@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from support.machine import InProcess
 
+from slamray.config.compute import Compute
 from slamray.config.corpora import RecordedSettings
-from slamray.config.speech import EncoderSettings, TtsSettings
+from slamray.config.profiles import PROFILES
+from slamray.config.speech import EncoderSettings, ListeningSettings, SpeakingSettings, TtsSettings
 from slamray.data.ids import row_seed
 from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
@@ -22,6 +25,7 @@ from slamray.speech.audio import RATE_HZ
 from slamray.stage import tables
 from slamray.stage.folder import Folder
 from slamray.stage.records import to_table
+from slamray.stage.work import Pool
 from slamray.stages import recorded, speak_and_listen
 from slamray.stages.encode_kernel import Encode
 from slamray.stages.speak_and_listen import Shard
@@ -128,6 +132,42 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> 
     spans = table["words"][0].as_py()
     assert [span["text"] for span in spans] == ["Tom", "had", "a", "dog.", "It", "ran."]
     assert all(s["end_frame"] <= sum(table["durations"][0].as_py()) for s in spans)
+
+
+class Watched(InProcess):
+    """Notes the pools that it is asked for."""
+
+    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+        self.pools = list(pools)
+        super().rows(name, rows, pools, total, unit)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_a_gpu_every_core_takes_shards_through_both_steps_and_the_files_are_the_same(
+    tmp_path: Path, tiny_encoder: Path, encode: Encode
+) -> None:
+    utterances = [Utterance(name, (f"Tom had a {name}.",), None) for name in ("dog", "cat", "hat")]
+    encoder = EncoderSettings(
+        model=str(tiny_encoder), centroids=f"{tiny_encoder}/centroids.safetensors", layer=2, pad_samples=40
+    )
+    machine = Watched(PROFILES["laptop"].model_copy(update={"encoder_batch_seconds": 20}))
+    settings = SpeakingSettings(encoder=encoder, shard_documents=3, sample_documents=1)
+    speak_and_listen.speak(utterances, Folder(tmp_path / "one"), machine, settings, "test")
+    assert sum(pool.actors * pool.cpus for pool in machine.pools) == 2  # the cores of a laptop: README.md, profiles
+    assert [pool.actors for pool in machine.pools] == [2]
+    encode(Speak(TtsSettings())(shard(utterances, tmp_path / "two")))
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert len(files(tmp_path / "one")) == 3  # requests, units and a sample
+
+
+def test_beside_a_gpu_other_actors_make_the_sound() -> None:
+    first = Pool("slamray.stages.speech_kernels:Listen", {}, actors=10)
+    making, encoding = speak_and_listen._pools(first, ListeningSettings(), Compute(encoder_actors=2, encoder_gpus=0.5))
+    assert making == first
+    assert (encoding.actors, encoding.gpus, encoding.args["device"]) == (2, 0.5, "cuda")
 
 
 def test_the_seed_of_a_row_depends_on_its_id_alone() -> None:

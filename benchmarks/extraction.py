@@ -1,0 +1,186 @@
+"""How fast recordings become units, or text becomes speech and units, once the actors are up.
+
+    python benchmarks/extraction.py [speak=true] [seconds=320] [pairs=3] [anchor=[a.b=c,...]] [ours=[a.b=c,...]]
+        [toy=true] [root=runs/bench/extraction] [a.b=c ...]
+
+The stage's own code on Ray: synthetic recordings of 4 to 16 s through an mHuBERT-base of random weights (its shape is
+that of docs/paper.md 1.2), or with speak=true the demo's stories through its voice and hubert-nano. Figures are seconds
+of audio a second, from when every actor has done its first shard to the end of the last. `anchor` and `ours` are words
+of a recipe; both are measured in turn. With SLAMKIT=FOLDER in the environment, a clone of slp-rl/slamkit, the anchor of
+recordings is its extractor (benchmarks/peer_slamkit.py). Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pairs import measure
+from pydantic import Field
+
+from slamray.commands.words import as_command, split_words
+from slamray.config.base import Settings
+from slamray.config.load import load_recipe
+from slamray.config.tree import Recipe
+from slamray.data.ids import text_id
+from slamray.data.item_pairs import Utterance
+from slamray.data.recordings import Recording
+from slamray.errors import BadInput
+from slamray.runtime.engine import Engine
+from slamray.speech.audio import RATE_HZ, to_flac
+from slamray.stage.folder import Folder
+from slamray.stage.tables import UNITS
+from slamray.stage.work import Machines
+from slamray.stages import corpus, speak_and_listen
+from slamray.stages.recorded import listening_of
+
+# Convolutions with a stride of 640 samples in all: HuBERT base's with one more layer. The rest is HuBERT base's.
+MHUBERT: dict[str, Any] = {
+    "conv_dim": (512,) * 8,
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2, 2),
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2, 2),
+    "num_feat_extract_layers": 8,
+}
+SMALL: dict[str, Any] = MHUBERT | {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": (16,) * 8,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+UNITS_OF = 500
+LONGEST, SHORTEST = 16.0, 4.0  # seconds of a recording: about those of LibriSpeech
+STORY_SECONDS = 50  # of a story of the demo, roughly
+SHARD_DOCUMENTS = 4  # a shard is 40 s of recordings: small beside the whole, so that no actor waits long at the end
+PEER_BATCH = 8  # recordings, for the peer
+
+
+class Words(Settings):
+    """Words of this benchmark."""
+
+    speak: bool = Field(False, description="stories through the demo's voice and encoder, rather than recordings")
+    seconds: float = Field(320, gt=0, description="of audio, about")
+    pairs: int = Field(3, ge=1, description="how often each setting is measured")
+    anchor: tuple[str, ...] = Field(("compute.encoder_actors=1",), description="words of the setting compared with")
+    ours: tuple[str, ...] = Field((), description="words of the other setting")
+    toy: bool = Field(False, description="a small encoder and 4 s recordings, to see that it works")
+    root: str = Field("runs/bench/extraction", description="folder of the model, the recordings and the stages")
+
+
+def main(words: Sequence[str]) -> int:
+    """The whole benchmark: 0, or 2 with one line where a word is at fault."""
+    return as_command(lambda: _main(words))
+
+
+def _main(words: Sequence[str]) -> int:
+    own, others = split_words(words, Words)
+    root, peer = Path(own.root).resolve(), os.environ.get("SLAMKIT", "")
+    model = root / ("toy" if own.toy else "mhubert")
+    common = ["profile=laptop", f"speech.shard_documents={SHARD_DOCUMENTS}", "speech.sample_documents=0", *others]
+    if not own.speak:
+        layer = write_model(model, own.toy)
+        write_recordings(root / "recordings", own.seconds, own.toy)
+        encoder = {"model": model, "centroids": model / "centroids.safetensors", "layer": layer, "pad_samples": 40}
+        common = [*(f"speech.encoder.{key}={value}" for key, value in encoder.items()), *common]
+    recipes = [load_recipe([*common, *setting]) for setting in (own.anchor, own.ours)]
+    engines = [Engine(recipe.compute) for recipe in recipes]
+    anchor, ours = (partial(rate, recipe, engine, own, root) for recipe, engine in zip(recipes, engines, strict=True))
+    what = (
+        f"{'speaking and encoding stories' if own.speak else 'encoding recordings'}, {recipes[1].speech.encoder.dtype}"
+    )
+    against = " ".join(own.anchor) or "the same"
+    if peer and not own.speak:
+        anchor, against = (
+            partial(peer_rate, Path(peer), model, root / "recordings"),
+            f"slamkit, batches of {PEER_BATCH}, all cores",
+        )
+    ours_named = " ".join(own.ours) or f"profile=laptop ({recipes[1].compute.encoder_actors} encoding actors)"
+    try:
+        for engine in engines:
+            engine.connect()  # by the main thread: a cluster ends with the thread that started it
+        result = measure(f"{what}, x real time: {ours_named} against {against}", anchor, ours, own.pairs)
+    finally:
+        for engine in engines:
+            engine.close()
+    print(json.dumps(asdict(result)))
+    return 0
+
+
+def write_model(folder: Path, toy: bool) -> int:
+    """An encoder of random weights and random centroids, unless it is there; the layer that is quantised."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import HubertConfig, HubertModel
+
+    config = HubertConfig(**(SMALL if toy else MHUBERT))
+    if not (folder / "config.json").exists():
+        torch.manual_seed(0)
+        HubertModel(config).save_pretrained(folder)
+        save_file({"centroids_KD": torch.randn(UNITS_OF, config.hidden_size)}, folder / "centroids.safetensors")
+    return config.num_hidden_layers - 1
+
+
+def write_recordings(folder: Path, seconds: float, toy: bool) -> None:
+    """Noise under a slow envelope, as 16-bit FLAC; what is said does not change how long it takes."""
+    rng, total, number = np.random.default_rng(0), 0.0, 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.flac"):
+        left.unlink()
+    while total < seconds:
+        length = SHORTEST if toy else rng.uniform(SHORTEST, LONGEST)
+        times = np.arange(int(length * RATE_HZ)) / RATE_HZ
+        audio = 0.1 * rng.standard_normal(len(times)) * np.abs(np.sin(2 * np.pi * times))
+        (folder / f"{number:05d}.flac").write_bytes(to_flac(audio.astype(np.float32)))
+        total, number = total + length, number + 1
+
+
+def rate(recipe: Recipe, engine: Machines, own: Words, root: Path) -> float:
+    """Seconds of audio a second of one setting; what it makes is thrown away."""
+    out = Folder(root / "stage")
+    shutil.rmtree(out.path, ignore_errors=True)
+    (machine,) = engine.seats(1)
+    if own.speak:
+        corpus.run({}, out / "corpus", machine, recipe.corpus)
+        documents = corpus.read(out / "corpus", "train", int(own.seconds / STORY_SECONDS) + 1)
+        utterances = [Utterance(document.doc_id, document.sentences, None) for document in documents]
+        speak_and_listen.speak(utterances, out, machine, recipe.speech, "speaking")
+    else:
+        recordings = [Recording(text_id(path.name), str(path)) for path in sorted((root / "recordings").glob("*"))]
+        speak_and_listen.listen(recordings, out, machine, listening_of(recipe), "listening", "recorded.max_bad_share")
+    machine.leave()
+    return steady_rate(out, recipe.compute.encoder_actors)
+
+
+def steady_rate(out: Folder, actors: int) -> float:
+    """From the times of the shards: audio of all but the first of each actor, over the time from then to the last."""
+    files = sorted((out.fetch(name) for name in out.names(f"{UNITS}/*.parquet")), key=lambda p: p.stat().st_mtime_ns)
+    if len(files) <= actors:
+        raise BadInput(f"seconds: {len(files)} shards are too few for {actors} actor(s); give more")
+    seconds = [sum(out.read_table(f"{UNITS}/{file.name}", ["seconds"])["seconds"].to_pylist()) for file in files]
+    took = (files[-1].stat().st_mtime_ns - files[actors - 1].stat().st_mtime_ns) / 1e9
+    return float(sum(seconds[actors:])) / took
+
+
+def peer_rate(folder: Path, model: Path, recordings: Path) -> float:
+    """The same of slamkit, in a process of its own."""
+    script = Path(__file__).with_name("peer_slamkit.py")
+    command = [sys.executable, str(script), str(folder), str(model), str(recordings), str(PEER_BATCH)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BadInput(f"SLAMKIT={folder}: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
