@@ -56,11 +56,12 @@ def check_resources(compute: Compute, available: dict[str, float]) -> None:
         ("compute.encoder_actors", compute.encoder_actors, "CPU", cpus),
         ("compute.workers x compute.cpus_per_worker", workers * compute.cpus_per_worker, "CPU", cpus),
         ("compute.score_actors", compute.score_actors, "CPU", cpus),
-        ("compute.encoder_actors x compute.encoder_gpus", compute.encoder_actors * compute.encoder_gpus, "GPU", gpus),
     ]
     if compute.encoder_gpus:
         both = compute.tts_actors + compute.encoder_actors
         needs.append(("compute.tts_actors + compute.encoder_actors", both, "CPU", cpus))
+        share = compute.encoder_actors * compute.encoder_gpus
+        needs.append(("compute.encoder_actors x compute.encoder_gpus", share, "GPU", gpus))
     if compute.device == "cuda":
         needs.append(("compute.workers with compute.device=cuda", workers, "GPU", gpus))
         needs.append(("compute.score_actors with compute.device=cuda", compute.score_actors, "GPU", gpus))
