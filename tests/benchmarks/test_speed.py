@@ -19,7 +19,7 @@ from slamray.stage.folder import Folder
 
 LINE = {
     "what": "a against b", "anchor": 12.04, "ours": 24.2, "ratio": 2.013, "low": 1.9, "high": 2.104,
-    "commit": "abcdef0", "command": "python benchmarks/a.py", "machine": "2 cores of X", "load": 0.42,
+    "commit": "abcdef0", "command": "python benchmarks/extraction.py", "machine": "2 cores of X", "load": 0.42,
 }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def test_the_table_is_written_from_lines_without_measuring(tmp_path: Path, monke
     assert "| a against b | 12 | 24.2 | **2.01** | 1.90 to 2.10 | 0.4 | `abcdef0` |" in text
     assert text.index("On 2 cores of X:") < text.index("| a against b | 12") < text.index("On 8 cores of Y:")
     assert "| c | 12 | 24.2 | **2.01** | 1.90 to 2.10 | 7.0 | `1234567+` |" in text
-    assert "| a against b | `python benchmarks/a.py` |" in text
+    assert "| a against b | `python benchmarks/extraction.py` |" in text
 
 
 def test_the_table_keeps_what_each_benchmark_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

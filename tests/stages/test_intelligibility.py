@@ -41,7 +41,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     pcm = to_pcm(resample(speech.audio, speech.rate_hz, RATE_HZ))
     table = to_table([SpokenDocument("story", pcm, ())], SpokenDocument)
     for split in spoken_audio.SPLITS:
-        (folder / "recordings" / split).write_table(spoken_audio.shard_file(0), table)
+        (folder / "recordings" / split).write_table(spoken_audio.recordings_file(0), table)
     document = {"doc_id": "story", "sentences": STORY, "source": "test", "split": "evaluation"}
     (folder / "corpus").write_table(corpus.DOCUMENTS, pa.Table.from_pylist([document], corpus.SCHEMA))
     return folder
