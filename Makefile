@@ -28,7 +28,7 @@ test: setup  ## the tests that CI runs, the fast ones first, on every core
 	$(BIN)/python -m pytest -q -m slow tests/commands/test_run.py  # by itself: it starts a cluster as a person would
 	$(BIN)/python -m pytest -q -m "slow and not long" tests --ignore tests/commands/test_run.py
 
-test-long: setup  ## whole sweeps, studies, the assets, a published recipe, runs that are struck (40 minutes on 2 cores)
+test-long: setup  ## whole sweeps, studies, assets, a published recipe, struck runs, the GPU benchmark's toy (40 minutes)
 	$(BIN)/python -m pytest -q -m long tests
 
 N ?= 50

@@ -36,6 +36,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_script_tells_the_figures_of_every_part_on_a_cpu(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHON": sys.executable, "COMMIT": "abc1234", "OMP_NUM_THREADS": "1"}
