@@ -63,7 +63,8 @@ UNITS_OF = 500
 LONGEST, SHORTEST = 16.0, 4.0  # seconds of a recording: about those of LibriSpeech
 STORY_SECONDS = 50  # of a story of the demo, roughly
 SHARD_DOCUMENTS = 4  # a shard is 40 s of recordings: small beside the whole, so that no actor waits long at the end
-PEER_BATCH = 8  # recordings, for the peer
+COMMON = ("profile=laptop", f"speech.shard_documents={SHARD_DOCUMENTS}", "speech.sample_documents=0")
+PEER_BATCH = 8  # recordings or pairs, for the peer: the batches of its configurations
 
 
 class Words(Settings):
@@ -87,12 +88,10 @@ def _main(words: Sequence[str]) -> int:
     own, others = split_words(words, Words)
     root, peer = Path(own.root).resolve(), os.environ.get("SLAMKIT", "")
     model = root / ("toy" if own.toy else "mhubert")
-    common = ["profile=laptop", f"speech.shard_documents={SHARD_DOCUMENTS}", "speech.sample_documents=0", *others]
+    common = [*COMMON, *others]
     if not own.speak:
-        layer = write_model(model, own.toy)
-        write_recordings(root / "recordings", own.seconds, own.toy)
-        encoder = {"model": model, "centroids": model / "centroids.safetensors", "layer": layer, "pad_samples": 40}
-        common = [*(f"speech.encoder.{key}={value}" for key, value in encoder.items()), *common]
+        common = [*mhubert_words(model, own.toy), *common]
+        write_recordings(root / "recordings", recording_lengths(own.seconds, own.toy))
     recipes = [load_recipe([*common, *setting]) for setting in (own.anchor, own.ours)]
     engines = [Engine(recipe.compute) for recipe in recipes]
     anchor, ours = (partial(rate, recipe, engine, own, root) for recipe, engine in zip(recipes, engines, strict=True))
@@ -102,7 +101,7 @@ def _main(words: Sequence[str]) -> int:
     against = " ".join(own.anchor) or "the same"
     if peer and not own.speak:
         anchor, against = (
-            partial(peer_rate, Path(peer), model, root / "recordings"),
+            partial(ask_slamkit, Path(peer), "extract", model, root / "recordings"),
             f"slamkit, batches of {PEER_BATCH}, all cores",
         )
     ours_named = " ".join(own.ours) or f"profile=laptop ({recipes[1].compute.encoder_actors} encoding actors)"
@@ -117,49 +116,69 @@ def _main(words: Sequence[str]) -> int:
     return 0
 
 
-def write_model(folder: Path, toy: bool) -> int:
-    """An encoder of random weights and random centroids, unless it is there; the layer that is quantised."""
+def mhubert_words(folder: Path, toy: bool) -> list[str]:
+    """Words that name an encoder of random weights and random centroids, which is made unless it is there."""
     import torch
     from safetensors.torch import save_file
     from transformers import HubertConfig, HubertModel
 
-    config = HubertConfig(**(SMALL if toy else MHUBERT))
-    if not (folder / "config.json").exists():
+    config, centroids = HubertConfig(**(SMALL if toy else MHUBERT)), folder / "centroids.safetensors"
+    if not centroids.exists():
         torch.manual_seed(0)
         HubertModel(config).save_pretrained(folder)
-        save_file({"centroids_KD": torch.randn(UNITS_OF, config.hidden_size)}, folder / "centroids.safetensors")
-    return config.num_hidden_layers - 1
+        save_file({"centroids_KD": torch.randn(UNITS_OF, config.hidden_size)}, centroids)
+    layer = config.num_hidden_layers - 1
+    encoder = {"model": folder, "centroids": centroids, "layer": layer, "pad_samples": 40}
+    return [f"speech.encoder.{key}={value}" for key, value in encoder.items()]
 
 
-def write_recordings(folder: Path, seconds: float, toy: bool) -> None:
-    """Noise under a slow envelope, as 16-bit FLAC; what is said does not change how long it takes."""
-    rng, total, number = np.random.default_rng(0), 0.0, 0
+def recording_lengths(seconds: float, toy: bool) -> list[float]:
+    """Of recordings that together last as long, and at most one more."""
+    rng, lengths = np.random.default_rng(0), list[float]()
+    while sum(lengths) < seconds:
+        lengths.append(SHORTEST if toy else rng.uniform(SHORTEST, LONGEST))
+    return lengths
+
+
+def write_recordings(folder: Path, lengths: Sequence[float]) -> None:
+    """Noise under a slow envelope, as 16-bit FLAC; what is said does not change how long it takes. lengths: seconds."""
+    rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.flac"):
         left.unlink()
-    while total < seconds:
-        length = SHORTEST if toy else rng.uniform(SHORTEST, LONGEST)
+    for number, length in enumerate(lengths):
         times = np.arange(int(length * RATE_HZ)) / RATE_HZ
         audio = 0.1 * rng.standard_normal(len(times)) * np.abs(np.sin(2 * np.pi * times))
         (folder / f"{number:05d}.flac").write_bytes(to_flac(audio.astype(np.float32)))
-        total, number = total + length, number + 1
 
 
 def rate(recipe: Recipe, engine: Machines, own: Words, root: Path) -> float:
-    """Seconds of audio a second of one setting; what it makes is thrown away."""
-    out = Folder(root / "stage")
-    shutil.rmtree(out.path, ignore_errors=True)
+    """Seconds of audio a second of one setting."""
+    if not own.speak:
+        return steady_rate(listen(recipe, engine, root), recipe.compute.encoder_actors)
+    out = _empty(root / "stage")
     (machine,) = engine.seats(1)
-    if own.speak:
-        corpus.run({}, out / "corpus", machine, recipe.corpus)
-        documents = corpus.read(out / "corpus", "train", int(own.seconds / STORY_SECONDS) + 1)
-        utterances = [Utterance(document.doc_id, document.sentences, None) for document in documents]
-        speak_and_listen.speak(utterances, out, machine, recipe.speech, "speaking")
-    else:
-        recordings = [Recording(text_id(path.name), str(path)) for path in sorted((root / "recordings").glob("*"))]
-        speak_and_listen.listen(recordings, out, machine, listening_of(recipe), "listening", "recorded.max_bad_share")
+    corpus.run({}, out / "corpus", machine, recipe.corpus)
+    documents = corpus.read(out / "corpus", "train", int(own.seconds / STORY_SECONDS) + 1)
+    utterances = [Utterance(document.doc_id, document.sentences, None) for document in documents]
+    speak_and_listen.speak(utterances, out, machine, recipe.speech, "speaking")
     machine.leave()
     return steady_rate(out, recipe.compute.encoder_actors)
+
+
+def listen(recipe: Recipe, engine: Machines, root: Path) -> Folder:
+    """The units of the recordings in `root`."""
+    out = _empty(root / "stage")
+    (machine,) = engine.seats(1)
+    recordings = [Recording(text_id(path.name), str(path)) for path in sorted((root / "recordings").glob("*"))]
+    speak_and_listen.listen(recordings, out, machine, listening_of(recipe), "listening", "recorded.max_bad_share")
+    machine.leave()
+    return out
+
+
+def _empty(folder: Path) -> Folder:
+    shutil.rmtree(folder, ignore_errors=True)
+    return Folder(folder)
 
 
 def steady_rate(out: Folder, actors: int) -> float:
@@ -172,10 +191,10 @@ def steady_rate(out: Folder, actors: int) -> float:
     return float(sum(seconds[actors:])) / took
 
 
-def peer_rate(folder: Path, model: Path, recordings: Path) -> float:
-    """The same of slamkit, in a process of its own."""
+def ask_slamkit(folder: Path, *words: object) -> float:
+    """What benchmarks/peer_slamkit.py prints, in a process of its own; BadInput when it fails."""
     script = Path(__file__).with_name("peer_slamkit.py")
-    command = [sys.executable, str(script), str(folder), str(model), str(recordings), str(PEER_BATCH)]
+    command = [sys.executable, str(script), str(folder), str(PEER_BATCH), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BadInput(f"SLAMKIT={folder}: {done.stderr.strip().splitlines()[-1]}")

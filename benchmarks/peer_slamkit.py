@@ -1,13 +1,19 @@
-"""Seconds of audio a second of slamkit's HuBERT extractor, on all cores; benchmarks/extraction.py starts it.
+"""What slamkit does on all cores: extract units, and score pairs of recordings or of units; two benchmarks start it.
 
-    python benchmarks/peer_slamkit.py SLAMKIT MODEL RECORDINGS BATCH
+    python benchmarks/peer_slamkit.py SLAMKIT BATCH extract MODEL RECORDINGS
+    python benchmarks/peer_slamkit.py SLAMKIT BATCH score MODEL RECORDINGS LM
+    python benchmarks/peer_slamkit.py SLAMKIT BATCH score_units UNITS LM
 
-SLAMKIT: a clone of slp-rl/slamkit. Its command sorts recordings by length, pads a batch to its longest, and calls
-`extract`; so does this, on recordings that lie in memory: reading, writing and starting are left out, in its favour.
+SLAMKIT: a clone of slp-rl/slamkit. `extract` prints seconds of audio a second: its command sorts recordings by length,
+pads a batch to its longest, and calls `extract`; so does this. `score` prints the seconds that one checkpoint's metric
+takes from audio: a batch is that many pairs of recordings, encoded, tokenised and scored as `modelling_metric` does.
+`score_units` prints the seconds of the LM alone; UNITS is a JSON list of lists. Recordings lie in memory: reading,
+writing and starting are left out, in its favour.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,32 +26,96 @@ import torch
 from safetensors.torch import load_file
 from sklearn.cluster import MiniBatchKMeans
 from torch.nn.utils.rnn import pad_sequence
-from transformers import HubertConfig
+from transformers import AutoModelForCausalLM, HubertConfig
 
 
 def main(words: Sequence[str]) -> int:
     """Print the figure."""
-    slamkit, model, recordings, batch = words
+    slamkit, batch, what, *rest = words
     sys.path.insert(0, slamkit)
+    if what == "extract":
+        print(extraction_rate(extractor_of(rest[0]), read(rest[1]), int(batch)))
+    elif what == "score":
+        print(scoring_seconds(extractor_of(rest[0]), read(rest[1]), int(batch), rest[2]))
+    else:
+        print(unit_scoring_seconds(json.loads(Path(rest[0]).read_text()), int(batch), rest[1]))
+    return 0
+
+
+def extractor_of(model: str) -> Any:
+    """Its HuBERT, quantised at the layer before the last."""
     from slamkit.feature_extractor.hubert_feature_extractor import HubertFeatureExtractor
 
     write_kmeans(Path(model))
     layer = HubertConfig.from_pretrained(model).num_hidden_layers - 1
-    extractor = HubertFeatureExtractor(model, "", layer, cache_path=model)
-    audios = [torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in Path(recordings).glob("*.flac")]
-    audios.sort(key=len, reverse=True)
-    batches = [audios[start : start + int(batch)] for start in range(0, len(audios), int(batch))]
-    extract(extractor, batches[-1])
+    return HubertFeatureExtractor(model, "", layer, cache_path=model)
+
+
+def read(recordings: str) -> list[torch.Tensor]:
+    """All recordings of a folder."""
+    paths = sorted(Path(recordings).glob("*.flac"))
+    return [torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in paths]
+
+
+def extraction_rate(extractor: Any, audios: Sequence[torch.Tensor], batch: int) -> float:
+    """Seconds of audio a second."""
+    ordered = sorted(audios, key=len, reverse=True)
+    batches = [ordered[start : start + batch] for start in range(0, len(ordered), batch)]
+    extractor.extract(*padded(batches[-1]))
     began = time.perf_counter()
     for some in batches:
-        extract(extractor, some)
-    print(sum(map(len, audios)) / extractor.sample_rate / (time.perf_counter() - began))
-    return 0
+        extractor.extract(*padded(some))
+    return sum(map(len, audios)) / extractor.sample_rate / (time.perf_counter() - began)
 
 
-def extract(extractor: Any, audios: Sequence[torch.Tensor]) -> None:
-    """One batch."""
-    extractor.extract(pad_sequence(list(audios), batch_first=True), torch.tensor([len(audio) for audio in audios]))
+@torch.inference_mode()
+def scoring_seconds(extractor: Any, audios: Sequence[torch.Tensor], batch: int, lm: str) -> float:
+    """Of pairs of recordings that follow each other."""
+    from slamkit.tokeniser.unit_tokeniser import UnitTokeniser
+
+    tokeniser, model = UnitTokeniser(extractor), AutoModelForCausalLM.from_pretrained(lm).eval()
+    extractor.extract(*padded(audios[:2]))
+    began = time.perf_counter()
+    for start in range(0, len(audios), 2 * batch):
+        for side in (0, 1):
+            log_likelihood(
+                model, tokeniser.tokenise(*padded(audios[start + side : start + 2 * batch : 2]))["input_ids"]
+            )
+    return time.perf_counter() - began
+
+
+@torch.inference_mode()
+def unit_scoring_seconds(units: Sequence[Sequence[int]], batch: int, lm: str) -> float:
+    """Of pairs of units that follow each other, as tokens."""
+    from slamkit.tokeniser.unit_tokeniser import UnitTokeniser
+
+    tokeniser, model = UnitTokeniser(None), AutoModelForCausalLM.from_pretrained(lm).eval()
+    texts = tokeniser.stringify_representation([{"units": row} for row in units])
+    batches = [
+        tokeniser.string_tokenise(texts[start + side : start + 2 * batch : 2], return_tensors="pt", padding=True)
+        for start in range(0, len(texts), 2 * batch)
+        for side in (0, 1)
+    ]
+    log_likelihood(model, batches[-1]["input_ids"])
+    began = time.perf_counter()
+    for tokens in batches:
+        log_likelihood(model, tokens["input_ids"])
+    return time.perf_counter() - began
+
+
+def log_likelihood(model: Any, tokens: torch.Tensor) -> list[float]:
+    """The lines of its UnitLM.log_likelihood, whose wrapper does not build under the transformers of the lock."""
+    from slamkit.utils.calculation_utils import calc_nll
+
+    logits = model(input_ids=tokens).logits
+    targets = tokens[..., 1:].clone()
+    targets[targets == 0] = -100
+    return (-calc_nll(logits[..., :-1, :], targets, targets.ne(-100), True)).tolist()
+
+
+def padded(audios: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch and its lengths."""
+    return pad_sequence(list(audios), batch_first=True), torch.tensor([len(audio) for audio in audios])
 
 
 def write_kmeans(model: Path) -> None:

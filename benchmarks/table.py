@@ -1,10 +1,11 @@
-"""Run the benchmarks of speed that need no peer, and write docs/results/speed.md from the lines that they print.
+"""Run the benchmarks of speed, and write docs/results/speed.md from the lines that they print.
 
     python benchmarks/table.py [page=docs/results/speed.md] [lines=runs/bench/speed.jsonl] [run=true]
 
 `make bench` is this. Each benchmark is a command of COMMANDS; what it prints is kept in `lines` with the command, the
 machine and the load when it began, and run=false writes the page from there. With SLAMKIT=FOLDER in the environment,
-extraction is compared with slamkit. benchmarks/scaling.py is apart: it measures no speed, and takes an hour.
+extraction is compared with slamkit, and evaluation too. benchmarks/scaling.py is apart: it measures no speed, and
+takes an hour.
 """
 
 from __future__ import annotations
@@ -28,8 +29,18 @@ from slamray.errors import BadInput
 
 COMMANDS = (
     "benchmarks/extraction.py",
-    "benchmarks/extraction.py speech.encoder.dtype=bfloat16",
     "benchmarks/extraction.py speak=true seconds=2400",
+    "benchmarks/pretraining.py",
+    "benchmarks/pretraining.py against=packed",
+    "benchmarks/pretraining.py shape=opt steps=2 pairs=3",
+    "benchmarks/pretraining.py shape=opt against=packed steps=2 pairs=3",
+    "benchmarks/pretraining.py against=bare",
+    "benchmarks/preference.py",
+    "benchmarks/preference.py precomputed=true",
+)
+WITH_SLAMKIT = (
+    "benchmarks/evaluation.py",
+    "benchmarks/evaluation.py lm_alone=true pairs=5",
 )
 
 
@@ -64,7 +75,7 @@ def _main(words: Sequence[str]) -> int:
     if own.run:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.unlink(missing_ok=True)
-        for command in COMMANDS:
+        for command in (*COMMANDS, *(WITH_SLAMKIT if os.environ.get("SLAMKIT") else ())):
             with kept.open("a") as file:
                 file.write(json.dumps(run(command)) + "\n")
     if not kept.exists():

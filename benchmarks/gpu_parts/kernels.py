@@ -131,7 +131,8 @@ def _packed(bench: Bench, model: Any, path: Path, inputs: np.ndarray, batch: Bat
     tokens_BC, positions_BC, boundaries_N = (
         torch.from_numpy(array).to(device) for array in (inputs, batch.positions, batch.boundaries)
     )
-    words = inside_pieces(positions_BC, boundaries_N, VARLEN if path.attention == EXPANDED else path.attention)
+    attention = VARLEN if path.attention == EXPANDED else path.attention
+    words = inside_pieces(positions_BC, boundaries_N, batch.context, attention)
     model.zero_grad()
     half = path.precision == bench.device.compute.precision == "bfloat16"
     with torch.autocast(device, torch.bfloat16, enabled=half):

@@ -31,7 +31,7 @@ class Compute(Settings):
         description="type of matrix products in training; weights stay float32. auto: bfloat16 on GPUs and CPUs with "
         "instructions for it, else float32",
     )
-    micro_batch: int = Field(8, ge=1, description="most packed rows that one worker holds at once in pre-training")
+    micro_batch: int = Field(8, ge=1, description="most contexts that one worker holds at once in pre-training")
     dpo_micro_batch: int = Field(4, ge=1, description="most pairs that one worker holds at once in DPO")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     attention: Literal["auto", "sdpa", "varlen"] = Field(

@@ -13,14 +13,22 @@ from slamray.config.outside import Revision, model_field
 class PackSettings(Settings):
     """How documents are packed into rows of a fixed length."""
 
-    context: int = Field(
-        1024, ge=16, le=131072, description="tokens of a packed row; pieces are at most this long (Table 4)"
+    context: int = Field(1024, ge=16, le=131072, description="most tokens of a piece of a document (Table 4)")
+    contexts_per_row: int = Field(
+        1,
+        ge=1,
+        description="a packed row is this many contexts long, of pieces of at most one: long rows leave less padding",
     )
     mixture: dict[str, float] = Field(
         {},
         description="share of the training tokens of each source (stories, recordings, or a corpus named under "
         "recorded); empty: every token once in an epoch",
     )
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a packed row, padding included."""
+        return self.context * self.contexts_per_row
 
 
 class ModelSettings(Settings):

@@ -107,7 +107,9 @@ class PretrainSettings(Settings):
         10, ge=1, description="validations, evenly spaced over the budget, the last at its end; chosen, not tuned"
     )
     validation_rows: int = Field(
-        512, ge=1, description="the first rows of the validation split, which each validation reads; chosen, not tuned"
+        512,
+        ge=1,
+        description="contexts of the validation split's first rows, which each validation reads; chosen, not tuned",
     )
 
 

@@ -4,14 +4,15 @@
     varlen      torch's variable-length flash attention, for CUDA; on a CPU its reference
     sdpa        torch's fused attention with a mask, everywhere
 
-Legend: B batch, H heads, G key and value heads, Q queries, K keys, C context, D channels of a head; T = B x C tokens of
-all rows one after the other, N + 1 boundaries of pieces in them.
+Legend: B batch, H heads, G key and value heads, Q queries, K keys, C tokens of a row, D channels of a head; T = B x C
+tokens of all rows one after the other, N + 1 boundaries of pieces in them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,17 @@ from transformers import AttentionInterface
 
 BLOCKWISE, VARLEN = "blockwise", "varlen"
 PLANNED_VARLEN = "varlen_planned"  # the kernel whatever the device: for fake tensors, which live on a CPU
-_QUERIES = 256  # of a block: 128 and 512 were slower at context 512
+QUERIES = 256  # of a block: 128 and 512 were slower at context 512
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries first .. last of each row, and the keys that they may look at: begin .. last, less what the bias bars."""
+
+    begin: int
+    first: int
+    last: int
+    bias_B1QK: torch.Tensor  # 0, or minus infinity where a query may not look
 
 
 def register_attention(name: str) -> str:
@@ -35,62 +46,86 @@ def register_attention(name: str) -> str:
     return name
 
 
-def inside_pieces(positions_BC: torch.Tensor, boundaries_N: torch.Tensor, attention: str) -> dict[str, Any]:
+def inside_pieces(
+    positions_BC: torch.Tensor, boundaries_N: torch.Tensor, context: int, attention: str
+) -> dict[str, Any]:
     """What a model is called with, beside tokens and positions, so that attention is causal and inside a piece.
 
-    positions restart at 0 with each piece; boundaries are those of tokens.rows.Batch.
+    positions restart at 0 with each piece; boundaries and context, most tokens of a piece, are those of
+    tokens.rows.Batch.
     """
-    if attention not in (VARLEN, PLANNED_VARLEN):
-        return {"attention_mask": piece_mask(positions_BC, attention)}
-    context = positions_BC.shape[1]  # not the longest piece: a number that never changes, and needs no look at a tensor
+    if attention == BLOCKWISE:
+        return {"attention_mask": None, "blocks": query_blocks(positions_BC)}
+    if attention == "sdpa":
+        return {"attention_mask": piece_mask(positions_BC)}
+    # context, not the longest piece: a number that never changes, and needs no look at a tensor
     ends = {"cu_seq_lens_q": boundaries_N, "cu_seq_lens_k": boundaries_N}
     return {"attention_mask": None, **ends, "max_length_q": context, "max_length_k": context}
 
 
-def piece_mask(positions_BC: torch.Tensor, attention: str) -> torch.Tensor | None:
-    """The mask that keeps attention causal and inside a piece; positions restart at 0 with each piece.
+def piece_mask(positions_BC: torch.Tensor) -> torch.Tensor | None:
+    """(B, 1, C, C) for sdpa, True where a place may look; None where each row is one piece: sdpa has a causal kernel.
 
-    (B, 1, C, C): True where allowed for sdpa, a bf16 bias for blockwise. None where none is needed: sdpa has a causal
-    kernel when each row is one piece. transformers would make such a mask from the positions for most models, but not
-    for OPT (as of 5.23).
+    transformers would make such a mask from the positions for most models, but not for OPT (as of 5.23).
     """
     starts_BC = positions_BC == 0
-    if attention == "sdpa" and not starts_BC[:, 1:].any():
+    if not starts_BC[:, 1:].any():
         return None
     piece_BC = starts_BC.cumsum(dim=1)
     context = positions_BC.shape[1]
     causal = torch.ones(context, context, dtype=torch.bool, device=positions_BC.device).tril()
-    allowed = (causal & (piece_BC[:, :, None] == piece_BC[:, None, :])).unsqueeze(1)
+    return (causal & (piece_BC[:, :, None] == piece_BC[:, None, :])).unsqueeze(1)
+
+
+def query_blocks(positions_BC: torch.Tensor) -> list[Block]:
+    """The blocks of queries of all rows, each with the keys that it may need."""
+    places_C = torch.arange(positions_BC.shape[1], device=positions_BC.device)
+    starts_BC = places_C - positions_BC  # of the piece that a place is in
+    blocks = []
+    for first in range(0, len(places_C), QUERIES):
+        last = min(first + QUERIES, len(places_C))  # no query of this block looks at a later key
+        begin = int(starts_BC[:, first].min())  # nor at one before its piece
+        keys_K, queries_Q = places_C[begin:last], places_C[first:last]
+        allowed_BQK = (keys_K <= queries_Q[:, None]) & (keys_K >= starts_BC[:, first:last, None])
+        bias_BQK = torch.zeros(allowed_BQK.shape, dtype=torch.bfloat16, device=places_C.device)
+        blocks.append(Block(begin, first, last, bias_BQK.masked_fill_(~allowed_BQK, -torch.inf).unsqueeze(1)))
+    return blocks
+
+
+def as_mask(allowed_B1QK: torch.Tensor, attention: str) -> torch.Tensor:
+    """A boolean mask as one of transformers' attentions takes it: itself for sdpa, a bias for eager."""
     if attention == "sdpa":
-        return allowed
-    assert attention == BLOCKWISE, attention
-    return torch.zeros(allowed.shape, dtype=torch.bfloat16, device=allowed.device).masked_fill_(~allowed, -torch.inf)
+        return allowed_B1QK
+    assert attention == "eager", attention
+    return torch.zeros(allowed_B1QK.shape, device=allowed_B1QK.device).masked_fill_(~allowed_B1QK, -torch.inf)
 
 
 def blockwise_attention(
     module: torch.nn.Module,
-    queries_BHQD: torch.Tensor,
-    keys_BGKD: torch.Tensor,
-    values_BGKD: torch.Tensor,
-    bias_B1QK: torch.Tensor,
+    queries_BHCD: torch.Tensor,
+    keys_BGCD: torch.Tensor,
+    values_BGCD: torch.Tensor,
+    no_mask: None,
     scaling: float,
+    *,
+    blocks: Sequence[Block],
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers asks of an attention: output (B, Q, H, D) and no weights. `piece_mask` makes the bias.
+    """What transformers asks of an attention: output (B, C, H, D) and no weights. `query_blocks` makes the blocks.
 
     torch's fused CPU kernel is slow in the backward pass. One layer of 8 rows x 512 tokens x 4 heads of 64, bf16, one
     core (EPYC with AVX512-BF16), forward and backward: fused kernel 104 ms, plain matrix products 81 ms, plain
     products in blocks of 256 queries 44 ms.
     """
-    groups = queries_BHQD.shape[1] // keys_BGKD.shape[1]
-    keys_BHDK = keys_BGKD.repeat_interleave(groups, dim=1).transpose(-1, -2)
-    values_BHKD = values_BGKD.repeat_interleave(groups, dim=1)
+    groups = queries_BHCD.shape[1] // keys_BGCD.shape[1]
+    keys_BHDC = keys_BGCD.repeat_interleave(groups, dim=1).transpose(-1, -2)
+    values_BHCD = values_BGCD.repeat_interleave(groups, dim=1)
     outputs = []
-    for first in range(0, queries_BHQD.shape[2], _QUERIES):
-        last = min(first + _QUERIES, queries_BHQD.shape[2])  # no query of this block looks at a later key
-        scores = torch.matmul(queries_BHQD[:, :, first:last] * scaling, keys_BHDK[..., :last])
-        weights = (scores + bias_B1QK[:, :, first:last, :last]).softmax(dim=-1)
-        outputs.append(torch.matmul(weights, values_BHKD[:, :, :last]))
+    for block in blocks:
+        queries_BHQD = queries_BHCD[:, :, block.first : block.last] * scaling
+        scores_BHQK = torch.matmul(queries_BHQD, keys_BHDC[..., block.begin : block.last])
+        weights_BHQK = (scores_BHQK + block.bias_B1QK).softmax(dim=-1)
+        outputs.append(torch.matmul(weights_BHQK, values_BHCD[:, :, block.begin : block.last]))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 

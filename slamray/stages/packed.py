@@ -18,7 +18,7 @@ from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import corpus, recorded, units
 from slamray.tokens.documents import Document, unit_document
-from slamray.tokens.packing import join_packings, pack_apart
+from slamray.tokens.packing import join_packings, pack, pack_apart
 from slamray.tokens.rows import MIXTURE, write_rows
 from slamray.tokens.sampler import MixedSource, rows_per_round
 from slamray.tokens.vocabulary import Vocabulary
@@ -56,10 +56,10 @@ def run(
         found = read_units(inputs, split, recorded_validation_share)
         documents = {name: [unit_document(row, vocabulary) for row in rows] for name, rows in found.items()}
         if split == TRAIN and pack.mixture:
-            facts[split] = write_mixture(out / split, documents, vocabulary, pack.mixture, pack.context)
+            facts[split] = write_mixture(out / split, documents, vocabulary, pack)
         else:
             together = [document for own in documents.values() for document in own]
-            facts[split] = write_documents(out / split, together, vocabulary, pack.context, split)
+            facts[split] = write_documents(out / split, together, vocabulary, pack, split)
     return facts
 
 
@@ -77,34 +77,36 @@ def read_units(inputs: Inputs, split: str, recorded_validation_share: float) -> 
 
 
 def write_documents(
-    folder: Folder, documents: Sequence[Document], vocabulary: Vocabulary, context: int, split: str
+    folder: Folder, documents: Sequence[Document], vocabulary: Vocabulary, settings: PackSettings, split: str
 ) -> dict[str, Any]:
     """Pack documents; BadInput when a split is empty."""
     if not documents:
         raise BadInput(f"no {split} document to pack; bring more text or raise corpus.validation_share")
-    return dict(write_rows(folder.path, documents, vocabulary, context))
+    lengths = np.array([len(document) for document in documents])
+    packing = pack(lengths, settings.context, settings.row_tokens)
+    return dict(write_rows(folder.path, documents, vocabulary, packing))
 
 
 def write_mixture(
     folder: Folder,
     documents: Mapping[str, Sequence[Document]],
     vocabulary: Vocabulary,
-    weights: Mapping[str, float],
-    context: int,
+    settings: PackSettings,
 ) -> dict[str, Any]:
     """Pack each source apart, and lay down how many of its rows a round reads so that its token share is its weight.
 
     Facts tell of each source its share, its tokens and how often a round reads them (`passes`). BadInput when a source
     with a weight has no documents.
     """
+    weights = settings.mixture
     names = [name for name, weight in weights.items() if weight > 0]
     for name in names:
         if not documents.get(name):
             raise BadInput(f"pack.mixture: {name} has no training document; bring some, or set {name} to 0")
     together = [document for name in names for document in documents[name]]
     lengths = np.array([len(document) for document in together])
-    packings = pack_apart(lengths, [len(documents[name]) for name in names], context)
-    facts: dict[str, Any] = write_rows(folder.path, together, vocabulary, context, join_packings(packings))
+    packings = pack_apart(lengths, [len(documents[name]) for name in names], settings.context, settings.row_tokens)
+    facts: dict[str, Any] = write_rows(folder.path, together, vocabulary, join_packings(packings))
     rows = [packing.rows for packing in packings]
     tokens = [int(packing.length_P.sum()) for packing in packings]
     per_round = rows_per_round([weights[name] for name in names], tokens, rows)

@@ -13,7 +13,7 @@ from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.config.model import ModelSettings
 from slamray.config.tree import Recipe
-from slamray.train.spent import fit_micro_batch, fit_pairs, rows_per_step
+from slamray.train.spent import fit_pairs, fit_rows, rows_per_step
 
 PAPER_MFU = 0.32  # 6 N tokens a second over the dense bf16 peak, of the paper's A5000 (docs/paper.md 1.5)
 
@@ -47,13 +47,13 @@ def memory(recipe: Recipe, n_units: int) -> Memory:
 
     shape = unit_shape(recipe.model, n_units)
     compute = recipe.compute.model_copy(update={"micro_batch": micro_batch(recipe)})
-    return planned_memory(shape, recipe.pretrain.optim, compute, recipe.pack.context)
+    return planned_memory(shape, recipe.pretrain.optim, compute, recipe.pack.context, recipe.pack.contexts_per_row)
 
 
 def micro_batch(recipe: Recipe) -> int:
     """Rows that one worker holds at once in pre-training."""
-    rows = rows_per_step(recipe.pretrain.tokens_per_step, recipe.pack.context, "pretrain.tokens_per_step")
-    return fit_micro_batch(rows, recipe.compute.micro_batch, recipe.compute.workers)
+    rows = rows_per_step(recipe.pretrain.tokens_per_step, recipe.pack.row_tokens, "pretrain.tokens_per_step")
+    return fit_rows(rows, recipe.pack.contexts_per_row, recipe.compute)
 
 
 def fit_to_memory(recipe: Recipe, n_units: int) -> Recipe:
@@ -67,7 +67,7 @@ def fit_to_memory(recipe: Recipe, n_units: int) -> Recipe:
 
     limit = recipe.compute.memory_gb * GIB
     while micro_batch(recipe) > 1 and memory(recipe, n_units).total > limit:
-        recipe = _with(recipe, micro_batch=micro_batch(recipe) // 2)
+        recipe = _with(recipe, micro_batch=micro_batch(recipe) * recipe.pack.contexts_per_row // 2)
     aligns = recipe.dpo.budget is not None
     while aligns and pairs_at_once(recipe) > 1 and dpo_memory(recipe, n_units).total > limit:
         recipe = _with(recipe, dpo_micro_batch=pairs_at_once(recipe) // 2)
@@ -105,7 +105,7 @@ def check_fits(recipe: Recipe, n_units: int) -> None:
         return
     from slamray.train.memory import check_memory
 
-    ceiling = f"compute.micro_batch ({micro_batch(recipe)})"
+    ceiling = f"compute.micro_batch ({micro_batch(recipe) * recipe.pack.contexts_per_row})"
     check_memory(memory(recipe, n_units), recipe.compute, "pre-training", ceiling)
     if recipe.dpo.budget is not None:
         ceiling = f"compute.dpo_micro_batch ({pairs_at_once(recipe)}) or dpo.context ({recipe.dpo.context})"

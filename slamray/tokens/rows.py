@@ -1,6 +1,6 @@
 """The store of packed rows: written once, read by row index through a memory map.
 
-Legend: R rows, C context (tokens of a row), P pieces.
+Legend: R rows, C tokens of a row, P pieces.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ from slamray.tokens.sampler import MixedSource, batch_rows, mixed_rows
 from slamray.tokens.vocabulary import Ints, Tokens, Vocabulary, read_vocabulary, write_vocabulary
 
 IGNORE = -100  # torch's cross_entropy leaves such targets out
+PACKING = "packing.json"  # beside packed rows: most tokens of a piece
 MIXTURE = "mixture.json"  # beside packed rows: the sources of a mixture
-_COPY_ROWS = 4096  # rows filled at once: bounds memory at about 100 MB for context 1024 (chosen, not tuned)
+_COPY_ROWS = 4096  # rows filled at once: bounds memory at about 100 MB for rows of 1024 tokens (chosen, not tuned)
 
 
 def write_rows(
     folder: Path,
     documents: Sequence[Document],
     vocabulary: Vocabulary,
-    context: int,
-    packing: Packing | None = None,
+    packing: Packing | int,
 ) -> dict[str, float]:
     """Pack documents into `folder`; the same documents give the same bytes. Returns facts for the manifest.
 
-    packing: where the pieces go, if it was decided before; else best fit over all documents.
+    packing: where the pieces go, or a context: then by best fit over all documents in rows of that length.
 
     tokens.npy (R, C) uint16 or uint32, PAD at the end of a row; lengths.npy (P,) int32 of the pieces in row order;
-    offsets.npy (R + 1,) int64: the pieces of row r are lengths[offsets[r] : offsets[r + 1]]; vocabulary.json.
+    offsets.npy (R + 1,) int64: the pieces of row r are lengths[offsets[r] : offsets[r + 1]]; vocabulary.json;
+    packing.json: {"context": most tokens of a piece}.
     Where a document masks an id out: mask.npy (R, C) bool, True where the token is a target, and targets.npy (R,)
     int64, how many of a row are.
     """
-    packing = packing or pack(np.array([len(document) for document in documents]), context)
+    if isinstance(packing, int):
+        packing = pack(np.array([len(document) for document in documents]), packing)
     whole = concatenate(documents)
     folder.mkdir(parents=True, exist_ok=True)
     pieces_R = np.bincount(packing.row_P, minlength=packing.rows)
@@ -57,49 +59,54 @@ def write_rows(
         np.save(folder / "targets.npy", targets_R)
         targets = int(targets_R.sum())
     write_vocabulary(folder, vocabulary)
+    store.write_json(folder / PACKING, {"context": packing.context})
     return {
         "rows": packing.rows,
-        "context": context,
+        "row_tokens": packing.row_tokens,
+        "context": packing.context,
         "documents": len(documents),
         "pieces": len(packing.length_P),
         "tokens": len(whole),
         "targets": targets,
-        "padding_share": 1.0 - len(whole) / (packing.rows * context),
+        "padding_share": 1.0 - len(whole) / (packing.rows * packing.row_tokens),
     }
 
 
 def _write_packed(path: Path, values: npt.NDArray, packing: Packing, offsets: Ints, padding: int) -> npt.NDArray:
     """Values of concatenated tokens, laid out in rows (R, C) as packing says, some thousand rows at once."""
-    shape = (packing.rows, packing.context)
+    shape = (packing.rows, packing.row_tokens)
     rows_RC = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
     for first in range(0, packing.rows, _COPY_ROWS):
         last = min(first + _COPY_ROWS, packing.rows)
         these = slice(offsets[first], offsets[last])
         length_P = packing.length_P[these]
         within = np.arange(length_P.sum()) - np.repeat(np.cumsum(length_P) - length_P, length_P)
-        block = np.full((last - first) * packing.context, padding, dtype=values.dtype)
-        place_P = (packing.row_P[these] - first) * packing.context + packing.column_P[these]
+        block = np.full((last - first) * packing.row_tokens, padding, dtype=values.dtype)
+        place_P = (packing.row_P[these] - first) * packing.row_tokens + packing.column_P[these]
         block[np.repeat(place_P, length_P) + within] = values[np.repeat(packing.source_P[these], length_P) + within]
-        rows_RC[first:last] = block.reshape(-1, packing.context)
+        rows_RC[first:last] = block.reshape(-1, packing.row_tokens)
     rows_RC.flush()
     return rows_RC
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows ready for a model: int64 arrays (rows, context).
+    """Rows ready for a model: int64 arrays (rows, tokens of a row).
 
     targets are the next token inside the same piece where the loss mask lets it count, else IGNORE: a first token is
     never a target, padding neither.
-    positions restart with each piece, which is how transformers tells pieces apart; padding goes on counting.
-    boundaries are where pieces begin and end when the rows lie one after the other, int32, from 0 to rows x context;
-    padding belongs to the piece before it. As many for any rows of a store, the last one repeated.
+    positions restart with each piece, which is how transformers tells pieces apart; padding goes on counting, up to a
+    context, and then restarts.
+    boundaries are where pieces begin and end when the rows lie one after the other, int32, from 0 to their end;
+    padding belongs to the piece before it, up to a context. As many for any rows of a store, the last one repeated.
+    context: most tokens of a piece.
     """
 
     inputs: Ints
     targets: Ints
     positions: Ints
     boundaries: npt.NDArray[np.int32]
+    context: int
 
 
 class RowStore:
@@ -114,12 +121,14 @@ class RowStore:
             masked = (folder / "mask.npy").exists()
             self.mask_RC: Mask | None = np.load(folder / "mask.npy", mmap_mode="r") if masked else None
             targets_R: Ints | None = np.load(folder / "targets.npy") if masked else None
+            self.context: int = store.read_json(folder / PACKING)["context"]  # most tokens of a piece
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder} is not a folder of packed rows ({error}); run the pack stage again") from error
-        self.rows, self.context = self.tokens_RC.shape
+        self.rows, self.row_tokens = self.tokens_RC.shape
         pieces_R = np.diff(self.offsets)
         assert int(pieces_R.min()) > 0, "a row without pieces"
-        self.most_pieces = int(pieces_R.max())  # of a row
+        # of a row, with what pieces padding may make at its end
+        self.most_pieces = int(pieces_R.max()) + self.row_tokens // self.context - 1
         self.tokens_R: Ints = np.add.reduceat(self.lengths_P.astype(np.int64), self.offsets[:-1])
         self.targets_R: Ints = self.tokens_R - pieces_R if targets_R is None else targets_R
         self.vocabulary = read_vocabulary(folder)
@@ -145,13 +154,19 @@ class RowStore:
                 end = column + int(length)
                 targets[place, column : end - 1] = inputs[place, column + 1 : end]
                 positions[place, column:end] = np.arange(length)
-                boundaries[begun] = place * self.context + column
+                boundaries[begun] = place * self.row_tokens + column
                 begun += 1
                 last, column = column, end
-            positions[place, last:] = np.arange(self.context - last)
+            while last < self.row_tokens:  # padding lengthens the last piece up to a context, and is then its own
+                end = min(last + self.context, self.row_tokens)
+                positions[place, last:end] = np.arange(end - last)
+                last = end
+                if last < self.row_tokens:
+                    boundaries[begun] = place * self.row_tokens + last
+                    begun += 1
         if self.mask_RC is not None:  # the target at a place is the token after it, whose mask says whether it counts
             targets[:, :-1][~self.mask_RC[rows][:, 1:]] = IGNORE
-        return Batch(inputs, targets, positions, boundaries)
+        return Batch(inputs, targets, positions, boundaries, self.context)
 
     def pieces(self) -> list[Document]:
         """The pieces of all rows in their order, each with its mask; padding is left behind."""

@@ -24,7 +24,7 @@ def pretraining_cost(
     config: PretrainSettings, workers: int, model: Path, rows: RowStore, facts: Mapping[str, Any]
 ) -> dict[str, float]:
     """parameters, flops_with_attention and device_seconds of a pre-training whose facts hold step and train_seconds."""
-    rows_per_step = config.tokens_per_step // rows.context
+    rows_per_step = config.tokens_per_step // rows.row_tokens
     times_R = np.zeros(rows.rows, dtype=np.int64)
     for step in range(int(facts["step"])):
         np.add.at(times_R, rows.rows_of_step(config.seed, step, rows_per_step), 1)

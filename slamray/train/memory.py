@@ -4,7 +4,7 @@ Weights, gradients and the optimiser's state are counted. What a micro-batch kee
 pass is found by running both on fake tensors, which have shapes and no memory: right for every family, attention and
 precision, in two seconds for 0.4B parameters.
 
-Legend: B rows (or sequences) of a micro-batch, C context, V vocabulary.
+Legend: B rows of a micro-batch, C tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
-from slamray.model.attention import BLOCKWISE, PLANNED_VARLEN, VARLEN, inside_pieces, register_attention
+from slamray.model.attention import (
+    BLOCKWISE,
+    PLANNED_VARLEN,
+    QUERIES,
+    VARLEN,
+    Block,
+    inside_pieces,
+    register_attention,
+)
 from slamray.train.optim import state_bytes, step_bytes
 
 GIB = 2**30  # bytes of a GB, as makers of devices count them
 FLOAT32 = 4  # bytes
 SCORED_AT_ONCE = 4  # micro-batches of pairs that DPO scores at once: without gradients there is room; chosen, not tuned
-TRL_TILE = 4096, 32_768  # tokens and columns of TRL's buffer for the head's product, whatever the vocabulary (1.16)
 BUCKET_ELEMENTS = 50_000_000  # gradients that ZeRO reduces at once, two float32 buffers of it; chosen, not tuned
 
 
@@ -64,7 +71,9 @@ def bucket_elements(parameters: int) -> int:
     return min(parameters, BUCKET_ELEMENTS)
 
 
-def planned_memory(config: PreTrainedConfig, optim: OptimSettings, compute: Compute, context: int) -> Memory:
+def planned_memory(
+    config: PreTrainedConfig, optim: OptimSettings, compute: Compute, context: int, contexts_per_row: int = 1
+) -> Memory:
     """The peak of pre-training a unit LM of this configuration on one of `compute`'s workers, in float32 weights.
 
     For steps of two micro-batches or more; with a single one gradients and activations do not meet, and it is less.
@@ -73,7 +82,8 @@ def planned_memory(config: PreTrainedConfig, optim: OptimSettings, compute: Comp
     keeps.
     """
     attention = PLANNED_VARLEN if compute.packed_attention == VARLEN else compute.packed_attention
-    traced = _trace(config.to_json_string(), attention, compute.precision, compute.micro_batch, context)
+    shape = compute.micro_batch, context * contexts_per_row, context
+    traced = _trace(config.to_json_string(), attention, compute.precision, *shape)
     return _memory(traced, optim, compute)
 
 
@@ -82,23 +92,21 @@ def planned_dpo_memory(config: PreTrainedConfig, dpo: DpoSettings, compute: Comp
 
     The reference's log-likelihoods are computed before training, so no second model stays in memory.
     """
-    shape, attention, dtype = config.to_json_string(), padded_attention(compute), compute.precision
-    sequences = 2 * compute.dpo_micro_batch
-    planned = _memory(_trace(shape, attention, dtype, sequences, dpo.context), dpo.optim, compute)
-    tokens, columns = min(sequences * dpo.context, TRL_TILE[0]), TRL_TILE[1]
-    tile = tokens * columns * (2 if dtype == "bfloat16" else FLOAT32)
-    planned = replace(planned, logits=planned.logits + tile)
+    shape, attention, dtype = config.to_json_string(), pair_attention(compute), compute.precision
+    row = 2 * dpo.context  # of a prompt that is short beside the sides
+    planned = _memory(_trace(shape, attention, dtype, compute.dpo_micro_batch, row, row), dpo.optim, compute)
     if not dpo.evaluations:
         return planned
-    forward = _trace_scoring(shape, attention, dtype, SCORED_AT_ONCE * sequences, dpo.context)
+    forward = _trace_scoring(shape, attention, dtype, SCORED_AT_ONCE * compute.dpo_micro_batch, row)
     return replace(planned, scoring=planned.weights + forward)
 
 
-def padded_attention(compute: Compute) -> str:
-    """What DPO computes attention by: its sequences are padded, one to a row, and need no boundaries.
+def pair_attention(compute: Compute) -> str:
+    """What DPO computes attention by: a pair is one row, whose two sides see the prompt and not each other.
 
-    On CPUs plain matrix products beat torch's fused kernel, as pairs are short: 5 M parameters, 16 sequences of 136
-    tokens, bf16, forward and backward, one core: 15 pairs/s against 11.
+    varlen's boundaries cannot say that, so CUDA takes torch's fused attention with a mask. On CPUs plain matrix
+    products beat it, as pairs are short: 5 M parameters, 16 sequences of 136 tokens, bf16, forward and backward, one
+    core: 15 pairs/s against 11.
     """
     return "eager" if compute.device == "cpu" else "sdpa"
 
@@ -137,15 +145,15 @@ class _Traced:
 
 
 @functools.lru_cache(maxsize=64)
-def _trace(config: str, attention: str, dtype: str, rows: int, context: int) -> _Traced:
+def _trace(config: str, attention: str, dtype: str, rows: int, row_tokens: int, context: int) -> _Traced:
     """One micro-batch, forward and backward, on fake tensors; parameters, gradients and inputs are not counted."""
     with FakeTensorMode():
         shape, registered = AutoConfig.for_model(**json.loads(config)), register_attention(attention)
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation=registered)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        tokens_BC = torch.zeros(rows, context, dtype=torch.long)
-        inside = _inside_pieces_like(attention, tokens_BC)
+        tokens_BC = torch.zeros(rows, row_tokens, dtype=torch.long)
+        inside = _inside_pieces_like(attention, tokens_BC, context)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         with LiveBytes([*model.parameters(), *model.buffers(), *gradients, tokens_BC]) as live:
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -157,13 +165,13 @@ def _trace(config: str, attention: str, dtype: str, rows: int, context: int) -> 
 
 
 @functools.lru_cache(maxsize=64)
-def _trace_scoring(config: str, attention: str, dtype: str, rows: int, context: int) -> int:
+def _trace_scoring(config: str, attention: str, dtype: str, rows: int, row_tokens: int) -> int:
     """The peak in bytes of a forward pass without gradients and of log-likelihoods from its logits; see _trace."""
     with FakeTensorMode(), torch.no_grad():
         shape = AutoConfig.for_model(**json.loads(config))
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation=attention)
-        tokens_BC = torch.zeros(rows, context, dtype=torch.long)
-        inside = _inside_pieces_like(attention, tokens_BC)
+        tokens_BC = torch.zeros(rows, row_tokens, dtype=torch.long)
+        inside = _inside_pieces_like(attention, tokens_BC, row_tokens)
         with LiveBytes([*model.parameters(), *model.buffers(), tokens_BC]) as live:
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
                 logits_BCV = model(input_ids=tokens_BC, position_ids=tokens_BC, use_cache=False, **inside).logits
@@ -171,16 +179,24 @@ def _trace_scoring(config: str, attention: str, dtype: str, rows: int, context: 
     return live.peak
 
 
-def _inside_pieces_like(attention: str, tokens_BC: torch.Tensor) -> dict[str, Any]:
+def _inside_pieces_like(attention: str, tokens_BC: torch.Tensor, context: int) -> dict[str, Any]:
     """What `inside_pieces` gives for rows of several pieces; fake tensors have no values to find pieces in.
 
-    eager is DPO's alone, whose padding transformers makes a bias of; sdpa gets a mask of the same size there.
+    eager is DPO's alone, whose mask is a bias; sdpa's has the same size there. blockwise is planned with pieces as long
+    as may be, which begin as early as may be.
     """
-    rows, context = tokens_BC.shape
+    rows, row_tokens = tokens_BC.shape
     if attention == PLANNED_VARLEN:
-        return inside_pieces(tokens_BC, torch.zeros(rows + 1, dtype=torch.int32), attention)
-    dtype = {"sdpa": torch.bool, "eager": torch.float32, BLOCKWISE: torch.bfloat16}[attention]
-    return {"attention_mask": torch.ones(rows, 1, context, context, dtype=dtype)}
+        return inside_pieces(tokens_BC, torch.zeros(rows + 1, dtype=torch.int32), context, attention)
+    if attention == BLOCKWISE:
+        blocks = []
+        for first in range(0, row_tokens, QUERIES):
+            begin, last = max(0, first + 1 - context), min(first + QUERIES, row_tokens)
+            bias = torch.zeros(rows, 1, last - first, last - begin, dtype=torch.bfloat16)
+            blocks.append(Block(begin, first, last, bias))
+        return {"attention_mask": None, "blocks": blocks}
+    dtype = {"sdpa": torch.bool, "eager": torch.float32}[attention]
+    return {"attention_mask": torch.ones(rows, 1, row_tokens, row_tokens, dtype=dtype)}
 
 
 class LiveBytes(TorchDispatchMode):

@@ -1,6 +1,7 @@
 """Losses as functions of tensors.
 
-Legend: N targets or frames, V classes, B crops, T deduplicated units.
+Legend: N targets or frames, V classes, B crops, T deduplicated units,
+P preference pairs.
 Where a batch is spread over ranks, each computes its part of the sum and divides by the count of the whole batch: parts
 and gradients then add up to those of one rank.
 """
@@ -18,6 +19,14 @@ from slamray.tokens.rows import IGNORE
 def summed_cross_entropy(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """-sum of log softmax(logits)[target] over targets that are not IGNORE, in nats, float32; targets int64."""
     return F.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORE, reduction="sum")
+
+
+def dpo_loss(gains_P2: torch.Tensor, beta: float) -> torch.Tensor:
+    """Mean of -log sigmoid(beta (chosen - rejected)): Rafailov et al. 2023, equation 7.
+
+    gains_P2: log-likelihoods of chosen and rejected less those under the reference.
+    """
+    return -F.logsigmoid(beta * (gains_P2[:, 0] - gains_P2[:, 1])).mean()
 
 
 def cluster_loss(logits: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], frames: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Pre-training of a language model over any token ids, on every profile: the trainable and its entry.
 
-Legend: B rows of a micro-batch, C context, V vocabulary.
+Legend: B rows of a micro-batch, C tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from slamray.train.memory import bucket_elements
 from slamray.train.objective import summed_cross_entropy
 from slamray.train.optim import make_optimiser, set_schedules
 from slamray.train.ranks import add_over_ranks, rank_and_world
-from slamray.train.spent import Spent, fit_micro_batch, rows_per_step
+from slamray.train.spent import Spent, fit_rows, rows_per_step
 from slamray.train.trunk_schedule import branch_optim
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
@@ -103,8 +103,9 @@ class Pretraining:
         self.rank, self.world = rank_and_world()
         self.device = torch.device(compute.device)
         self.optim = branch_optim(config)
-        self.rows_per_step = rows_per_step(config.tokens_per_step, train_rows.context, KEY)
-        micro_batch = fit_micro_batch(self.rows_per_step, compute.micro_batch, compute.workers)
+        self.rows_per_step = rows_per_step(config.tokens_per_step, train_rows.row_tokens, KEY)
+        contexts_per_row = train_rows.row_tokens // train_rows.context
+        micro_batch = fit_rows(self.rows_per_step, contexts_per_row, compute)
         self.compute = compute = compute.model_copy(update={"micro_batch": micro_batch})
         self.accumulation = -(-self.rows_per_step // micro_batch // self.world)  # see rank_micro_batches
         self.attention = register_attention(compute.packed_attention)
@@ -146,7 +147,7 @@ class Pretraining:
             torch.from_numpy(array).to(self.device, non_blocking=True)
             for array in (batch.inputs, batch.targets, batch.positions, batch.boundaries)
         )
-        inside = inside_pieces(positions_BC, boundaries_N, self.attention)
+        inside = inside_pieces(positions_BC, boundaries_N, batch.context, self.attention)
         logits_BCV = self.engine(input_ids=inputs_BC, position_ids=positions_BC, use_cache=False, **inside).logits
         return summed_cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten())
 
@@ -184,7 +185,9 @@ class Pretraining:
 
     def validate(self) -> dict[str, float]:
         """Loss and perplexity over the first rows of the validation split."""
-        loss = self.evaluate(self.validation, np.arange(min(self.config.validation_rows, self.validation.rows)))
+        contexts_per_row = self.validation.row_tokens // self.validation.context
+        rows = max(1, self.config.validation_rows // contexts_per_row)
+        loss = self.evaluate(self.validation, np.arange(min(rows, self.validation.rows)))
         perplexity = math.exp(min(loss, 700.0))  # exp overflows above
         return {"validation_loss": loss, "validation_perplexity": perplexity}
 

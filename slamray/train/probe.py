@@ -86,7 +86,7 @@ def _check_attention(compute: Compute, device: torch.device) -> None:
     boundaries_N = torch.arange(0, 2 * CONTEXT + 1, CONTEXT // 2, dtype=torch.int32).to(device)
     try:
         model = _small_model(attention, device)
-        inside = inside_pieces(positions_BC, boundaries_N, attention)
+        inside = inside_pieces(positions_BC, boundaries_N, CONTEXT, attention)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits_BCV = model(input_ids=tokens_BC, position_ids=positions_BC, use_cache=False, **inside).logits
         logits_BCV.float().logsumexp(-1).sum().backward()

@@ -29,12 +29,20 @@ def progress(budget: Budget, spent: Spent) -> float:
     return min(1.0, amounts[budget.kind] / budget.amount)
 
 
-def rows_per_step(tokens_per_step: int, context: int, key: str) -> int:
+def rows_per_step(tokens_per_step: int, row_tokens: int, key: str) -> int:
     """Packed rows in an optimiser step. `key` names tokens_per_step for the message when the numbers do not divide."""
-    rows, rest = divmod(tokens_per_step, context)
+    rows, rest = divmod(tokens_per_step, row_tokens)
     if rest or not rows:
-        raise BadInput(f"{key}={tokens_per_step} is no multiple of pack.context={context}; change one of them")
+        raise BadInput(
+            f"{key}={tokens_per_step} is no multiple of a row's {row_tokens} tokens (pack.context x "
+            "pack.contexts_per_row); change one of them"
+        )
     return rows
+
+
+def fit_rows(rows_per_step: int, contexts_per_row: int, compute: Compute) -> int:
+    """The micro-batch of pre-training, in rows; compute.micro_batch bounds it in contexts."""
+    return fit_micro_batch(rows_per_step, max(1, compute.micro_batch // contexts_per_row), compute.workers)
 
 
 def fit_micro_batch(batch: int, at_most: int, workers: int) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import evaluation
 import extraction
 import pyarrow as pa
 import pytest
@@ -87,6 +90,7 @@ def test_the_table_is_written_from_lines_without_measuring(tmp_path: Path, monke
 
 def test_the_table_keeps_what_each_benchmark_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = {key: value for key, value in LINE.items() if key not in ("command", "machine", "load")}
+    monkeypatch.delenv("SLAMKIT", raising=False)
     script = tmp_path / "one.py"
     script.write_text(f"print('noise')\nprint({json.dumps(json.dumps(result))})\n")
     monkeypatch.setattr(table, "COMMANDS", (str(script),))
@@ -96,3 +100,22 @@ def test_the_table_keeps_what_each_benchmark_printed(tmp_path: Path, monkeypatch
     assert "| a against b |" in (tmp_path / "page.md").read_text()
     script.write_text("raise SystemExit(1)\n")
     assert table.main([f"lines={tmp_path}/lines", f"page={tmp_path}/page.md"]) == 2
+
+
+def test_evaluation_without_a_peer_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SLAMKIT", raising=False)
+    assert evaluation.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: SLAMKIT: name a clone of slp-rl/slamkit")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("benchmark", ["pretraining.py", "pretraining.py against=bare", "preference.py"])
+def test_a_benchmark_of_training_prints_one_line(benchmark: str) -> None:
+    script, *words = benchmark.split()
+    command = [sys.executable, f"benchmarks/{script}", *words, "steps=1", "pairs=1"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ratio"] == pytest.approx(found["ours"] / found["anchor"]) and found["anchor"] > 0

@@ -156,7 +156,7 @@ def test_two_checkpoints_are_compared_item_by_item() -> None:
 
 def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary(tmp_path: Path) -> None:
     documents = sequences()
-    write_rows(tmp_path, documents, VOCABULARY, context=32)
+    write_rows(tmp_path, documents, VOCABULARY, 32)
     store = RowStore(tmp_path)
     found = perplexity(Likes(0.0), store.pieces())
     assert found.perplexity == pytest.approx(N_UNITS + FIRST_UNIT, rel=1e-5)
@@ -165,7 +165,7 @@ def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary(tmp_path: P
 
 def test_perplexity_is_that_of_the_packed_rows(model: PreTrainedModel, tmp_path: Path) -> None:
     documents = sequences()
-    write_rows(tmp_path, documents, VOCABULARY, context=32)
+    write_rows(tmp_path, documents, VOCABULARY, 32)
     store = RowStore(tmp_path)
     batch = store.batch(np.arange(store.rows))
     with torch.no_grad():  # transformers keeps packed pieces apart by their positions

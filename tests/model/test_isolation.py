@@ -27,10 +27,11 @@ from slamray.model import attention as ours
 from slamray.model.attention import BLOCKWISE, VARLEN, inside_pieces, register_attention, varlen_reference
 from slamray.model.unit_lm import unit_lm_config
 from slamray.tokens.documents import Document
+from slamray.tokens.packing import pack
 from slamray.tokens.rows import Batch, RowStore, write_rows
 from slamray.tokens.vocabulary import Vocabulary
 
-CONTEXT = 64
+CONTEXT, LONG = 64, 5 * 64
 UNITS = Vocabulary.of_units(20)
 PATHS = ["sdpa", VARLEN, BLOCKWISE]
 Inside = Callable[[torch.Tensor, torch.Tensor], dict[str, Any]]
@@ -45,6 +46,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> RowStore:
     write_rows(folder, documents, UNITS, CONTEXT)
     store = RowStore(folder)
     assert store.rows == 3 and np.diff(store.offsets).min() >= 2
+    return store
+
+
+@pytest.fixture(scope="module")
+def long_rows(tmp_path_factory: pytest.TempPathFactory) -> RowStore:
+    """Two rows of five contexts, more than a block of queries; pieces of at most one, padding of more."""
+    folder = tmp_path_factory.mktemp("long")
+    rng = np.random.default_rng(0)
+    documents = [Document(rng.integers(2, 22, n).astype(np.uint16)) for n in (64, 60, 50, 44, 40, 33, 30, 20, 20, 10)]
+    packing = pack(np.array([len(document) for document in documents]), CONTEXT, LONG)
+    write_rows(folder, documents, UNITS, packing)
+    store = RowStore(folder)
+    assert store.rows == 2 and store.row_tokens == LONG and LONG - store.tokens_R[1] > 2 * CONTEXT
     return store
 
 
@@ -69,7 +83,7 @@ def logits_of(model: torch.nn.Module, inputs: np.ndarray, batch: Batch, inside: 
 def moved(model: torch.nn.Module, store: RowStore, inside: Inside, which: list[int]) -> tuple[float, float]:
     """The greatest change of a logit in the first pieces, and in all others, when the tokens of the first change."""
     batch = store.batch(np.array(which))
-    first_BC = np.arange(CONTEXT) < store.lengths_P[store.offsets[which]][:, None]
+    first_BC = np.arange(store.row_tokens) < store.lengths_P[store.offsets[which]][:, None]
     changed = np.where(first_BC, (batch.inputs - 2 + 7) % 20 + 2, batch.inputs)
     change_BCV = logits_of(model, changed, batch, inside) - logits_of(model, batch.inputs, batch, inside)
     first = torch.from_numpy(first_BC)
@@ -77,7 +91,7 @@ def moved(model: torch.nn.Module, store: RowStore, inside: Inside, which: list[i
 
 
 def inside_of(attention: str) -> Inside:
-    return lambda positions_BC, boundaries_N: inside_pieces(positions_BC, boundaries_N, attention)
+    return lambda positions_BC, boundaries_N: inside_pieces(positions_BC, boundaries_N, CONTEXT, attention)
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -85,6 +99,24 @@ def inside_of(attention: str) -> Inside:
 def test_a_piece_does_not_change_when_the_piece_before_it_does(rows: RowStore, family: str, attention: str) -> None:
     first, others = moved(model_of(family, attention), rows, inside_of(attention), [0, 1, 2])
     assert first > 1.0 and others == 0.0
+
+
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("attention", PATHS)
+def test_nor_in_rows_of_several_contexts(long_rows: RowStore, family: str, attention: str) -> None:
+    first, others = moved(model_of(family, attention), long_rows, inside_of(attention), [0, 1])
+    assert first > 1.0 and others == 0.0
+
+
+@pytest.mark.parametrize("attention", ["sdpa", BLOCKWISE])
+def test_a_piece_of_a_long_row_has_the_logits_that_it_has_alone(long_rows: RowStore, attention: str) -> None:
+    model, batch = model_of("qwen2", attention), long_rows.batch(np.arange(2))
+    logits_BCV = logits_of(model, batch.inputs, batch, inside_of(attention))
+    alone = model_of("qwen2", "eager")
+    found = [logits_BCV[row, : long_rows.tokens_R[row]] for row in range(2)]
+    with torch.no_grad():
+        expected = [alone(torch.from_numpy(piece.ids.astype(np.int64))[None]).logits[0] for piece in long_rows.pieces()]
+    torch.testing.assert_close(torch.cat(found), torch.cat(expected), atol=1e-4, rtol=1e-4)
 
 
 def causal_over_the_row(module: Any, queries: Any, keys: Any, values: Any, mask: Any, **words: Any) -> Any:
@@ -197,7 +229,7 @@ def test_varlen_is_sdpa_with_our_mask_up_to_bfloat16(rows: RowStore, family: str
     for attention in ("sdpa", VARLEN):
         model = model_of(family, attention)
         positions_BC, boundaries_N = torch.from_numpy(batch.positions), torch.from_numpy(batch.boundaries)
-        words = inside_pieces(positions_BC, boundaries_N, attention)
+        words = inside_pieces(positions_BC, boundaries_N, CONTEXT, attention)
         tokens_BC = torch.from_numpy(batch.inputs)
         logits_BCV = model(input_ids=tokens_BC, position_ids=positions_BC, use_cache=False, **words).logits
         logits_BCV.logsumexp(-1).sum().backward()
@@ -216,3 +248,12 @@ def test_boundaries_are_as_many_for_any_rows_and_leave_no_token_out(tmp_path: Pa
     assert store.batch(np.array([one, padded])).boundaries.tolist() == [0, 8, 11, 16, 16]
     assert store.batch(np.array([padded, full])).boundaries.tolist() == [0, 3, 8, 14, 16]
     assert store.batch(np.array([one, one])).boundaries.dtype == np.int32
+
+
+def test_padding_of_a_long_row_is_cut_at_contexts(tmp_path: Path) -> None:
+    documents = [Document(np.full(n, 5, np.uint16)) for n in (4, 3)]
+    write_rows(tmp_path, documents, UNITS, pack(np.array([4, 3]), 4, 16))
+    batch = RowStore(tmp_path).batch(np.array([0]))
+    assert batch.boundaries.tolist() == [0, 4, 8, 12, 16, 16]
+    assert batch.positions.tolist() == [[*range(4)] * 4]
+    assert batch.context == 4

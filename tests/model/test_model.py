@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
-from slamray.model.attention import BLOCKWISE, piece_mask, register_attention
+from slamray.model.attention import BLOCKWISE, inside_pieces, register_attention
 from slamray.model.families import FAMILIES, family_config
 from slamray.model.unit_lm import (
     attention_flops_per_token,
@@ -150,13 +150,13 @@ def test_logits_of_a_piece_do_not_depend_on_its_neighbours_in_the_row(
     piece, before, after, other = (torch.randint(2, 22, (n,), generator=generator) for n in (300, 11, 7, 30))
     with torch.no_grad():
         tokens, positions = _packed([piece])
-        mask = piece_mask(positions, attention)
-        alone = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits[0]
+        inside = inside_pieces(positions, torch.tensor([0]), 300, attention)
+        alone = model(input_ids=tokens, position_ids=positions, use_cache=False, **inside).logits[0]
         for neighbours in ([before, piece, after], [other, piece], [piece, other]):
             tokens, positions = _packed(neighbours)
             start = sum(len(p) for p in neighbours[: [p is piece for p in neighbours].index(True)])
-            mask = piece_mask(positions, attention)
-            logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits[0]
+            inside = inside_pieces(positions, torch.tensor([0]), 300, attention)
+            logits = model(input_ids=tokens, position_ids=positions, use_cache=False, **inside).logits[0]
             torch.testing.assert_close(logits[start : start + 300], alone, atol=2e-6, rtol=1e-4)
 
 
@@ -169,8 +169,8 @@ def test_blockwise_attention_has_the_gradients_of_torchs_own(tmp_path: Path) -> 
     gradients = []
     for attention in ("sdpa", BLOCKWISE):
         model = build_unit_lm(ModelSettings(base=str(tmp_path)), UNITS, seed=0, attention=attention)
-        mask = piece_mask(positions, attention)
-        output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
+        inside = inside_pieces(positions, torch.tensor([0]), 290, attention)
+        output = model(input_ids=tokens, position_ids=positions, use_cache=False, **inside)
         output.logits.logsumexp(-1).sum().backward()
         gradients.append([p.grad for p in model.parameters()])
     for theirs, ours in zip(*gradients, strict=True):

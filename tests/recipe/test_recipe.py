@@ -54,7 +54,7 @@ def test_another_voice_seed_redoes_all_speech_and_keeps_the_corpus(tiny_words: l
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pretrain.tokens_per_step=1000"], r"tokens_per_step=1000 is no multiple of pack.context=128"),
+        (["pretrain.tokens_per_step=1000"], r"tokens_per_step=1000 is no multiple of a row's 128 tokens"),
         (["dpo.pairs_per_step=6", "compute.workers=4"], r"dpo.pairs_per_step=6 is no multiple of compute.workers=4"),
         (["corpus.paths=[/nowhere/x.jsonl]"], r"corpus.paths: /nowhere/x.jsonl names no file"),
         (["speech.encoder.model=/nowhere"], r"speech.encoder.model=/nowhere: no such folder"),

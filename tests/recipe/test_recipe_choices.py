@@ -55,7 +55,7 @@ def test_more_memory_on_a_device_redoes_nothing(tiny_words: list[str]) -> None:
         (["dpo.optim.name=adalomo"], r"dpo\.optim\.name=adalomo: DPO trains with adamw"),
         (["speech.train_documents=null"], r"speech\.train_documents=null: then recordings are all there is"),
         (
-            ["compute.memory_gb=0.2", "compute.dpo_micro_batch=4"],
+            ["compute.memory_gb=0.2", "compute.dpo_micro_batch=4", "dpo.context=1024"],
             r"compute\.memory_gb=0\.2: DPO is planned to need \d\.\d+ GB .* lower compute\.dpo_micro_batch \(4\)",
         ),
         (["compute.memory_gb=0.001"], r"compute\.memory_gb=0\.001: pre-training is planned to need 0\.\d+ GB a device"),

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings, OptimSettings, PretrainSettings
-from slamray.model.attention import BLOCKWISE, piece_mask, register_attention
+from slamray.model.attention import BLOCKWISE, inside_pieces, register_attention
 from slamray.train.dpo.align import train_dpo
 from slamray.train.pretrain import make_engine
 
@@ -40,10 +40,8 @@ def train(task: dict[str, Any]) -> None:
     positions_BC = torch.arange(CONTEXT).expand(ROWS, CONTEXT).contiguous()
     for _ in range(2):
         for micro_batch in range(MICRO_BATCHES):
-            mask = piece_mask(positions_BC, attention)
-            logits_BCV = engine(
-                input_ids=tokens_BC, attention_mask=mask, position_ids=positions_BC, use_cache=False
-            ).logits
+            inside = inside_pieces(positions_BC, torch.tensor([0]), CONTEXT, attention)
+            logits_BCV = engine(input_ids=tokens_BC, position_ids=positions_BC, use_cache=False, **inside).logits
             loss = cross_entropy(logits_BCV.flatten(0, 1).float(), tokens_BC.flatten(), reduction="sum")
             engine.backward(loss, scale_wrt_gas=False)
             del logits_BCV, loss
@@ -80,12 +78,12 @@ def leave_peak(recorded: profile, rank: int, out: Path) -> None:
 
 
 def measure_dpo(rank: int, out: Path, task: dict[str, Any]) -> None:
-    """The same for two steps of DPO on pairs as long as they may be, after the reference's scores."""
+    """The same for two steps of DPO, after the reference's scores, on pairs as long as may be: of short prompts."""
     compute = Compute.model_validate(task["compute"])
     config = DpoSettings.model_validate(task["dpo"])
-    units, sides = np.arange(config.context) % 500, config.context // 2
+    units = np.arange(config.context - 3) % 500  # beside a prompt of one unit and two specials
     pairs = [
-        {"pair_id": f"{n:03d}", "prompt": units[: sides - 2], "chosen": units[:sides], "rejected": units[:sides][::-1]}
+        {"pair_id": f"{n:03d}", "prompt": units[:1], "chosen": units, "rejected": units[::-1]}
         for n in range(2 * config.pairs_per_step)
     ]
     dist.all_reduce = patient_all_reduce

@@ -13,7 +13,7 @@ from slamray.tokens.rows import IGNORE, RowStore, write_rows
 from slamray.tokens.vocabulary import Vocabulary
 
 WIDE = Vocabulary.of_units(100_000)
-FILES = {"tokens.npy", "lengths.npy", "offsets.npy", "vocabulary.json"}
+FILES = {"packing.json", "tokens.npy", "lengths.npy", "offsets.npy", "vocabulary.json"}
 
 
 def masked_documents(seed: int, count: int = 60, longest: int = 90) -> list[Document]:

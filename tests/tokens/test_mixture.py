@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slamray.config.model import PackSettings
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.stages.packed import check_mixture, write_mixture
@@ -23,6 +24,10 @@ VOCABULARY = Vocabulary.of_units(500)
 def documents(seed: int, count: int, longest: int) -> list[Document]:
     rng = np.random.default_rng(seed)
     return [unit_document(rng.integers(0, 500, rng.integers(1, longest)), VOCABULARY) for _ in range(count)]
+
+
+def mixed(mixture: dict[str, float], context: int) -> PackSettings:
+    return PackSettings(context=context, mixture=mixture)
 
 
 def read(steps: int, rows_per_step: int, seed: int = 0) -> np.ndarray:
@@ -84,7 +89,7 @@ def test_a_rare_source_is_never_rounded_away() -> None:
 def test_sources_packed_apart_are_stretches_of_one_store() -> None:
     first, second = documents(0, 60, 90), documents(1, 40, 300)
     lengths = np.array([len(d) for d in (*first, *second)])
-    a, b = pack_apart(lengths, [60, 40], 64)
+    a, b = pack_apart(lengths, [60, 40], 64, 64)
     alone = pack(lengths[60:], 64)
     np.testing.assert_array_equal(b.row_P - a.rows, alone.row_P)
     np.testing.assert_array_equal(b.source_P - lengths[:60].sum(), alone.source_P)
@@ -96,7 +101,9 @@ def test_sources_packed_apart_are_stretches_of_one_store() -> None:
 
 def test_a_store_with_a_mixture_is_read_by_it(tmp_path: Path) -> None:
     sources = {"stories": documents(0, 300, 40), "librilight": documents(1, 80, 400), "swc": documents(2, 9, 50)}
-    facts = write_mixture(Folder(tmp_path), sources, VOCABULARY, {"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
+    facts = write_mixture(
+        Folder(tmp_path), sources, VOCABULARY, mixed({"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
+    )
     store = RowStore(tmp_path)
     assert [source.name for source in store.sources] == ["stories", "librilight"]
     assert facts["tokens"] == sum(len(d) for name in ("stories", "librilight") for d in sources[name])
@@ -117,7 +124,7 @@ def test_a_store_without_a_mixture_is_read_as_before(tmp_path: Path) -> None:
     from slamray.stages.packed import write_documents
     from slamray.tokens.sampler import batch_rows
 
-    write_documents(Folder(tmp_path), documents(0, 100, 60), VOCABULARY, 64, "train")
+    write_documents(Folder(tmp_path), documents(0, 100, 60), VOCABULARY, PackSettings(context=64), "train")
     store = RowStore(tmp_path)
     np.testing.assert_array_equal(store.rows_of_step(3, 5, 8), batch_rows(3, 5, store.rows, 8))
 
@@ -125,7 +132,7 @@ def test_a_store_without_a_mixture_is_read_as_before(tmp_path: Path) -> None:
 def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         both = {"x": documents(0, 50, 60), "y": documents(1, 50, 60)}
-        write_mixture(Folder(tmp_path) / name, both, VOCABULARY, {"x": 0.5, "y": 0.5}, 64)
+        write_mixture(Folder(tmp_path) / name, both, VOCABULARY, mixed({"x": 0.5, "y": 0.5}, 64))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -149,4 +156,4 @@ def test_a_mixture_that_is_none_is_refused(mixture: dict[str, float], message: s
 def test_a_source_with_a_share_and_no_documents_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"pack.mixture: swc has no training document"):
         both = {"stories": documents(0, 5, 20), "swc": []}
-        write_mixture(Folder(tmp_path), both, VOCABULARY, {"stories": 0.5, "swc": 0.5}, 64)
+        write_mixture(Folder(tmp_path), both, VOCABULARY, mixed({"stories": 0.5, "swc": 0.5}, 64))

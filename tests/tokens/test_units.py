@@ -80,6 +80,17 @@ def test_packing_is_the_textbook_best_fit_longest_first() -> None:
     assert sorted(100 - used) == sorted(free)
 
 
+def test_long_rows_leave_less_padding_with_the_same_pieces() -> None:
+    lengths = np.random.default_rng(0).normal(700, 200, 4000).clip(60).astype(int)  # about those of spoken TinyStories
+    short, long = pack(lengths, 1024), pack(lengths, 1024, 8 * 1024)
+    padding = [1 - lengths.sum() / (packing.rows * packing.row_tokens) for packing in (short, long)]
+    assert padding[0] > 0.15 and padding[1] < 0.02
+    assert sorted(zip(short.source_P, short.length_P, strict=True)) == sorted(
+        zip(long.source_P, long.length_P, strict=True)
+    )
+    assert (long.column_P + long.length_P).max() <= 8 * 1024
+
+
 def test_packing_wastes_little_on_documents_of_story_length(tmp_path: Path) -> None:
     facts = _write(tmp_path, _documents(0, count=500, longest=900), 512)
     assert facts["padding_share"] < 0.01

@@ -70,7 +70,7 @@ def test_the_micro_batch_is_the_largest_that_divides_the_batch_and_gives_each_wo
 
 def test_batches_that_cannot_be_cut_are_refused_with_the_numbers() -> None:
     assert rows_per_step(131_072, 1024, "key") == 128  # Table 4
-    with pytest.raises(BadInput, match=r"pretrain\.tokens_per_step=1000 is no multiple of pack\.context=1024"):
+    with pytest.raises(BadInput, match=r"pretrain\.tokens_per_step=1000 is no multiple of a row's 1024 tokens"):
         rows_per_step(1000, 1024, "pretrain.tokens_per_step")
 
 

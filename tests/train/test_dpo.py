@@ -1,4 +1,4 @@
-"""DPO: token layout and masks, order, TRL's loss and update against hand-written ones, resume, held-out pairs."""
+"""DPO: token layout and masks, order, loss and update against hand-written ones and TRL's, resume, held-out pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from support.processes import run_ranks
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from slamray.config.budget import Budget
 from slamray.config.compute import Compute
@@ -28,6 +28,7 @@ from slamray.stage.work import NOTICE
 from slamray.tokens.sampler import batch_rows
 from slamray.train.dpo import align as dpo
 from slamray.train.dpo import pairs as dpo_pairs
+from slamray.train.dpo.shared_prompt import pair_rows, score_pairs, visible
 from slamray.train.loop import Run
 
 COMPUTE = Compute(dtype="float32", dpo_micro_batch=2, report_every_steps=1, checkpoint_every_seconds=3600)
@@ -101,21 +102,30 @@ def test_a_pair_is_laid_out_with_one_special_at_either_end() -> None:
     assert (tokens.tokens, tokens.longest, dropped) == (12, 7, {})
 
 
-def test_trls_collator_makes_the_golden_ids_and_masks_of_our_rows() -> None:
-    rows = [
-        {"prompt_ids": [1, 2, 9], "chosen_ids": [501, 1], "rejected_ids": [5, 5, 6, 1]},
-        {"prompt_ids": [1, 4], "chosen_ids": [8, 1], "rejected_ids": [7, 1]},
+def test_a_pair_is_one_row_with_the_prompt_once() -> None:
+    pairs = [
+        dpo_pairs.PairTokens("a", [1, 2, 9], [501, 1], [5, 5, 6, 1]),
+        dpo_pairs.PairTokens("b", [1, 4], [8, 1], [7, 1]),
     ]
-    batch = DataCollatorForPreference(pad_token_id=0)(rows)
-    assert batch["input_ids"].tolist() == [
-        [1, 2, 9, 501, 1, 0, 0], [1, 4, 8, 1, 0, 0, 0], [1, 2, 9, 5, 5, 6, 1], [1, 4, 7, 1, 0, 0, 0],
-    ]  # fmt: skip
-    assert batch["attention_mask"].tolist() == [
-        [1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0],
-    ]  # fmt: skip
-    assert batch["completion_mask"].tolist() == [
-        [0, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0],
-    ]  # fmt: skip
+    rows = pair_rows(pairs)
+    assert rows.ids_PT.tolist() == [[1, 2, 9, 501, 1, 5, 5, 6, 1], [1, 4, 8, 1, 7, 1, 0, 0, 0]]
+    assert rows.positions_PT.tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 6], [0, 1, 2, 3, 2, 3, 0, 0, 0]]
+    assert rows.targets_N.tolist() == [501, 1, 5, 5, 6, 1, 8, 1, 7, 1]
+    assert rows.predicted_by_N.tolist() == [2, 3, 2, 5, 6, 7, 9 + 1, 9 + 2, 9 + 1, 9 + 4]
+    assert rows.sides_N.tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_side_sees_the_prompt_and_what_it_said_itself() -> None:
+    seen = visible(torch.tensor([[0, 0, 1, 1, 2, 2, 3]]))
+    assert seen[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0],
+        [1, 1, 0, 0, 0, 0, 1],
+    ]
 
 
 def test_long_and_empty_pairs_are_left_out_and_counted_never_truncated() -> None:
@@ -178,11 +188,12 @@ def test_scores_equal_unpadded_cross_entropy(group: None) -> None:
     tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(7, 1), 502, 64)
     with torch.no_grad():
         expected = by_hand(model, tokens).numpy()
-    for batch in (1, 3, 7):
-        assert dpo_pairs.score_pairs(model, tokens, batch, "float32") == pytest.approx(expected, abs=1e-4)
+    for pairs_at_once in (1, 2):
+        compute = COMPUTE.model_copy(update={"dpo_micro_batch": pairs_at_once})
+        assert score_pairs(model, tokens, compute) == pytest.approx(expected, abs=1e-4)
 
 
-def test_trls_loss_and_rewards_equal_the_formula(group: None, tmp_path: Path) -> None:
+def test_loss_and_rewards_equal_the_formula(group: None, tmp_path: Path) -> None:
     policy, reference = build_model(1), build_model(2)
     tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(4, 1), 502, 64)
     with torch.no_grad():
@@ -191,10 +202,10 @@ def test_trls_loss_and_rewards_equal_the_formula(group: None, tmp_path: Path) ->
     run = Run(Budget("steps", 6), COMPUTE, tmp_path, lambda metrics: None)
     trainer = dpo._trainer(CONFIG, COMPUTE, policy, tokens, reference_P2.numpy(), run)
     rows = [trainer.train_dataset[index] for index in range(4)]
-    assert rows[0]["prompt_ids"] == tokens[0].prompt_ids  # what TRL holds is what we gave
     loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
     assert loss.item() == pytest.approx(dpo_loss(scores_P2, reference_P2, 0.1).item(), abs=1e-5)
-    metrics = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    metrics: dict[str, float] = {}
+    trainer.log(metrics)
     gain_2 = 0.1 * (scores_P2 - reference_P2).mean(0)
     assert metrics["rewards/chosen"] == pytest.approx(gain_2[0].item(), abs=1e-5)
     assert metrics["rewards/rejected"] == pytest.approx(gain_2[1].item(), abs=1e-5)

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 from support.families import SMALL
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from slamray.config.budget import Budget
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
+from slamray.model.attention import register_attention
 from slamray.model.unit_lm import unit_lm_config
 from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.dpo import align as dpo
-from slamray.train.dpo.pairs import PairTokens, score_pairs, to_pair_tokens
+from slamray.train.dpo import shared_prompt
+from slamray.train.dpo.pairs import PairTokens, to_pair_tokens
+from slamray.train.dpo.shared_prompt import pair_rows, side_log_likelihoods
 from slamray.train.loop import Run
 
 COMPUTE = Compute(dtype="float32", dpo_micro_batch=4, report_every_steps=1, checkpoint_every_seconds=3600)
@@ -29,7 +31,8 @@ CHOSEN, REJECTED = 0, 1
 def model_of(family: str, attention: str) -> Any:
     torch.manual_seed(0)
     config = unit_lm_config(SMALL[family], Vocabulary.of_units(20))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    implementation = register_attention(attention)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation).eval()
     for parameter in model.parameters():  # as families begin, OPT's attention hardly shows in its logits
         if parameter.ndim == 2:
             parameter.data.normal_(std=0.2)
@@ -48,39 +51,38 @@ def pairs_of(shift: dict[str, int]) -> list[PairTokens]:
     return to_pair_tokens(rows, 22, 64)[0]
 
 
-def moved(model: Any, side: str) -> tuple[float, float]:
+def moved(model: Any, side: str, attention: str) -> tuple[float, float]:
     """The least change of a log-likelihood of the side whose tokens change, and the greatest of the other side's."""
-    before_P2, after_P2 = (score_pairs(model, pairs_of(shift), 4, "float32") for shift in ({}, {side: 7}))
-    change_P2 = np.abs(after_P2 - before_P2)
+    with torch.no_grad():
+        before_P2, after_P2 = (
+            side_log_likelihoods(model, pair_rows(pairs_of(shift)), attention) for shift in ({}, {side: 7})
+        )
+    change_P2 = (after_P2 - before_P2).abs()
     own, other = (CHOSEN, REJECTED) if side == "chosen" else (REJECTED, CHOSEN)
-    return change_P2[:, own].min(), change_P2[:, other].max()
+    return change_P2[:, own].min().item(), change_P2[:, other].max().item()
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_side_of_a_pair_scores_the_same_whatever_the_other_says(attention: str, family: str, side: str) -> None:
-    own, other = moved(model_of(family, attention), side)
+    own, other = moved(model_of(family, attention), side, attention)
     assert own > 0.1 and other == 0.0
 
 
-def test_the_check_notices_attention_over_the_whole_batch() -> None:
-    def over_the_batch(module: Any, queries: Any, keys: Any, values: Any, mask: Any, **words: Any) -> Any:
-        """Sides one after the other in one row, without boundaries."""
-        groups = queries.shape[1] // keys.shape[1]
-        row = [x.transpose(0, 1).flatten(1, 2)[None] for x in (queries, keys, values)]
-        row[1:] = [x.repeat_interleave(groups, dim=1) for x in row[1:]]
-        output = scaled_dot_product_attention(*row, is_causal=True, scale=words["scaling"])[0]
-        return output.unflatten(1, (queries.shape[0], -1)).permute(1, 2, 0, 3), None
+def test_the_check_notices_a_side_that_sees_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def causal(parts_PT: torch.Tensor) -> torch.Tensor:
+        length = parts_PT.shape[1]
+        return torch.ones(len(parts_PT), 1, length, length, dtype=torch.bool).tril()
 
-    AttentionInterface.register("over_the_batch", over_the_batch)
-    own, other = moved(model_of("qwen2", "over_the_batch"), "chosen")  # chosen sides stand before rejected ones
+    monkeypatch.setattr(shared_prompt, "visible", causal)
+    own, other = moved(model_of("qwen2", "sdpa"), "chosen", "sdpa")  # chosen sides stand before rejected ones
     assert own > 0.1 and other > 0.1
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
-def test_in_trls_forward_pass_too(group: None, tmp_path: Path, side: str) -> None:
-    """What the loss is made of: mean log-likelihoods of the micro-batch, as TRL reports them."""
+def test_in_the_trainers_forward_pass_too(group: None, tmp_path: Path, side: str) -> None:
+    """What the loss is made of: mean log-likelihoods of the micro-batch, as they are reported."""
     other = "rejected" if side == "chosen" else "chosen"
     found = []
     for shift in ({}, {side: 7}):
@@ -90,6 +92,8 @@ def test_in_trls_forward_pass_too(group: None, tmp_path: Path, side: str) -> Non
         trainer = dpo._trainer(CONFIG, COMPUTE, model_of("qwen2", "eager"), tokens, np.zeros((4, 2)), run)
         rows = [trainer.train_dataset[index] for index in range(4)]
         trainer.compute_loss(trainer.model, trainer.data_collator(rows))
-        found.append({name: trainer._metrics["eval"][f"logps/{name}"][-1] for name in ("chosen", "rejected")})
+        metrics: dict[str, float] = {}
+        trainer.log(metrics)
+        found.append({name: metrics[f"logps/{name}"] for name in ("chosen", "rejected")})
     before, after = found
     assert after[other] == before[other] and abs(after[side] - before[side]) > 0.1

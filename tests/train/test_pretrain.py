@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(data: Path, tmp_path: Pat
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"pretrain\.tokens_per_step=250 is no multiple of pack\.context="):
+    with pytest.raises(BadInput, match=r"pretrain\.tokens_per_step=250 is no multiple of a row's"):
         _train(data, tmp_path, STEPS.model_copy(update={"tokens_per_step": 250}))
     assert not list(tmp_path.iterdir())
 

@@ -28,7 +28,6 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
@@ -40,10 +39,11 @@ from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
 from slamray.stage.work import Report
 from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
-from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, score_pairs, to_pair_tokens
+from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, to_pair_tokens
+from slamray.train.dpo.shared_prompt import score_pairs
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
 from slamray.train.loop import Run
-from slamray.train.memory import SCORED_AT_ONCE, bucket_elements, padded_attention
+from slamray.train.memory import bucket_elements, pair_attention
 from slamray.train.ranks import rank_and_world
 from slamray.train.spent import fit_pairs
 
@@ -81,9 +81,8 @@ def train_dpo(
     heldout_tokens, heldout_dropped = to_pair_tokens(heldout, model.config.vocab_size, config.context)
     if not tokens:
         raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
-    scoring_batch = SCORED_AT_ONCE * compute.dpo_micro_batch
     if run.newest is None:
-        start_P2 = score_pairs(model, tokens + heldout_tokens, scoring_batch, compute.precision)
+        start_P2 = score_pairs(model, tokens + heldout_tokens, compute)
     else:
         start_P2 = np.load(run.newest / START_SCORES)
     before_P2 = start_P2[len(tokens) :]
@@ -92,8 +91,8 @@ def train_dpo(
     trainer = _trainer(config, compute, model, tokens, start_P2, run)
     if config.evaluations and heldout_tokens:
         if run.newest is None:
-            report({"progress": 0.0, **evaluate(model, heldout_tokens, scoring_batch, compute.precision)})
-        trainer.lead.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens, scoring_batch)
+            report({"progress": 0.0, **evaluate(model, heldout_tokens, compute)})
+        trainer.lead.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens)
     try:
         trainer.train()
     finally:  # whatever ends it, what is being written is a checkpoint
@@ -103,7 +102,7 @@ def train_dpo(
     _save_model(trainer, out / MODEL)
     del trainer, model
     unset_hf_deepspeed_config()  # ZeRO 3 would otherwise shard the next model that is loaded
-    after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, scoring_batch, compute.precision)
+    after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, compute)
     if rank == 0:
         _write_heldout(out / "heldout.parquet", heldout_tokens, before_P2, after_P2)
     dist.barrier()
@@ -137,7 +136,7 @@ def _claim_device(compute: Compute) -> torch.device:
 
 
 def _load(folder: Path, compute: Compute, device: torch.device) -> transformers.PreTrainedModel:
-    model = load_unit_lm(folder, padded_attention(compute))
+    model = load_unit_lm(folder, pair_attention(compute))
     torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
     return model
 
@@ -155,25 +154,18 @@ def _trainer(
         raise BadInput(f"trl {trl_version} is installed, the adapter fits {TRL_TESTED}x; install requirements.lock")
     budget = run.budget
     steps = int(budget.amount) - run.spent.steps if budget.kind == "steps" else ENDLESS  # the run ends it before
-    lengths = [pair.longest for pair in tokens]
+    lengths = [pair.row for pair in tokens]
     batches = StepBatches(lengths, config, compute.dpo_micro_batch, run.spent.steps, steps)
     batches.seen = run.samples
-    rows = {
-        "prompt_ids": [pair.prompt_ids for pair in tokens],
-        "chosen_ids": [pair.chosen_ids for pair in tokens],
-        "rejected_ids": [pair.rejected_ids for pair in tokens],
-        "ref_chosen_logps": start_P2[: len(tokens), 0].astype(np.float32),
-        "ref_rejected_logps": start_P2[: len(tokens), 1].astype(np.float32),
-    }
     trainer = UnitDPOTrainer(
         lead=Lead(run, config, batches, tokens, count_parameters(model)),
-        dtype=compute.precision,
+        compute=compute,
+        pairs=tokens,
         start_P2=start_P2,
         model=model,
         args=_arguments(config, compute, steps, run.out, count_parameters(model)),
-        train_dataset=datasets.Dataset.from_dict(rows),
-        data_collator=DataCollatorForPreference(pad_token_id=PAD),
-        processing_class=_special_tokens(),
+        train_dataset=datasets.Dataset.from_dict({"pair": range(len(tokens))}),
+        processing_class=special_tokens(),
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -227,15 +219,13 @@ def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path, par
     )
 
 
-def evaluate(
-    model: transformers.PreTrainedModel, heldout: Sequence[PairTokens], batch: int, dtype: str
-) -> dict[str, float]:
+def evaluate(model: transformers.PreTrainedModel, heldout: Sequence[PairTokens], compute: Compute) -> dict[str, float]:
     """What DPO is judged by on its way, the same on every rank.
 
     `heldout_accuracy`: share of held-out pairs whose chosen side has the greater mean log-likelihood; with pairs from
     stories that is topic-cloze. `auto_bleu`: repetition in the units of sampled continuations of their prompts, 0..1.
     """
-    scores_P2 = score_pairs(model, heldout, batch, dtype)
+    scores_P2 = score_pairs(model, heldout, compute)
     targets_P2 = np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in heldout])
     chosen_P, rejected_P = (scores_P2 / targets_P2).T
     prompts = [Prompt(pair.pair_id, np.array(pair.prompt_ids[1:]) - FIRST_UNIT) for pair in heldout[:PROMPTS]]
@@ -260,7 +250,6 @@ def _evaluate(
     compute: Compute,
     device: torch.device,
     heldout: Sequence[PairTokens],
-    batch: int,
 ) -> dict[str, float]:
     """`evaluate` the model in training; by way of a file, as ZeRO 3 shards the weights in memory."""
     folder = out / ".evaluated"
@@ -268,7 +257,7 @@ def _evaluate(
     sharding = trainer.args.hf_deepspeed_config
     unset_hf_deepspeed_config()
     try:
-        return evaluate(_load(folder, compute, device), heldout, batch, compute.precision)
+        return evaluate(_load(folder, compute, device), heldout, compute)
     finally:
         set_hf_deepspeed_config(sharding)
         dist.barrier()
@@ -276,7 +265,7 @@ def _evaluate(
             shutil.rmtree(folder)
 
 
-def _special_tokens() -> transformers.PreTrainedTokenizerFast:
+def special_tokens() -> transformers.PreTrainedTokenizerFast:
     """What TRL wants to know of a tokeniser: the ids of padding, start and end. It never sees a text."""
     words = tokenizers.models.WordLevel({"<PAD>": PAD, "<S>": BOS}, unk_token="<PAD>")
     return transformers.PreTrainedTokenizerFast(

@@ -1,25 +1,21 @@
-"""Preference pairs as tokens: their layout, the order they are seen in, and their log-likelihoods under a model.
+"""Preference pairs as tokens: their layout, and the order they are seen in.
 
-Shapes: P pairs, S sequences of a batch (chosen first, then rejected), T tokens, V vocabulary.
+Shapes: P pairs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 
 from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
-from slamray.model.log_likelihood import score_batch
-from slamray.tokens.documents import Document
 from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT
 from slamray.train.ranks import rank_and_world
@@ -43,6 +39,11 @@ class PairTokens:
     def longest(self) -> int:
         """Tokens of the longer of the two sequences."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+    @property
+    def row(self) -> int:
+        """Tokens of both sequences with the prompt once."""
+        return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
 
 
 def to_pair_tokens(
@@ -119,41 +120,3 @@ def accumulation(pairs_per_step: int, micro_batch: int, world: int) -> int:
             f"compute.workers={world}; change dpo_micro_batch or workers"
         )
     return count
-
-
-def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
-    """Matrix products in bfloat16 where dtype says so; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-
-
-@torch.no_grad()
-def score_pairs(model: torch.nn.Module, pairs: Sequence[PairTokens], batch: int, dtype: str) -> npt.NDArray[np.float64]:
-    """Log-likelihoods (P, 2) of chosen and rejected given the prompt, summed over tokens, final `<S>` included.
-
-    Batches are formed by length over all pairs and dealt to the ranks of the process group in turn, so the values do
-    not depend on their number; every rank gets all of them. `batch` counts pairs.
-    """
-    device = next(model.parameters()).device
-    rank, world = rank_and_world()
-    order = sorted(range(len(pairs)), key=lambda index: (pairs[index].longest, index))
-    scores_P2 = torch.zeros(len(pairs), 2, dtype=torch.float64, device=device)
-    training = model.training
-    model.eval()
-    for start in range(rank * batch, len(order), world * batch):
-        indices = order[start : start + batch]
-        scores_P2[indices] = _score_batch(model, [pairs[index] for index in indices], device, dtype).double()
-    model.train(training)
-    if world > 1:
-        dist.all_reduce(scores_P2)
-    return scores_P2.cpu().numpy()
-
-
-def _score_batch(model: torch.nn.Module, pairs: Sequence[PairTokens], device: torch.device, dtype: str) -> torch.Tensor:
-    """Scores (P, 2) of one padded batch."""
-    sides = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
-    documents = [
-        Document(np.array(prompt + rest), np.array([False] * len(prompt) + [True] * len(rest)))
-        for prompt, rest in sides
-    ]
-    with autocast(device, dtype):
-        return score_batch(model, documents).view(2, len(pairs)).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,33 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 import transformers
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
 from slamray.model.unit_lm import flops_per_token, save_unit_lm
 from slamray.stage.work import Metrics
 from slamray.tokens.sampler import batch_rows
 from slamray.train.checkpoint import copy_state, gather_optimiser, read_optimiser, write_optimiser
-from slamray.train.dpo.pairs import PairTokens, StepBatches, autocast
+from slamray.train.dpo.pairs import PairTokens, StepBatches
+from slamray.train.dpo.shared_prompt import PairRows, autocast, pair_rows, side_log_likelihoods
 from slamray.train.loop import Run, Write
+from slamray.train.memory import pair_attention
+from slamray.train.objective import dpo_loss
 from slamray.train.optim import learning_rate
 
 TRL_TESTED = "1.16."  # the adapter overrides TRL's internals; tests/train/test_dpo.py holds their golden values
 ENDLESS = 10**9  # steps of a run that is not bounded by steps: more than anybody can pay for
+MEANS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
 START_SCORES = "start_scores.npy"  # log-likelihoods of training and held-out pairs under the reference
 
 
@@ -32,8 +45,8 @@ class Lead(transformers.TrainerCallback):
     """Leads transformers' loop by a `Run`: learning rate of each step, end, checkpoints, evaluations, reports.
 
     Time runs from a step's first forward to the end of its update; waiting for data, saving, evaluating and reporting
-    are off the clock. Tokens are those of both sequences of each pair, FLOPs 6 x parameters x tokens (docs/paper.md
-    1.9), the reference not counted.
+    are off the clock. Tokens are those of both sequences of each pair, so that the prompt counts twice although it is
+    computed once; FLOPs are 6 x parameters x tokens (docs/paper.md 1.9), the reference not counted.
     """
 
     def __init__(
@@ -100,25 +113,58 @@ class Lead(transformers.TrainerCallback):
 
 
 class UnitDPOTrainer(DPOTrainer):
-    """DPOTrainer for data that is already token ids, in an order that is already decided."""
+    """DPOTrainer for data that is already token ids, in an order that is already decided, with the prompt shared."""
 
     def __init__(
         self,
         lead: Lead,
-        dtype: str,
+        compute: Compute,
+        pairs: Sequence[PairTokens],
         start_P2: npt.NDArray[np.float64],
         **kwargs: Any,
     ) -> None:
-        self.lead, self._dtype, self._start_P2 = lead, dtype, start_P2
-        super().__init__(callbacks=[lead], **kwargs)
+        """start_P2: the log-likelihoods of `pairs` under the reference, then those of the held-out pairs."""
+        self.lead, self._compute, self._pairs, self._start_P2 = lead, compute, pairs, start_P2
+        super().__init__(callbacks=[lead], data_collator=self.collate, **kwargs)
+        device = self.accelerator.device
+        self._reference_P2 = torch.from_numpy(start_P2[: len(pairs)]).to(device)
+        self._sums = torch.zeros(len(MEANS) + 1, dtype=torch.float64, device=device)
+
+    def collate(self, rows: Sequence[Mapping[str, int]]) -> dict[str, torch.Tensor]:
+        """A micro-batch of the pairs with these numbers: the numbers, and `PairRows`."""
+        numbers = [row["pair"] for row in rows]
+        return {"numbers_P": torch.tensor(numbers), **vars(pair_rows([self._pairs[number] for number in numbers]))}
 
     def _prepare_dataset(self, dataset: datasets.Dataset, *args: Any, **kwargs: Any) -> datasets.Dataset:
-        """TRL tokenises text here; these rows hold prompt_ids, chosen_ids and rejected_ids."""
+        """TRL tokenises text here; these rows are numbers of pairs."""
         return dataset
 
     def _precompute_ref_logps(self, dataset: datasets.Dataset, *args: Any, **kwargs: Any) -> datasets.Dataset:
-        """TRL runs the reference here and keeps the result in a cache of each rank; these rows hold it."""
+        """TRL runs the reference here and keeps the result in a cache of each rank; it is at hand."""
         return dataset
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: Mapping[str, Any], return_outputs: bool) -> torch.Tensor:
+        """TRL's forward computes the prompt twice, and fetches a dozen numbers from the device each time."""
+        assert not return_outputs
+        batch = dict(inputs)
+        reference_P2 = self._reference_P2[batch.pop("numbers_P")]
+        scores_P2 = side_log_likelihoods(model, PairRows(**batch), pair_attention(self._compute))
+        gains_P2 = scores_P2 - reference_P2
+        with torch.no_grad():
+            rewards_P2 = self.beta * gains_P2
+            margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
+            means = [*rewards_P2.mean(0), margins_P.mean(), (margins_P > 0).double().mean(), *scores_P2.mean(0)]
+            self._sums += torch.stack([*means, torch.ones_like(means[0])])
+        return dpo_loss(gains_P2, self.beta).float()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Beside what transformers logs after a step, the means over all its pairs, under TRL's names."""
+        dist.all_reduce(self._sums)
+        *sums, batches = self._sums.tolist()
+        if batches:
+            logs |= {name: total / batches for name, total in zip(MEANS, sums, strict=True)}
+        self._sums.zero_()
+        super().log(logs, start_time)
 
     def _send_telemetry(self) -> None:
         """A training run tells nobody about itself."""
@@ -133,7 +179,7 @@ class UnitDPOTrainer(DPOTrainer):
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """autocast; accelerate leaves precision to DeepSpeed, whose bf16 mode would round the weights themselves."""
         stack = contextlib.ExitStack()
-        stack.enter_context(autocast(self.accelerator.device, self._dtype))
+        stack.enter_context(autocast(self.accelerator.device, self._compute.precision))
         return stack
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
