@@ -41,8 +41,8 @@ def outside_the_group() -> Iterator[None]:
     """For a trainer that would otherwise wrap its model for several ranks, which costs it time."""
     from accelerate.state import AcceleratorState
 
-    for name in GROUP:
-        del os.environ[name]
+    for name in (*GROUP, "ACCELERATE_USE_DEEPSPEED"):  # the last is left behind by transformers' arguments of ours
+        os.environ.pop(name, None)
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         yield

@@ -30,17 +30,17 @@ from slamray.errors import BadInput
 COMMANDS = (
     "benchmarks/extraction.py",
     "benchmarks/extraction.py speak=true seconds=2400",
-    "benchmarks/pretraining.py",
-    "benchmarks/pretraining.py against=packed",
+    "benchmarks/pretraining.py steps=4 pairs=3",
+    "benchmarks/pretraining.py against=packed steps=4 pairs=3",
+    "benchmarks/pretraining.py against=bare steps=4 pairs=3",
+    "benchmarks/preference.py steps=4 pairs=3",
+    "benchmarks/preference.py precomputed=true steps=4 pairs=3",
     "benchmarks/pretraining.py shape=opt steps=2 pairs=3",
     "benchmarks/pretraining.py shape=opt against=packed steps=2 pairs=3",
-    "benchmarks/pretraining.py against=bare",
-    "benchmarks/preference.py",
-    "benchmarks/preference.py precomputed=true",
 )
 WITH_SLAMKIT = (
-    "benchmarks/evaluation.py",
-    "benchmarks/evaluation.py lm_alone=true pairs=5",
+    "benchmarks/evaluation.py lm_alone=true",
+    "benchmarks/evaluation.py items=100 pairs=1",
 )
 
 

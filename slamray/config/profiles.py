@@ -7,7 +7,10 @@ from slamray.config.compute import Compute
 # The peaks are NVIDIA's dense bf16 figures; the A100s are those of 80 GB (the paper does not say which it
 # used; on the ones of 40 GB say compute.memory_gb=40); the numbers of actors on GPU machines are chosen, not tuned.
 PROFILES: dict[str, Compute] = {
-    "laptop": Compute(cpus_per_worker=2, micro_batch=4, report_every_steps=10, encoder_actors=2),
+    # 2048 tokens in a forward pass of scoring stay in a CPU's cache: 1.3 times as fast as 8192 (docs/LOG.md)
+    "laptop": Compute(
+        cpus_per_worker=2, micro_batch=4, report_every_steps=10, encoder_actors=2, score_batch_tokens=2048
+    ),
     "a5000": Compute(
         device="cuda",
         cpus_per_worker=4,

@@ -57,6 +57,7 @@ def score_batch(model: nn.Module, documents: Sequence[Document]) -> torch.Tensor
         scored_BT[row, : len(document)] = torch.as_tensor(document.targets)
     seen_BT = (torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]).long()
     tokens_BT, scored_BT, seen_BT = tokens_BT.to(device), scored_BT.to(device), seen_BT.to(device)
-    logits_BTV = model(input_ids=tokens_BT, attention_mask=seen_BT, use_cache=False).logits[:, :-1].float()
-    nll_BT = nn.functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
-    return -(nll_BT.double() * scored_BT[:, 1:]).sum(1)
+    logits_BTV = model(input_ids=tokens_BT, attention_mask=seen_BT, use_cache=False).logits.float()
+    next_BT = tokens_BT.roll(-1, dims=1)  # the last place predicts nothing that is scored
+    nll_BT = nn.functional.cross_entropy(logits_BTV.flatten(0, 1), next_BT.flatten(), reduction="none").view_as(next_BT)
+    return -(nll_BT[:, :-1].double() * scored_BT[:, 1:]).sum(1)
