@@ -3,10 +3,11 @@
     SLAMKIT=FOLDER python benchmarks/evaluation.py [items=100] [checkpoints=3] [lm_alone=true] [pairs=3] [toy=true]
         [root=runs/bench/evaluation] [a.b=c ...]
 
-SLAMKIT: a clone of slp-rl/slamkit, which encodes every recording again for every checkpoint. Here they are encoded
-once, by the stage's own code on Ray (benchmarks/extraction.py says when that is timed), and each checkpoint scores
-units. An item is two recordings of 4 to 16 s; the encoder is an mHuBERT-base of random weights, the LM one of 3 M
-parameters. Figures are items a second; lm_alone=true compares the LMs alone. Prints one line of JSON.
+SLAMKIT: a clone of slp-rl/slamkit, which wants omegaconf beside requirements.lock, and which encodes every recording
+again for every checkpoint. Here they are encoded once, by the stage's own code on Ray (benchmarks/extraction.py says
+when that is timed), and each checkpoint scores units. An item is two recordings of 4 to 16 s; the encoder is an
+mHuBERT-base of random weights, the LM one of 3 M parameters. Figures are items a second; lm_alone=true compares the LMs
+alone. Prints one line of JSON.
 """
 
 from __future__ import annotations

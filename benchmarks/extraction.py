@@ -62,7 +62,7 @@ SMALL: dict[str, Any] = MHUBERT | {
 UNITS_OF = 500
 LONGEST, SHORTEST = 16.0, 4.0  # seconds of a recording: about those of LibriSpeech
 STORY_SECONDS = 50  # of a story of the demo, roughly
-SHARD_DOCUMENTS = 4  # a shard is 40 s of recordings: small beside the whole, so that no actor waits long at the end
+SHARD_DOCUMENTS = 1  # small beside the whole, so that no actor waits long at the end
 COMMON = ("profile=laptop", f"speech.shard_documents={SHARD_DOCUMENTS}", "speech.sample_documents=0")
 PEER_BATCH = 8  # recordings or pairs, for the peer: the batches of its configurations
 

@@ -7,9 +7,15 @@ from slamray.config.compute import Compute
 # The peaks are NVIDIA's dense bf16 figures; the A100s are those of 80 GB (the paper does not say which it
 # used; on the ones of 40 GB say compute.memory_gb=40); the numbers of actors on GPU machines are chosen, not tuned.
 PROFILES: dict[str, Compute] = {
-    # 2048 tokens in a forward pass of scoring stay in a CPU's cache: 1.3 times as fast as 8192 (docs/LOG.md)
+    # A CPU gains nothing from large batches and pays for their padding; scoring is 1.4 times as fast at 2048 as at
+    # 8192 (docs/LOG.md, 2026-11-27).
     "laptop": Compute(
-        cpus_per_worker=2, micro_batch=4, report_every_steps=10, encoder_actors=2, score_batch_tokens=2048
+        cpus_per_worker=2,
+        micro_batch=4,
+        report_every_steps=10,
+        encoder_actors=2,
+        encoder_batch_seconds=10,
+        score_batch_tokens=2048,
     ),
     "a5000": Compute(
         device="cuda",

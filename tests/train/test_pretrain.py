@@ -278,7 +278,7 @@ def _one_of_many(rank: int, data: Path, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [3, 4, 6])
 def test_any_number_of_workers_trains_what_one_trains(data: Path, tmp_path: Path, world: int) -> None:
-    """Three do not divide the step's four micro-batches: two of them work on one that does not count. Of six, two do."""
+    """Three do not divide the step's four micro-batches: two work on one that does not count. So do two of six."""
     whole, facts = _train(data, tmp_path / "whole")
     run_ranks(_one_of_many, world, data, tmp_path)
     for rank in range(world):
