@@ -14,6 +14,7 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --no-deps --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib slamray  # Ray's workers import it all
 	$(BIN)/python -m slamray.runtime.prebuild
 	touch $@
 

@@ -41,7 +41,7 @@ def cluster() -> Iterator[dict[str, str]]:
                 break
         time.sleep(1)
     yield environment | {"RAY_ADDRESS": DASHBOARD}
-    running.terminate()
+    running.kill()  # its processes end with it; told to stop, it takes half a minute
     running.wait(60)
 
 

@@ -456,8 +456,9 @@ def test_a_set_in_a_recipe_adds_two_stages_and_redoes_the_report_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_scores_do_not_depend_on_the_number_of_workers(
     engine: Engine, scored: Path, sets: dict[str, str], models: dict[str, Path], tmp_path: Path, workers: int
 ) -> None:

@@ -166,7 +166,7 @@ def test_prompts_are_the_first_seconds_of_each_correct_item_once() -> None:
     assert prompt.units.tolist() == [1, 2]
 
 
-@pytest.fixture(params=["in process", pytest.param("on Ray", marks=pytest.mark.slow)])
+@pytest.fixture(params=["in process", pytest.param("on Ray", marks=[pytest.mark.slow, pytest.mark.long])])
 def machine(request: pytest.FixtureRequest) -> Machine:
     if request.param == "in process":
         return InProcess()

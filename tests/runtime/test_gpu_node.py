@@ -13,6 +13,7 @@ from support import gpu_node
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_visible_gpu_is_used_by_those_who_ask_for_it_alone(tmp_path: Path) -> None:
     """A Ray node of one GPU, and a DeepSpeed that finds one: actors, calls, engine and loop still land on the CPU."""
     (tmp_path / "sitecustomize.py").write_text(gpu_node.PLANT)

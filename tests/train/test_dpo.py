@@ -456,7 +456,13 @@ def test_two_workers_train_like_one_at_every_zero_stage(alone: tuple[Path, list[
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first_world", "second_world", "zero_stage"), [(1, 2, 0), (2, 1, 0), (1, 2, 1), (2, 1, 2), (2, 1, 3), (1, 2, 3)]
+    ("first_world", "second_world", "zero_stage"),
+    [
+        (1, 2, 1),
+        (2, 1, 2),
+        (1, 2, 3),
+        *(pytest.param(*rest, marks=pytest.mark.long) for rest in [(1, 2, 0), (2, 1, 0), (2, 1, 3)]),
+    ],
 )
 def test_a_killed_run_continues_on_other_workers(
     alone: tuple[Path, list[float]], first_world: int, second_world: int, zero_stage: int
