@@ -59,7 +59,9 @@ cluster-down:  ## stop it
 	$(BIN)/ray stop
 
 submit: setup  ## the demo as a Ray job on that cluster
-	$(RAY_ENV) $(BIN)/ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/slam.py profile=laptop root=$(CURDIR)/runs
+	$(RAY_ENV) $(BIN)/ray job submit --address http://127.0.0.1:8265 --working-dir . \
+		--runtime-env-json '{"env_vars": {"SLAMRAY_COMMIT": "$(shell git rev-parse HEAD)"}}' \
+		-- python jobs/slam.py profile=laptop root=$(CURDIR)/runs
 
 clean:  ## remove runs (results!) and caches, keep .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -94,8 +94,8 @@ def compare_whole(own: Words, root: Path, slamkit: Path, others: Sequence[str]) 
     engine = Engine(recipe.compute)
 
     def ours() -> float:
-        out = extraction.listen(recipe, engine, root)
-        encoding = sum(lengths) / extraction.steady_rate(out, recipe.compute.encoder_actors)
+        out, finished = extraction.listen(recipe, engine, root)
+        encoding = sum(lengths) / extraction.steady_rate(finished, recipe.compute.encoder_actors)
         return own.items / (encoding + own.checkpoints * scoring_seconds(list(units.by_id(out).values()), root))
 
     def peers() -> float:

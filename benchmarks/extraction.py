@@ -17,7 +17,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,14 +33,14 @@ from slamray.config.base import Settings
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
 from slamray.data.ids import text_id
-from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
+from slamray.data.text import TRAIN
 from slamray.errors import BadInput
 from slamray.runtime.engine import Engine
 from slamray.speech.audio import RATE_HZ, to_flac
 from slamray.stage.folder import Folder
-from slamray.stage.tables import UNITS
-from slamray.stage.work import Machines
+from slamray.stage.parts import parts_of
+from slamray.stage.work import Done, Machine, Machines, Pool
 from slamray.stages import corpus, speak_and_listen
 from slamray.stages.recorded import listening_of
 
@@ -155,25 +156,51 @@ def write_recordings(folder: Path, lengths: Sequence[float]) -> None:
 def rate(recipe: Recipe, engine: Machines, own: Words, root: Path) -> float:
     """Seconds of audio a second of one setting."""
     if not own.speak:
-        return steady_rate(listen(recipe, engine, root), recipe.compute.encoder_actors)
+        return steady_rate(listen(recipe, engine, root)[1], recipe.compute.encoder_actors)
     out = _empty(root / "stage")
-    (machine,) = engine.seats(1)
+    (seat,) = engine.seats(1)
+    machine = Timed(seat)
     corpus.run({}, out / "corpus", machine, recipe.corpus)
-    documents = corpus.read(out / "corpus", "train", int(own.seconds / STORY_SECONDS) + 1)
-    utterances = [Utterance(document.doc_id, document.sentences, None) for document in documents]
-    speak_and_listen.speak(utterances, out, machine, recipe.speech, "speaking")
-    machine.leave()
-    return steady_rate(out, recipe.compute.encoder_actors)
+    documents = parts_of(out / "corpus", TRAIN, int(own.seconds / STORY_SECONDS) + 1)
+    speak_and_listen.speak_parts(documents, out, machine, recipe.speech, "speaking")
+    seat.leave()
+    return steady_rate(machine.finished, recipe.compute.encoder_actors)
 
 
-def listen(recipe: Recipe, engine: Machines, root: Path) -> Folder:
-    """The units of the recordings in `root`."""
+class Timed:
+    """A machine that notes when each shard was done, and the seconds of audio in it."""
+
+    def __init__(self, seat: Machine) -> None:
+        self.compute, self.train, self.call, self._seat = seat.compute, seat.train, seat.call, seat
+        self.finished: list[tuple[float, float]] = []
+
+    def rows(
+        self,
+        name: str,
+        rows: Sequence[Any],
+        pools: Sequence[Pool],
+        total: int,
+        unit: str,
+        done: Done = lambda row: None,
+    ) -> None:
+        """See `slamray.stage.work.Machine`."""
+
+        def noted(row: Mapping[str, Any]) -> None:
+            self.finished.append((time.perf_counter(), row["audio_seconds"]))
+            done(row)
+
+        self._seat.rows(name, rows, pools, total, unit, noted)
+
+
+def listen(recipe: Recipe, engine: Machines, root: Path) -> tuple[Folder, list[tuple[float, float]]]:
+    """The units of the recordings in `root`, and when each shard was done, with the seconds of audio in it."""
     out = _empty(root / "stage")
-    (machine,) = engine.seats(1)
+    (seat,) = engine.seats(1)
+    machine = Timed(seat)
     recordings = [Recording(text_id(path.name), str(path)) for path in sorted((root / "recordings").glob("*"))]
     speak_and_listen.listen(recordings, out, machine, listening_of(recipe), "listening", "recorded.max_bad_share")
-    machine.leave()
-    return out
+    seat.leave()
+    return out, machine.finished
 
 
 def _empty(folder: Path) -> Folder:
@@ -181,14 +208,15 @@ def _empty(folder: Path) -> Folder:
     return Folder(folder)
 
 
-def steady_rate(out: Folder, actors: int) -> float:
-    """From the times of the shards: audio of all but the first of each actor, over the time from then to the last."""
-    files = sorted((out.fetch(name) for name in out.names(f"{UNITS}/*.parquet")), key=lambda p: p.stat().st_mtime_ns)
-    if len(files) <= actors:
-        raise BadInput(f"seconds: {len(files)} shards are too few for {actors} actor(s); give more")
-    seconds = [sum(out.read_table(f"{UNITS}/{file.name}", ["seconds"])["seconds"].to_pylist()) for file in files]
-    took = (files[-1].stat().st_mtime_ns - files[actors - 1].stat().st_mtime_ns) / 1e9
-    return float(sum(seconds[actors:])) / took
+def steady_rate(finished: Sequence[tuple[float, float]], actors: int) -> float:
+    """Audio of all shards but the first of each actor, over the time from then to the last.
+
+    finished: of each shard, when it was done, and its seconds of audio.
+    """
+    if len(finished) <= actors:
+        raise BadInput(f"seconds: {len(finished)} shards are too few for {actors} actor(s); give more")
+    in_order = sorted(finished)
+    return sum(seconds for _, seconds in in_order[actors:]) / (in_order[-1][0] - in_order[actors - 1][0])
 
 
 def ask_slamkit(folder: Path, *words: object) -> float:

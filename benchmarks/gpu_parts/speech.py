@@ -28,9 +28,10 @@ from slamray.speech.encoders.hubert import open_features
 from slamray.speech.encoders.kmeans import fit_kmeans, save_centroids
 from slamray.speech.encoders.table import open_encoder
 from slamray.stage.folder import Folder
-from slamray.stage.records import to_table
+from slamray.stage.parts import Stretches, parts_of, write_parts
 from slamray.stages.encode_kernel import Encode
-from slamray.stages.speak_and_listen import REQUESTS, Shard
+from slamray.stages.shards import Shard
+from slamray.stages.speak_and_listen import REQUESTS
 from slamray.stages.speech_kernels import Listen
 
 PAD_SAMPLES = 40  # of mHuBERT 25 Hz
@@ -126,9 +127,9 @@ def _actor(bench: Bench, what: str, settings: EncoderSettings, audios: Sequence[
     recordings = [
         Recording(f"{turn}-{file.stem}", str(file)) for turn in range(sizes.actor_passes + 1) for file in files
     ]
-    out.write_table(REQUESTS, to_table(recordings, Recording), group_rows=SHARD)
-    count = -(-len(recordings) // SHARD)
-    shards = [Shard(number, str(out.fetch(REQUESTS)), str(out), 0) for number in range(count)]
+    write_parts(out, REQUESTS, recordings, Recording)
+    requests = Stretches(parts_of(out, REQUESTS), SHARD)
+    shards = [Shard(number, asked, str(out), 0) for number, asked in enumerate(requests)]
     threads = torch.get_num_threads()
     encode, listen = Encode(settings, sizes.batch_seconds, bench.device.kind), Listen()
     warm = max(1, len(files) // SHARD)  # shards of the first pass, which is not timed

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from slamray import __version__
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
@@ -31,7 +32,9 @@ from slamray.stages.checkpoints import ALIGNED, PRETRAINED
 from slamray.stages.planning import device_bytes
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
 
-LIBRARIES = ("slamray", "ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
+LIBRARIES = ("ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
+JOB_COPY = "working_dir_files"  # Ray's folder of the working directories of jobs (2.60)
+COMMIT = "SLAMRAY_COMMIT"  # in the environment of a job: `ray job submit` takes no .git along
 Build = Callable[[Recipe], list[Stage]]
 Afterwards = Callable[[Path, list[Stage]], None]  # root and targets, when all is made
 
@@ -88,7 +91,9 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     fingerprint = targets[-1].fingerprint
     if todo:
         sys.stderr.write(resolved(recipe) + (f"note: {recipe.note}\n" if recipe.note else ""))
-        engine.connect()  # before any work: the cluster may be too small, and its GPUs unable
+        check_root(root)
+        engine.connect()  # before any work: the cluster may be too small, a node blind to the root, a GPU unable
+        engine.check_root(root)
         probe_gpus(recipe, todo, engine)
     if todo or unsent(root, fingerprint).exists():
         settings = recipe.tracking
@@ -120,6 +125,12 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     finally:
         tracker.close(status)
     return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
+
+
+def check_root(root: Path) -> None:
+    """BadInput when the folder of a run would be deleted with the job: it is in Ray's copy of the job's files."""
+    if JOB_COPY in root.parts:
+        raise BadInput(f"root: {root} is Ray's copy of the job's files, which it deletes; give an absolute folder")
 
 
 def probe_gpus(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
@@ -226,10 +237,10 @@ def tracked_parameters(recipe: Recipe) -> dict[str, Any]:
 def provenance(words: Sequence[str], recipe: Recipe) -> dict[str, Any]:
     """Who made a folder: commit, words, libraries, machine, compute."""
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") or os.environ.get(COMMIT, ""),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "words": list(words),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {"slamray": __version__} | {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()}",
         "compute": recipe.compute.model_dump(mode="json"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -28,20 +28,21 @@ class Pronounces(Protocol):
 class CorpusText:
     """What pairs are made from, and the rules.
 
-    documents: those of the evaluation split. train: texts of the training split. heard: those of them that are spoken
-    to train on. load_voice is called where a metric needs to know how a word is pronounced.
+    documents: of the evaluation split. train: gives the first so many texts of the training split, all of them for 0.
+    heard: so many of them are spoken to train on; None: no text is. load_voice is called where a metric needs to know
+    how a word is pronounced.
     """
 
     documents: Sequence[TextDocument]
-    train: Sequence[str]
-    heard: Sequence[str]
+    train: Callable[[int], Iterable[str]]
+    heard: int | None
     rules: ItemsSettings
     load_voice: Callable[[], Pronounces]
 
     @cached_property
     def word_counts(self) -> Mapping[str, int]:
         """How often each word occurs in the training text."""
-        return count_words(self.train)
+        return count_words(self.train(0))
 
     @cached_property
     def voice(self) -> Pronounces:
@@ -53,7 +54,7 @@ class CorpusText:
         rules = self.rules
         return invent(
             self.word_counts,
-            count_words(self.heard),
+            self.word_counts if not self.heard else count_words(self.train(self.heard)),
             self.voice.phonemise,
             max(rules.words, rules.words_in_sentence),
             rules.seed,

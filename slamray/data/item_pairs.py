@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -120,7 +120,7 @@ def _by_id(utterances: Mapping[str, Utterance]) -> tuple[Utterance, ...]:
     return tuple(utterances[key] for key in sorted(utterances))
 
 
-def count_words(texts: Sequence[str]) -> Counter[str]:
+def count_words(texts: Iterable[str]) -> Counter[str]:
     """How often each word occurs, in small letters."""
     return Counter(word for text in texts for word in _WORD.findall(text.lower()))
 

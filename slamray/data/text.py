@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from slamray.data.ids import split_of, text_id
 from slamray.errors import BadInput
 
-SPLITS = ("train", "validation", "evaluation")
+SPLITS = TRAIN, VALIDATION, EVALUATION = "train", "validation", "evaluation"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".txt")
 
 # Typographic characters that TTS lexicons and BPE tokenisers know only in their plain form.

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from slamray.config.evaluation import ScoringSettings
 from slamray.evaluate.metrics import Material
-from slamray.model.sampling import choose_prompts, continue_units, describe
+from slamray.model.sampling import continue_units, describe
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Continuations:
 def measure_auto_bleu(model: PreTrainedModel, material: Material, scoring: ScoringSettings) -> Continuations:
     """Sample a continuation of each of `sampling.prompts` prompts; the first `audio_samples` are kept as sound."""
     sampling = scoring.sampling
-    chosen = choose_prompts(material.prompts(), sampling.prompts, sampling.seed)
+    chosen = material.prompts(sampling.prompts, sampling.seed)
     made = continue_units(model, chosen, sampling)
     for one in made[: scoring.audio_samples]:
         material.keep_sound(one.prompt_id, np.concatenate([one.prompt, one.units]))

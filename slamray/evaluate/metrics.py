@@ -38,8 +38,8 @@ class Material(Protocol):
     def validation_pieces(self) -> Sequence[Document]:
         """Every piece of the packed validation rows."""
 
-    def prompts(self) -> Sequence[Prompt]:
-        """The first evaluate.sampling.prompt_seconds of every validation document."""
+    def prompts(self, n: int, seed: int) -> Sequence[Prompt]:
+        """The first evaluate.sampling.prompt_seconds of n validation documents, drawn by seed, by order of id."""
 
     def keep_sound(self, name: str, units: np.ndarray) -> None:
         """Have units turned into sound that the report plays."""

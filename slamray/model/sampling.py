@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,10 @@ def cut_prompt(prompt_id: str, units: np.ndarray, durations: np.ndarray, seconds
     return Prompt(prompt_id, np.asarray(units)[begins < seconds * rate_hz])
 
 
-def choose_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
-    """At most n, drawn by seed from the sorted ids, so that no order of files can change the set; sorted."""
-    ordered = sorted(prompts, key=lambda prompt: prompt.prompt_id)
-    drawn = random.Random(f"prompts/{seed}").sample(ordered, min(n, len(ordered)))
-    return sorted(drawn, key=lambda prompt: prompt.prompt_id)
+def choose_prompts(prompt_ids: Iterable[str], n: int, seed: int) -> list[str]:
+    """At most n ids, drawn by seed from all in order, so that no order of files can change the set; sorted."""
+    ordered = sorted(prompt_ids)
+    return sorted(random.Random(f"prompts/{seed}").sample(ordered, min(n, len(ordered))))
 
 
 def continue_units(model: PreTrainedModel, prompts: Sequence[Prompt], config: SamplingSettings) -> list[Continuation]:

@@ -41,7 +41,7 @@ def build(recipe: Recipe) -> list[Stage]:
     documents = corpus.stage(recipe)
     spoken = units.stage(recipe, documents)
     recordings = recorded.stages(recipe)
-    rows = packed.stage(recipe, spoken, documents, recordings)
+    rows = packed.stage(recipe, spoken, recordings)
 
     base = untrained.stage(recipe)
     stable = trunk.stages(recipe, base, rows)
@@ -53,7 +53,7 @@ def build(recipe: Recipe) -> list[Stage]:
         trained, checkpoints = [*trained, pairs, better], [*checkpoints, better]
 
     tests = items.stage(recipe, documents)
-    scored = [scores.stage(recipe, checkpoint, tests, rows, spoken, documents) for checkpoint in checkpoints]
+    scored = [scores.stage(recipe, checkpoint, tests, rows, spoken) for checkpoint in checkpoints]
     sets = published.stages(recipe)
     judged = evaluation.stages(recipe, checkpoints, sets)
     heard = genppl.stages(recipe, checkpoints[1:], [tests, *sets])

@@ -18,8 +18,11 @@ SENDER = "sender"  # column of who sent a row: a number below that of the sender
 ROW = "row"  # column of the record
 
 
+BLOCKS = 4096  # of one stream, at most: the driver keeps a reference to each, some kB (chosen, not tuned)
+
+
 class _Actor:
-    """Adapts a kernel to Ray Data; one row is one block, so that Ray never cuts or joins the rows of a shard."""
+    """Adapts a kernel to Ray Data, which gives it one row at a time."""
 
     def __init__(self, pool: Pool) -> None:
         self._kernel, self._takes, self._gives = pool.load()
@@ -45,8 +48,18 @@ def _envelope(sender: int, row: Any, kind: type, refused: str = "") -> pa.Table:
     return pa.table({SENDER: [sender], REFUSED: [refused], ROW: records})
 
 
-def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[int]:
-    """Send every record of every sender through the pools in turn; yield the sender of each as it is done.
+def _blocks(senders: Sequence[Sequence[Any]]) -> list[pa.Table]:
+    """What Ray hands out at a time: one row of a short stream, some of a long one, whose rows are made bit by bit."""
+    rows = -(-sum(len(own) for own in senders) // BLOCKS)
+    return [
+        pa.concat_tables([_envelope(number, row, type(row)) for row in own[first : first + rows]])
+        for number, own in enumerate(senders)
+        for first in range(0, len(own), rows)
+    ]
+
+
+def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Send every record of every sender through the pools in turn; yield the sender of each, and what came of it.
 
     Rows are taken in order, and end in no fixed one. A worker that dies is replaced and its rows are done again, so
     kernels must be safe to repeat: write files atomically, return values that depend on the row alone. An exception in
@@ -55,32 +68,32 @@ def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = [_envelope(number, row, type(row)) for number, own in enumerate(senders) for row in own]
-    dataset: Dataset = ray.data.from_arrow(rows)
+    rows = sum(len(own) for own in senders)
+    dataset: Dataset = ray.data.from_arrow(_blocks(senders))
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,
             fn_constructor_args=(pool,),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(pool.actors, len(rows))),
+            compute=ActorPoolStrategy(size=min(pool.actors, rows)),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
     for row in dataset.iter_rows():
         if row[REFUSED]:
             raise BadInput(row[REFUSED])
-        yield row[SENDER]
+        yield row[SENDER], row[ROW]
 
 
-def call(name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
+def call(name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:
     """Run one function as a Ray task on one core; in a trial of a sweep too, whose own place has none.
 
     Where there are GPUs its process is not used again: CUDA looks for them once, and who asks for one next would not
     find it where none was visible to the first.
     """
     once = 1 if ray.cluster_resources().get("GPU") else 0  # 0: any number of calls
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=once)(_call)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=once)(_call)
     named = task.options(name=name, scheduling_strategy="DEFAULT")
     return ray.get(named.remote(function))
 

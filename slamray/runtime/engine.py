@@ -15,7 +15,7 @@ from typing import Any
 
 from slamray.config.compute import Compute
 from slamray.progress import Progress
-from slamray.stage.work import NOTICE, Loop, Metrics, Pool
+from slamray.stage.work import NOTICE, Done, Loop, Metrics, Pool
 
 Observe = Callable[[str, Metrics], None]
 
@@ -58,13 +58,13 @@ class Engine:
         finally:
             self._training.discard(out)
 
-    def call(self, name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
-        """Run one function on one core of the cluster, and a GPU where it asks for one, apart from the driver."""
+    def call(self, name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:
+        """Run one function on a core of the cluster, and a GPU where it asks for one, apart from the driver."""
         from slamray.runtime import data, session
 
         self.connect()
         try:
-            return data.call(name, function, gpus)
+            return data.call(name, function, gpus, cpus)
         except Exception as error:
             raise session.user_error(error) or error from error
 
@@ -86,6 +86,13 @@ class Engine:
 
         session.connect(self.compute)
         self._connected = True
+
+    def check_root(self, root: Path) -> None:
+        """BadInput when a node of the cluster does not see this folder."""
+        from slamray.runtime import nodes
+
+        self.connect()
+        nodes.check_root(root)
 
     def probe(self, needed_bytes: int, root: Path) -> None:
         """Where training runs on GPUs: BadInput when one of the cluster's cannot train. Done once."""
@@ -113,6 +120,7 @@ class _Rows:
     pools: Sequence[Pool]
     total: int
     unit: str
+    heard: Done
     done: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
 
@@ -170,7 +178,8 @@ class _Table:
         shown = [Progress(one.name, one.total, one.unit) for one in joined]
         missing = [len(one.rows) for one in joined]
         try:
-            for sender in data.stream([one.rows for one in joined], joined[0].pools):
+            for sender, row in data.stream([one.rows for one in joined], joined[0].pools):
+                joined[sender].heard(row)
                 missing[sender] -= 1
                 shown[sender].show(joined[sender].total - missing[sender])
                 if not missing[sender]:
@@ -187,10 +196,18 @@ class EngineSeat:
         self.compute = engine.compute
         self.train, self.call = engine.train, engine.call
 
-    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+    def rows(
+        self,
+        name: str,
+        rows: Sequence[Any],
+        pools: Sequence[Pool],
+        total: int,
+        unit: str,
+        done: Done = lambda row: None,
+    ) -> None:
         """Send records through pools in turn; see `stage.work.Machine`."""
-        if rows:
-            self._table.ask(_Rows(name, rows, pools, total, unit))
+        if len(rows):
+            self._table.ask(_Rows(name, rows, pools, total, unit, done))
 
     def leave(self) -> None:
         """The stage has ended."""

@@ -58,7 +58,10 @@ class Folder:
         return store.read_json(self.path / name)
 
     def write_table(self, name: str, table: pa.Table, group_rows: int | None = None) -> None:
-        """Write one Parquet file, the same bytes for the same rows. group_rows: what can be read at a time."""
+        """Write one Parquet file, the same bytes for the same rows and the same metadata of their schema.
+
+        group_rows: what can be read at a time.
+        """
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd", row_group_size=group_rows)
         self.write(name, buffer.getvalue())

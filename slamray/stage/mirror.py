@@ -23,13 +23,12 @@ from pyarrow import fs
 from slamray import store
 from slamray.errors import BadInput
 from slamray.stage.stage import MANIFEST, Stage, flaws
-from slamray.stage.work import CHECKPOINTS
+from slamray.stage.work import CHECKPOINTS, SHARDS
 
 DRIVER = ".driver.json"
 SYNC_SECONDS = 20.0  # between two looks at what running stages have finished; chosen, not tuned
 TIMEOUT_SECONDS = 20.0  # for one request, which is tried three times: a store that hangs costs a minute, not the run
 _LAST = (MANIFEST, "complete.json")  # what says that the rest is whole
-_CHECKPOINTS = f"/{CHECKPOINTS}/"
 
 
 class Store:
@@ -150,7 +149,7 @@ class Mirror:
             self._running.discard(stage.fingerprint)
 
     def send(self) -> None:
-        """Send what is finished and not there yet, and delete checkpoints there that were deleted here."""
+        """Send what is finished and not there yet, and delete checkpoints and shards there that were deleted here."""
         with self._lock:
             try:
                 self._tell()
@@ -202,6 +201,9 @@ class Mirror:
     def _send(self, folder: Path) -> None:
         if not folder.is_dir():
             return
+        passing = [folder / name for name in (CHECKPOINTS, SHARDS)]
+        # First: what shards were merged into is there before they are gone, and so among the files that are sent below.
+        kept = {_name(path, self._root) for part in passing if part.is_dir() for path in store.list_files(part)}
         here = {_name(path, self._root): path for path in store.list_files(folder)}
         for name in sorted(here, key=_markers_last):
             try:
@@ -211,9 +213,9 @@ class Mirror:
                     self._store.send(here[name], name)
                     self._sent[name] = state
             except FileNotFoundError:
-                continue  # a checkpoint that was deleted in the meantime
-        below = f"{_name(folder, self._root)}{_CHECKPOINTS}"
-        for name in [name for name in self._sent if name.startswith(below) and name not in here]:
+                continue  # a checkpoint, or a shard that has become part of a part, deleted in the meantime
+        below = tuple(f"{_name(part, self._root)}/" for part in passing)
+        for name in [name for name in self._sent if name.startswith(below) and name not in kept]:
             self._store.delete(name)
             del self._sent[name]
 

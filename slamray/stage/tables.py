@@ -1,16 +1,18 @@
-"""Tables that several stages leave: shards of units, and the rows that were set aside."""
+"""Tables that several stages leave: units of utterances, and the rows that were set aside."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
+from slamray.stage.parts import read_parts
 
 QUARANTINE = "quarantine"
-UNITS = "units"  # in a folder of speech: units of its utterances, a file a shard
+UNITS = "units"  # in a folder of speech: units of its utterances, in parts
 SAMPLES = "audio_samples"  # beside it: the audio of the first few, to be listened to
 _BAD_ROW = pa.schema([("id", pa.string()), ("reason", pa.string())])
 
@@ -26,9 +28,14 @@ def read_quarantine(out: Folder) -> list[dict[str, str]]:
     return [row for name in out.names(f"{QUARANTINE}/*.parquet") for row in out.read_table(name).to_pylist()]
 
 
-def read_shards(folder: Folder, columns: list[str] | None = None) -> pa.Table:
-    """All shards of units as one table, in the order of their names."""
-    return pa.concat_tables([folder.read_table(name, columns) for name in folder.names(f"{UNITS}/*.parquet")])
+def unit_parts(folder: Folder, columns: list[str] | None = None, filters: Any = None) -> Iterator[pa.Table]:
+    """The units of a stage, a part at a time, in the order of its requests."""
+    return read_parts(folder, UNITS, columns, filters)
+
+
+def read_units(folder: Folder, columns: list[str] | None = None) -> pa.Table:
+    """All units of a stage as one table: for test items and pairs, of which there are some thousands."""
+    return pa.concat_tables(unit_parts(folder, columns))
 
 
 def check_bad_share(bad: Sequence[dict[str, str]], total: int, allowed_share: float, key: str) -> None:

@@ -13,9 +13,11 @@ from slamray.config.compute import Compute
 Metrics = dict[str, Any]
 Report = Callable[[Metrics], None]  # what every rank of a loop calls with the same metrics
 Loop = Callable[[Report], Metrics]
+Done = Callable[[Mapping[str, Any]], None]
 
 METRICS = "metrics.jsonl"  # in a training stage's folder: a line for each report
 CHECKPOINTS = "checkpoints"  # there too: what a killed loop goes on from, a folder step-N for each
+SHARDS = "shards"  # in a stage's folder: units of work that are merged, and removed before the stage is done
 NOTICE = ".save-now"  # there too: asks for a checkpoint at once; the loop removes it when one is written
 
 
@@ -48,17 +50,30 @@ class Machine(Protocol):
 
     compute: Compute
 
-    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+    def rows(
+        self,
+        name: str,
+        rows: Sequence[Any],
+        pools: Sequence[Pool],
+        total: int,
+        unit: str,
+        done: Done = lambda row: None,
+    ) -> None:
         """Send records through pools in turn, in no fixed order; kernels leave what they make in files.
 
-        name, total, unit: for the progress line; total counts what an earlier run has done too.
+        rows: may make its records when it is asked for a slice of them. name, total, unit: for the progress line; total
+        counts what an earlier run has done too. done: hears each record that comes out, as a dict: its
+        class may be one that only an actor should import.
         """
 
     def train(self, name: str, loop: Loop, out: Path) -> Metrics:
         """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
 
-    def call(self, name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
-        """Run one function on one core, and a GPU where it asks for one, apart from this process."""
+    def call(self, name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:
+        """Run one function on one core, and a GPU where it asks for one, apart from this process.
+
+        cpus=0: seconds of work, beside actors that hold every core.
+        """
 
 
 class Machines(Protocol):

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from heapq import merge
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
 from slamray.config.outside import find_files
 from slamray.config.tree import Recipe
-from slamray.data.text import TextDocument, read_documents, to_document
+from slamray.data.text import SPLITS, TextDocument, read_documents, to_document
 from slamray.stage.folder import Folder
+from slamray.stage.parts import GROUP_ROWS, PartWriter, in_lists, read_parts
+from slamray.stage.records import from_table, to_table
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.tables import check_bad_share, write_quarantine
 from slamray.stage.work import Machine
 
-DOCUMENTS = "documents.parquet"
-SCHEMA = pa.schema(
-    [("doc_id", pa.string()), ("sentences", pa.list_(pa.string())), ("source", pa.string()), ("split", pa.string())]
-)
+RUNS = ".runs"  # in the stage's folder: sorted stretches of documents that are not merged yet
+RUN_DOCUMENTS = 100_000  # held in memory at once, 200 MB of stories; chosen, not tuned
 
 
 @dataclass(frozen=True)
@@ -37,41 +41,70 @@ class CorpusFacts:
 
 def stage(recipe: Recipe) -> Stage:
     """From what lies outside the run; it has no inputs."""
-    return Stage("corpus", run, {"corpus": recipe.corpus})
+    return Stage("corpus", run, {"corpus": recipe.corpus}, version=2)
 
 
 def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -> CorpusFacts:
-    """Read all sources; good rows to documents.parquet by order of id, bad ones to quarantine with place and reason."""
-    kept: dict[str, TextDocument] = {}
+    """Read all sources; good rows to a table for each split by order of id, bad ones to quarantine with the reason.
+
+    Documents are sorted by merging: memory holds one stretch of them, however many there are.
+    """
     bad: list[dict[str, str]] = []
-    duplicates = total = 0
+    out.remove(RUNS)
+    for number, documents in enumerate(in_lists(_good(corpus, bad), RUN_DOCUMENTS)):
+        documents.sort(key=lambda document: document.doc_id)  # stable: of equal texts the first one read stays first
+        out.write_table(f"{RUNS}/{number:05d}.parquet", to_table(documents, TextDocument), group_rows=GROUP_ROWS)
+    write_quarantine(out, bad)
+    runs = out.names(f"{RUNS}/*.parquet")
+    found = _Counter()
+    with ExitStack() as open_parts:
+        parts = {split: open_parts.enter_context(PartWriter(out, split, TextDocument)) for split in SPLITS}
+        for document in found.distinct(merge(*(_read(out, name) for name in runs), key=lambda d: d.doc_id)):
+            parts[document.split].add(document)
+        check_bad_share(bad, found.read + len(bad), corpus.max_bad_share, "corpus.max_bad_share")
+    out.remove(RUNS)
+    splits = {split: part.rows for split, part in parts.items()}
+    return CorpusFacts(sum(splits.values()), found.words, found.duplicates, len(bad), **splits)
+
+
+class _Counter:
+    """Leaves out documents whose text was there before, and counts."""
+
+    def __init__(self) -> None:
+        self.read = self.words = self.duplicates = 0
+
+    def distinct(self, in_order: Iterable[TextDocument]) -> Iterator[TextDocument]:
+        last = ""
+        for document in in_order:
+            self.read += 1
+            if document.doc_id == last:
+                self.duplicates += 1
+                continue
+            last = document.doc_id
+            self.words += sum(sentence.count(" ") + 1 for sentence in document.sentences)
+            yield document
+
+
+def _good(corpus: CorpusSettings, bad: list[dict[str, str]]) -> Iterator[TextDocument]:
+    """The documents of all sources as they come; rows that are none are added to `bad`."""
     for file in find_files(corpus.paths, "corpus.paths", TEXT_SUFFIXES):
         for raw in read_documents(file.path, corpus.text_column):
-            total += 1
             document = to_document(
                 raw, corpus.min_words, corpus.max_words, corpus.validation_share, corpus.evaluation_share
             )
             if isinstance(document, str):
                 bad.append({"id": raw.place, "reason": document})
-            elif document.doc_id in kept:
-                duplicates += 1
             else:
-                kept[document.doc_id] = document
-    write_quarantine(out, bad)
-    check_bad_share(bad, total, corpus.max_bad_share, "corpus.max_bad_share")
-    documents = [kept[doc_id] for doc_id in sorted(kept)]
-    out.write_table(DOCUMENTS, pa.Table.from_pylist([asdict(document) for document in documents], SCHEMA))
-    words = sum(len(document.text.split()) for document in documents)
-    splits = Counter(document.split for document in documents)
-    return CorpusFacts(
-        len(documents), words, duplicates, len(bad), splits["train"], splits["validation"], splits["evaluation"]
-    )
+                yield document
 
 
-def read(folder: Folder, split: str, at_most: int = 0) -> list[TextDocument]:
+def _read(out: Folder, name: str) -> Iterator[TextDocument]:
+    with pq.ParquetFile(out.fetch(name)) as file:
+        for batch in file.iter_batches(GROUP_ROWS):
+            yield from from_table(pa.Table.from_batches([batch]), TextDocument)
+
+
+def read(folder: Folder, split: str, at_most: int = 0) -> Iterator[TextDocument]:
     """Documents of one split, by order of id (a random draw, for ids are hashes); 0 reads all."""
-    rows = folder.read_table(DOCUMENTS, filters=[("split", "=", split)])
-    rows = rows.slice(0, at_most) if at_most else rows
-    return [
-        TextDocument(row["doc_id"], tuple(row["sentences"]), row["source"], row["split"]) for row in rows.to_pylist()
-    ]
+    documents = (document for table in read_parts(folder, split) for document in from_table(table, TextDocument))
+    return itertools.islice(documents, at_most or None)

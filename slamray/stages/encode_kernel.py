@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from slamray.config.speech import EncoderSettings
 from slamray.speech.audio import RATE_HZ, from_pcm, to_flac
 from slamray.speech.encoders.kmeans import deduplicate
 from slamray.speech.encoders.table import open_encoder
 from slamray.speech.spans import Span
-from slamray.stage.folder import Folder
-from slamray.stage.tables import SAMPLES, write_quarantine
+from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Pool
-from slamray.stages.speak_and_listen import Shard, ShardDone, ShardOfSound, Sound, shard_file
+from slamray.stages.shards import Shard, ShardDone, write_shard
+from slamray.stages.speak_and_listen import ShardOfSound, Sound
 from slamray.stages.speech_kernels import one_thread
-
-_SPAN = pa.struct([("text", pa.string()), ("start_frame", pa.uint32()), ("end_frame", pa.uint32())])
-SCHEMA = pa.schema(
-    [
-        ("utterance_id", pa.string()),
-        ("units", pa.list_(pa.uint16())),  # deduplicated
-        ("durations", pa.list_(pa.uint16())),  # frames of each unit
-        ("sentences", pa.list_(_SPAN)),
-        ("words", pa.list_(_SPAN)),
-        ("speaker", pa.string()),
-        ("seconds", pa.float32()),
-    ]
-)
 
 
 class Encode:
@@ -42,6 +27,8 @@ class Encode:
         self._encoder, self._batch_seconds = open_encoder(encoder, device), batch_seconds
 
     def __call__(self, row: ShardOfSound) -> ShardDone:
+        if row.shard.is_done:  # an actor that died had made it, and another does all that it was sent again
+            return ShardDone(row.shard.number, 0.0)
         sounds = [self._checked(sound) for sound in row.sounds]
         good = [sound for sound in sounds if not sound.reason]
         audios = [from_pcm(sound.pcm) for sound in good]
@@ -60,6 +47,7 @@ class Encode:
         units, durations = deduplicate(unit_T)
         return {
             "utterance_id": sound.utterance_id,
+            "split": sound.split,
             "units": units,
             "durations": durations,
             "sentences": self._in_frames(sound.sentences, len(unit_T)),
@@ -77,14 +65,11 @@ class Encode:
         return [{"text": s.text, "start_frame": edge(s.start_seconds), "end_frame": edge(s.end_seconds)} for s in spans]
 
     def _write(self, shard: Shard, sounds: list[Sound], rows: list[dict[str, Any]]) -> None:
-        out = Folder(Path(shard.out))
         bad = [{"id": sound.utterance_id, "reason": sound.reason} for sound in sounds if sound.reason]
-        write_quarantine(out, bad, f"shard-{shard.number:06d}")
         good = [sound for sound in sounds if not sound.reason]
-        for sound in good[: max(0, shard.samples - shard.number * len(sounds))]:
-            out.write(f"{SAMPLES}/{sound.utterance_id}.flac", to_flac(from_pcm(sound.pcm)))
-        # Last: the shard is done when this file is there.
-        out.write_table(shard_file(shard.number), pa.Table.from_pylist(rows, SCHEMA))
+        for sound in good[: shard.samples]:
+            shard.folder.write(f"{SAMPLES}/{sound.utterance_id}.flac", to_flac(from_pcm(sound.pcm)))
+        write_shard(shard, rows, bad)
 
 
 class MakeAndEncode:

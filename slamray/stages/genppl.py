@@ -23,7 +23,7 @@ from slamray.errors import BadInput
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
-from slamray.stage.tables import read_shards
+from slamray.stage.tables import read_units
 from slamray.stage.work import Machine, Pool
 from slamray.stages import items, published
 from slamray.stages.checkpoints import MODEL
@@ -153,9 +153,9 @@ def _chunks(
     if not pairs:
         found = " ".join(sorted({pair.metric for pair in known}))
         raise BadInput(f"evaluate.genppl.metric={genppl.metric}: no items of it; there are {found or 'none'}")
-    prompts = correct_prompts(pairs, _spoken(inputs), sampling.prompt_seconds, rate_hz)
+    prompts = {p.prompt_id: p for p in correct_prompts(pairs, _spoken(inputs), sampling.prompt_seconds, rate_hz)}
     chosen = choose_prompts(prompts, genppl.prompts, genppl.seed)
-    rows = [{"prompt_id": prompt.prompt_id, "units": prompt.units.tolist()} for prompt in chosen]
+    rows = [{"prompt_id": prompt_id, "units": prompts[prompt_id].units.tolist()} for prompt_id in chosen]
     size = sampling.batch
     out.write_table(PROMPTS, pa.Table.from_pylist(rows, PROMPT_SCHEMA), group_rows=size)
     return [Chunk(number, str(out)) for number in range(-(-len(rows) // size))]
@@ -166,7 +166,7 @@ def _spoken(inputs: Inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     spoken: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in ("items", "published"):
         if name in inputs:
-            for row in read_shards(inputs[name], ["utterance_id", "units", "durations"]).to_pylist():
+            for row in read_units(inputs[name], ["utterance_id", "units", "durations"]).to_pylist():
                 spoken[row["utterance_id"]] = np.array(row["units"], np.uint16), np.array(row["durations"], np.uint16)
     return spoken
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from slamray.config.base import part_of
@@ -12,6 +12,7 @@ from slamray.config.speech import SpeakingSettings
 from slamray.config.tree import Recipe
 from slamray.data.corpus_items import CorpusText
 from slamray.data.item_pairs import ItemSet, merge
+from slamray.data.text import EVALUATION, TRAIN
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import corpus_metrics, make_items
 from slamray.speech.voices.base import PhonemeVoice
@@ -24,6 +25,7 @@ from slamray.stages.speak_and_listen import SpeechFacts, speak
 from slamray.stages.units import SPEAKING
 
 ITEMS = "items.json"
+MOST_DOCUMENTS = 10_000  # of the evaluation split that items are made from, the first by id; chosen, not tuned
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,16 @@ def _make(folder: Folder, items: ItemsSettings, speaking: SpeakingSettings, hear
         assert isinstance(voice, PhonemeVoice), "recipe/check.py refuses word tests for other voices"
         return voice
 
-    documents = corpus.read(folder, "evaluation")
+    documents = list(corpus.read(folder, EVALUATION, MOST_DOCUMENTS))
     if not documents:
         raise BadInput(
             "corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text"
         )
-    train = [" ".join(document.sentences) for document in corpus.read(folder, "train")]
-    text = CorpusText(documents, train, train[: heard_documents or None], items, load_phonemes)
+
+    def train(at_most: int) -> Iterator[str]:
+        return (document.text for document in corpus.read(folder, TRAIN, at_most))
+
+    text = CorpusText(documents, train, heard_documents, items, load_phonemes)
     return merge(*make_items(text, items))
 
 

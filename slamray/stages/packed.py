@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from slamray.config.corpora import RecordedSettings
 from slamray.config.model import PackSettings
 from slamray.config.tree import Recipe
+from slamray.data.ids import split_of
+from slamray.data.text import TRAIN, VALIDATION
 from slamray.errors import BadInput
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
+from slamray.stage.tables import unit_parts
 from slamray.stage.work import Machine
-from slamray.stages import corpus, recorded, units
-from slamray.tokens.documents import Document, unit_document
+from slamray.stages import recorded
+from slamray.tokens.documents import Documents, unit_documents
 from slamray.tokens.packing import join_packings, pack, pack_apart
-from slamray.tokens.rows import MIXTURE, write_rows
+from slamray.tokens.rows import MIXTURE, Source, lengths_of, write_rows
 from slamray.tokens.sampler import MixedSource, rows_per_round
 from slamray.tokens.vocabulary import Vocabulary
 
-TRAIN, VALIDATION = "train", "validation"
 STORIES = "stories"  # the spoken documents, as a source of a mixture
-SOURCES = {"recorded": "recordings"}  # of stages whose name is not their source's
+SOURCES = {"units": STORIES, "recorded": "recordings"}  # of stages whose name is not their source's
 
 
-def stage(recipe: Recipe, spoken: Stage, documents: Stage, recordings: Sequence[Stage]) -> Stage:
-    """From all sources of units. documents: say which split each spoken one is of."""
+def stage(recipe: Recipe, spoken: Stage, recordings: Sequence[Stage]) -> Stage:
+    """From all sources of units."""
     settings = {
         "pack": recipe.pack,
         "recorded_validation_share": recipe.recorded.validation_share,
         "vocabulary": check_encoder(recipe.speech.encoder).vocabulary,
     }
-    return Stage("packed", run, settings, (spoken, documents, *recordings))
+    return Stage("packed", run, settings, (spoken, *recordings))
 
 
 def run(
@@ -53,45 +58,53 @@ def run(
     """
     facts: dict[str, Any] = {}
     for split in (TRAIN, VALIDATION):
-        found = read_units(inputs, split, recorded_validation_share)
-        documents = {name: [unit_document(row, vocabulary) for row in rows] for name, rows in found.items()}
+        sources = read_units(inputs, split, recorded_validation_share, vocabulary)
         if split == TRAIN and pack.mixture:
-            facts[split] = write_mixture(out / split, documents, vocabulary, pack)
+            facts[split] = write_mixture(out / split, sources, vocabulary, pack)
         else:
-            together = [document for own in documents.values() for document in own]
-            facts[split] = write_documents(out / split, together, vocabulary, pack, split)
+            facts[split] = write_documents(out / split, partial(_chained, sources), vocabulary, pack, split)
     return facts
 
 
-def read_units(inputs: Inputs, split: str, recorded_validation_share: float) -> dict[str, list[np.ndarray]]:
-    """Deduplicated units of a split by source, by order of id: spoken stories, then each corpus of recordings."""
-    wanted = {document.doc_id for document in corpus.read(inputs["corpus"], split)}
-    spoken = sorted(units.by_id(inputs["units"]).items())
-    found = {STORIES: [row for key, row in spoken if key in wanted]}
-    for name, folder in inputs.items():
-        if name not in ("units", "corpus"):
-            rows = units.by_id(folder)
-            splits = recorded.splits(folder, rows, recorded_validation_share)
-            found[SOURCES.get(name, name)] = [row for key, row in sorted(rows.items()) if splits[key] == split]
-    return found
+def read_units(
+    inputs: Inputs, split: str, recorded_validation_share: float, vocabulary: Vocabulary
+) -> dict[str, Source]:
+    """The documents of a split by source, in the order of its parts: spoken stories, then each corpus of recordings."""
+    return {
+        SOURCES.get(name, name): partial(_documents, folder, split, recorded_validation_share, vocabulary)
+        for name, folder in inputs.items()
+    }
+
+
+def _documents(folder: Folder, split: str, validation_share: float, vocabulary: Vocabulary) -> Iterator[Documents]:
+    """One part of units after the other; a recording whose corpus has no splits is of the one that its id says."""
+    for table in unit_parts(folder, ["utterance_id", "split", "units"]):
+        known = table["split"].to_pylist()
+        ids = table["utterance_id"].to_pylist() if "" in known else known
+        of_it = [(has or split_of(key, validation_share, 0.0)) == split for key, has in zip(ids, known, strict=True)]
+        units = table["units"].filter(pa.array(of_it, pa.bool_())).combine_chunks()
+        if len(units):
+            lengths_D = units.value_lengths().to_numpy()
+            yield unit_documents(units.flatten().to_numpy(), lengths_D, vocabulary)
+
+
+def _chained(sources: Mapping[str, Source]) -> Iterator[Documents]:
+    return itertools.chain.from_iterable(source() for source in sources.values())
 
 
 def write_documents(
-    folder: Folder, documents: Sequence[Document], vocabulary: Vocabulary, settings: PackSettings, split: str
+    folder: Folder, documents: Source, vocabulary: Vocabulary, settings: PackSettings, split: str
 ) -> dict[str, Any]:
     """Pack documents; BadInput when a split is empty."""
-    if not documents:
+    lengths_D = lengths_of(documents)
+    if not len(lengths_D):
         raise BadInput(f"no {split} document to pack; bring more text or raise corpus.validation_share")
-    lengths = np.array([len(document) for document in documents])
-    packing = pack(lengths, settings.context, settings.row_tokens)
+    packing = pack(lengths_D, settings.context, settings.row_tokens)
     return dict(write_rows(folder.path, documents, vocabulary, packing))
 
 
 def write_mixture(
-    folder: Folder,
-    documents: Mapping[str, Sequence[Document]],
-    vocabulary: Vocabulary,
-    settings: PackSettings,
+    folder: Folder, sources: Mapping[str, Source], vocabulary: Vocabulary, settings: PackSettings
 ) -> dict[str, Any]:
     """Pack each source apart, and lay down how many of its rows a round reads so that its token share is its weight.
 
@@ -100,20 +113,21 @@ def write_mixture(
     """
     weights = settings.mixture
     names = [name for name, weight in weights.items() if weight > 0]
-    for name in names:
-        if not documents.get(name):
+    lengths = [lengths_of(sources[name]) if name in sources else np.zeros(0, np.int64) for name in names]
+    for name, lengths_D in zip(names, lengths, strict=True):
+        if not len(lengths_D):
             raise BadInput(f"pack.mixture: {name} has no training document; bring some, or set {name} to 0")
-    together = [document for name in names for document in documents[name]]
-    lengths = np.array([len(document) for document in together])
-    packings = pack_apart(lengths, [len(documents[name]) for name in names], settings.context, settings.row_tokens)
-    facts: dict[str, Any] = write_rows(folder.path, together, vocabulary, join_packings(packings))
+    together = np.concatenate(lengths)
+    packings = pack_apart(together, [len(own) for own in lengths], settings.context, settings.row_tokens)
+    chosen = {name: sources[name] for name in names}
+    facts: dict[str, Any] = write_rows(folder.path, partial(_chained, chosen), vocabulary, join_packings(packings))
     rows = [packing.rows for packing in packings]
     tokens = [int(packing.length_P.sum()) for packing in packings]
     per_round = rows_per_round([weights[name] for name in names], tokens, rows)
     firsts = np.cumsum(rows) - rows
-    sources = [MixedSource(*source) for source in zip(names, firsts.tolist(), rows, per_round, strict=True)]
-    folder.write_json(MIXTURE, [asdict(source) for source in sources])
-    facts["sources"] = _shares(sources, tokens, weights)
+    mixed = [MixedSource(*source) for source in zip(names, firsts.tolist(), rows, per_round, strict=True)]
+    folder.write_json(MIXTURE, [asdict(source) for source in mixed])
+    facts["sources"] = _shares(mixed, tokens, weights)
     return facts
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from slamray.config.budget import parse_budget
 from slamray.config.tree import Recipe
+from slamray.data.text import TRAIN
 from slamray.evaluate.scaling_law import SPEECH, Use
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.stage import Stage
 from slamray.stages import planning
 from slamray.stages.checkpoints import PRETRAINED
-from slamray.stages.packed import TRAIN
 
 
 def lines(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:

@@ -23,7 +23,7 @@ from slamray.data.ids import content_id, split_of
 from slamray.data.item_pairs import Utterance
 from slamray.data.preference_pairs import PARTS, SPOKEN_COLUMNS, PairSet, PreferencePair
 from slamray.data.recordings import Recording, parquet_length, published_split
-from slamray.data.text import cut_sentences
+from slamray.data.text import EVALUATION, TRAIN, cut_sentences
 from slamray.errors import BadInput
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
@@ -38,6 +38,7 @@ from slamray.tokens.vocabulary import Vocabulary, write_vocabulary
 PAIRS = "pairs.parquet"
 PUBLISHED_SPLITS = ("train", "validation")  # of SpokenSwag as published; the second is held out
 PATH = "preferences.path"
+STORIES_PER_PAIR = 20  # read at most, the first by id, where few pairs of a large corpus are wanted; chosen, not tuned
 _UNITS = pa.list_(pa.uint16())
 SCHEMA = pa.schema(
     [
@@ -136,8 +137,12 @@ def read(folder: Folder, split: str) -> list[dict[str, Any]]:
 def _texts(inputs: Inputs, preferences: PreferencesSettings, heldout: HeldOut) -> tuple[PairSet, PairSet]:
     """Training pairs and held-out ones."""
     if preferences.source == "stories":
-        train = preference_pairs.from_stories(corpus.read(inputs["corpus"], "train"), preferences)
-        return train, preference_pairs.from_stories(corpus.read(inputs["corpus"], "evaluation"), preferences)
+        wanted = ((TRAIN, preferences.max_pairs), (EVALUATION, preferences.heldout_pairs))
+        train, kept = (
+            preference_pairs.from_stories(corpus.read(inputs["corpus"], split, STORIES_PER_PAIR * pairs), preferences)
+            for split, pairs in wanted
+        )
+        return train, kept
     if preferences.source == "spoken_swag":
         files = _published(preferences)
         by_split = [[file for file in files if published_split(file.name) == split] for split in PUBLISHED_SPLITS]

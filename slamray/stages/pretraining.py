@@ -7,11 +7,11 @@ from pathlib import Path
 
 from slamray.config.compute import Compute
 from slamray.config.training import PretrainSettings
+from slamray.data.text import TRAIN, VALIDATION
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs
 from slamray.stage.work import Metrics, Report
 from slamray.stages.checkpoints import MODEL, UNTRAINED
-from slamray.stages.packed import TRAIN, VALIDATION
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
         "sets": Located(sets.content, sets),
         "listening": listening,
     }
-    return (Stage("published", run, settings, cost=sets.cost),)
+    return (Stage("published", run, settings, version=2, cost=sets.cost),)
 
 
 @dataclass(frozen=True)

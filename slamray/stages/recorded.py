@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-
-import pyarrow as pa
 
 from slamray.config.base import Located, part_of
 from slamray.config.corpora import RecordedSettings
 from slamray.config.outside import File, data_content, find_files
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
-from slamray.data.ids import split_of, text_id
+from slamray.data.ids import text_id
 from slamray.data.published_corpora import CORPORA
 from slamray.data.recordings import Recording, parquet_length, published_split
 from slamray.errors import BadInput
@@ -25,7 +23,6 @@ from slamray.stages.speak_and_listen import SpeechFacts, listen
 PLAIN = "recorded"  # the stage of `recorded.paths`
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".sph")
 PLAIN_SUFFIXES = (*AUDIO_SUFFIXES, ".parquet")
-SPLITS = "splits.parquet"  # in the folder of a published corpus: the split it publishes, or empty
 BAD_SHARE = "recorded.max_bad_share"
 
 
@@ -43,13 +40,13 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
     check_at_most(given)
     if given.paths:
         plain = partial(data_content, given.paths, "recorded.paths", PLAIN_SUFFIXES)
-        found.append(Stage(PLAIN, run_plain, {"files": Located(plain, given), "listening": listening}))
+        found.append(Stage(PLAIN, run_plain, {"files": Located(plain, given), "listening": listening}, version=2))
     for name in given_corpora(given):
         content = partial(data_content, getattr(given, name), f"recorded.{name}")
         at_most = given.at_most.get(name, 0)
         settings = {"name": name, "files": Located(content, given), "at_most": at_most, "listening": listening}
         many = f"{at_most:,}" if at_most else "all"
-        found.append(Stage(name, run_corpus, settings, cost=partial("encodes {} recordings".format, many)))
+        found.append(Stage(name, run_corpus, settings, version=2, cost=partial("encodes {} recordings".format, many)))
     return tuple(found)
 
 
@@ -66,7 +63,7 @@ def run_plain(
     inputs: Inputs, out: Folder, machine: Machine, files: Located, listening: ListeningSettings
 ) -> SpeechFacts:
     """Read and encode every recording; unreadable ones go to quarantine with the reason."""
-    recordings = [recording for file in _plain_files(files.place) for recording in _recordings_of(file)]
+    recordings = (recording for file in _plain_files(files.place) for recording in _recordings_of(file))
     return listen(recordings, out, machine, listening, PLAIN, BAD_SHARE)
 
 
@@ -85,8 +82,6 @@ def run_corpus(
     if not recordings:
         given = getattr(files.place, name)
         raise BadInput(f"recorded.{name}: no recording found in {given}; {dict(listing.dropped)}")
-    columns = {"utterance_id": [r.utterance_id for r in recordings], "split": [r.split for r in recordings]}
-    out.write_table(SPLITS, pa.table(columns))
     facts = listen(recordings, out, machine, listening, name, BAD_SHARE)
     return CorpusOfRecordingsFacts(**asdict(facts), dropped=dict(listing.dropped))
 
@@ -130,15 +125,6 @@ def given_corpora(given: RecordedSettings) -> list[str]:
     return [name for name in CORPORA if getattr(given, name)]
 
 
-def splits(folder: Folder, utterance_ids: Iterable[str], validation_share: float) -> dict[str, str]:
-    """`train` or `validation` of each recording: as its corpus publishes it, else by its id alone."""
-    published: dict[str, str] = {}
-    if folder.exists(SPLITS):
-        table = folder.read_table(SPLITS)
-        published = dict(zip(table["utterance_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    return {key: published.get(key) or split_of(key, validation_share, 0.0) for key in utterance_ids}
-
-
 def _corpus_files(given: RecordedSettings, name: str) -> list[File]:
     return find_files(getattr(given, name), f"recorded.{name}")
 
@@ -147,8 +133,9 @@ def _plain_files(given: RecordedSettings) -> list[File]:
     return find_files(given.paths, "recorded.paths", PLAIN_SUFFIXES)
 
 
-def _recordings_of(file: File) -> Sequence[Recording]:
+def _recordings_of(file: File) -> Iterator[Recording]:
     if not file.name.lower().endswith(".parquet"):
-        return [Recording(text_id(file.name), file.path)]
-    rows = parquet_length(file, ["audio"])
-    return [Recording(text_id(f"{file.name}:{row}"), file.path, row) for row in range(rows)]
+        yield Recording(text_id(file.name), file.path)
+        return
+    for row in range(parquet_length(file, ["audio"])):
+        yield Recording(text_id(f"{file.name}:{row}"), file.path, row)

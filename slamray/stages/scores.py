@@ -19,15 +19,15 @@ from slamray.stages.scoring import SCORES, CheckpointFacts, measure
 SCORING = "scoring"  # group of these stages: their rows share the actors
 
 
-def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: Stage, documents: Stage) -> Stage:
-    """Of one checkpoint, on the test items, the validation rows and the validation documents."""
+def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: Stage) -> Stage:
+    """Of one checkpoint, on the test items, the validation rows and the validation utterances."""
     settings = {
         "checkpoint": checkpoint.name,
         "metrics": run_metrics(),
         "scoring": part_of(recipe.evaluate, ScoringSettings),
         "encoder": check_encoder(recipe.speech.encoder),
     }
-    inputs = (checkpoint, tests, rows, spoken, documents)
+    inputs = (checkpoint, tests, rows, spoken)
     return Stage(f"scores_{checkpoint.name}", run, settings, inputs, group=SCORING)
 
 

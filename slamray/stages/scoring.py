@@ -36,7 +36,7 @@ STAGES = {
     CORPUS_ITEMS: ("items",),
     PUBLISHED_SETS: ("published",),
     VALIDATION_PIECES: ("packed",),
-    PROMPTS: ("units", "corpus"),
+    PROMPTS: ("units",),
 }
 
 

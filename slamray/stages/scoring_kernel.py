@@ -16,10 +16,11 @@ from transformers import PreTrainedModel
 
 from slamray.config.evaluation import ScoringSettings
 from slamray.data.item_pairs import ItemPair
+from slamray.data.text import VALIDATION
 from slamray.evaluate.metrics import ScalarMetric, metric_of
 from slamray.evaluate.pair_scores import judge_pairs
 from slamray.evaluate.summary import PairScore
-from slamray.model.sampling import Prompt, cut_prompt
+from slamray.model.sampling import Prompt, choose_prompts, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import to_flac
@@ -28,8 +29,8 @@ from slamray.speech.decoders.table import load_decoder
 from slamray.speech.encoders.base import EncoderFacts
 from slamray.speech.fetch import place_of
 from slamray.stage.folder import Folder
-from slamray.stage.tables import read_shards
-from slamray.stages import corpus, items, packed, published, units
+from slamray.stage.tables import unit_parts
+from slamray.stages import items, published, units
 from slamray.stages.scoring import AUDIO, Task, TaskDone
 from slamray.stages.speech_kernels import one_thread
 from slamray.tokens.documents import Document
@@ -108,19 +109,23 @@ class RunMaterial:
         self.batch_tokens = batch_tokens
 
     def validation_pieces(self) -> Sequence[Document]:
-        rows = RowStore(self._folders["packed"].fetch(packed.VALIDATION))
+        rows = RowStore(self._folders["packed"].fetch(VALIDATION))
         if rows.vocabulary is not None:
             reconcile(self._encoder.vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
         return rows.pieces()
 
-    def prompts(self) -> Sequence[Prompt]:
-        table = read_shards(self._folders["units"], ["utterance_id", "units", "durations"])
-        wanted = [document.doc_id for document in corpus.read(self._folders["corpus"], "validation")]
-        table = table.filter(pc.is_in(table["utterance_id"], pa.array(wanted, pa.string())))
-        seconds, rate_hz = self._scoring.sampling.prompt_seconds, self._encoder.rate_hz
+    def prompts(self, n: int, seed: int) -> Sequence[Prompt]:
+        folder, seconds, rate_hz = self._folders["units"], self._scoring.sampling.prompt_seconds, self._encoder.rate_hz
+        known = (
+            table.filter(pc.field("split") == VALIDATION) for table in unit_parts(folder, ["utterance_id", "split"])
+        )
+        chosen = choose_prompts((key for table in known for key in table["utterance_id"].to_pylist()), n, seed)
+        of_them = pc.field("utterance_id").isin(pa.array(chosen, pa.string()))
+        tables = unit_parts(folder, ["utterance_id", "units", "durations"], of_them)
+        rows = {row["utterance_id"]: row for table in tables for row in table.to_pylist()}
         return [
-            cut_prompt(row["utterance_id"], np.array(row["units"]), np.array(row["durations"]), seconds, rate_hz)
-            for row in table.to_pylist()
+            cut_prompt(key, np.array(rows[key]["units"]), np.array(rows[key]["durations"]), seconds, rate_hz)
+            for key in chosen
         ]
 
     def keep_sound(self, name: str, units: np.ndarray) -> None:

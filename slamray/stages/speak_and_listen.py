@@ -1,17 +1,17 @@
-"""Speech to units: requests -> audio -> units in Parquet shards, streamed through actors.
+"""Speech to units: requests -> audio -> units in Parquet parts, streamed through actors.
 
-Two kinds of requests, one result: utterances that are spoken, and recordings that are read. The unit of work is a shard
-of a few requests: its file appears atomically, a finished shard is never redone, and its bytes do not depend on who
-made it. Audio is never stored whole. The kernels are in speech_kernels.py and encode_kernel.py.
+Two kinds of requests, one result: utterances that are spoken, and recordings that are read. Requests lie in tables;
+what travels is a shard, some rows of one of them (shards.py). Audio is never stored whole. The kernels are in
+speech_kernels.py and encode_kernel.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from slamray.config.compute import Compute
 from slamray.config.speech import ListeningSettings, SpeakingSettings
@@ -19,31 +19,23 @@ from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
 from slamray.speech.spans import Span
 from slamray.stage.folder import Folder
-from slamray.stage.records import to_table
-from slamray.stage.tables import UNITS, check_bad_share, read_quarantine, read_shards
-from slamray.stage.work import Machine, Pool
+from slamray.stage.parts import Part, Stretches, parts_of, write_parts
+from slamray.stage.tables import check_bad_share, read_quarantine
+from slamray.stage.work import SHARDS, Machine, Pool
+from slamray.stages.shards import Plan, Shard, Todo, merge, total
 
-REQUESTS = "requests.parquet"  # what was to be spoken or read, a row group a shard
-SHARD_BYTES = 2_000_000  # of disk for a shard, an upper bound for a shard of eight stories; chosen, not tuned
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Requests to be made into units: a row group of a file of requests, and the folder of their stage."""
-
-    number: int
-    requests: str
-    out: str
-    samples: int  # audio of the first requests of the whole stage that is kept to be listened to
+REQUESTS = "requests"  # what was to be spoken or read, in parts, where it is not the corpus itself
+DOCUMENT_BYTES = 7_400  # of disk that a document needs: a story of the demo takes 3,677 (2026-11-30), doubled
 
 
 @dataclass(frozen=True)
 class Sound:
-    """One request as audio, 16-bit at 16 kHz, or the reason why there is none."""
+    """One request as audio, 16-bit at 16 kHz, or the reason why there is none. split: as its corpus says."""
 
     utterance_id: str
     speaker: str
     reason: str = ""
+    split: str = ""
     pcm: bytes = b""
     sentences: tuple[Span, ...] = ()
     words: tuple[Span, ...] = ()
@@ -52,23 +44,15 @@ class Sound:
 
 @dataclass(frozen=True)
 class ShardOfSound:
-    """A shard between the kernel that makes its audio and the one that encodes it."""
+    """A shard between the kernel that makes its audio and the one that encodes it; no sounds where it is done."""
 
     shard: Shard
     sounds: tuple[Sound, ...]
 
 
 @dataclass(frozen=True)
-class ShardDone:
-    """A shard whose units lie in the stage's folder."""
-
-    number: int
-    audio_seconds: float
-
-
-@dataclass(frozen=True)
 class SpeechFacts:
-    """Counts over all shards of a stage. frames: of the encoder, before deduplication."""
+    """Counts over all parts of a stage. frames: of the encoder, before deduplication."""
 
     utterances: int
     quarantined: int
@@ -79,16 +63,24 @@ class SpeechFacts:
 
 
 def speak(
-    utterances: Sequence[Utterance], out: Folder, machine: Machine, speaking: SpeakingSettings, name: str
+    utterances: Iterable[Utterance], out: Folder, machine: Machine, speaking: SpeakingSettings, name: str
 ) -> SpeechFacts:
     """Speak and encode utterances into `out/units/`; raises BadInput when too many of them had to be quarantined."""
+    write_parts(out, REQUESTS, utterances, Utterance)
+    return speak_parts(parts_of(out, REQUESTS), out, machine, speaking, name)
+
+
+def speak_parts(
+    requests: Sequence[Part], out: Folder, machine: Machine, speaking: SpeakingSettings, name: str
+) -> SpeechFacts:
+    """The same, of tables of utterances or of the corpus's documents."""
     pool = Pool("slamray.stages.speech_kernels:Speak", {"tts": speaking.tts}, machine.compute.tts_actors)
-    _encode(utterances, Utterance, pool, out, machine, speaking, name)
-    return facts_of(out, len(utterances), speaking.max_bad_share, "speech.max_bad_share")
+    _encode(requests, pool, out, machine, speaking, name)
+    return facts_of(out, requests, speaking.max_bad_share, "speech.max_bad_share")
 
 
 def listen(
-    recordings: Sequence[Recording],
+    recordings: Iterable[Recording],
     out: Folder,
     machine: Machine,
     listening: ListeningSettings,
@@ -96,29 +88,57 @@ def listen(
     bad_share_key: str,
 ) -> SpeechFacts:
     """Read and encode recordings into `out/units/`; bad_share_key: the dotted key of its max_bad_share."""
+    write_parts(out, REQUESTS, recordings, Recording)
+    requests = parts_of(out, REQUESTS)
     pool = Pool("slamray.stages.speech_kernels:Listen", {}, machine.compute.tts_actors)
-    _encode(recordings, Recording, pool, out, machine, listening, name)
-    return facts_of(out, len(recordings), listening.max_bad_share, bad_share_key)
+    _encode(requests, pool, out, machine, listening, name)
+    return facts_of(out, requests, listening.max_bad_share, bad_share_key)
 
 
 def _encode(
-    requests: Sequence[Any],
-    kind: type,
-    first: Pool,
-    out: Folder,
-    machine: Machine,
-    listening: ListeningSettings,
-    name: str,
+    requests: Sequence[Part], first: Pool, out: Folder, machine: Machine, listening: ListeningSettings, name: str
 ) -> None:
-    size, compute = listening.shard_documents, machine.compute
-    out.write_table(REQUESTS, to_table(requests, kind), group_rows=size)
-    file = str(out.fetch(REQUESTS))
-    shards = [Shard(number, file, str(out), listening.sample_documents) for number in range(-(-len(requests) // size))]
-    done = set(out.names(f"{UNITS}/*.parquet"))
-    todo = [shard for shard in shards if shard_file(shard.number) not in done]
-    if todo:
-        out.require_space(SHARD_BYTES * len(todo), f"stage {name}")
-    machine.rows(name, todo, _pools(first, listening, compute), len(shards), "shards")
+    size = listening.shard_documents
+    plan = Plan(Stretches(requests, size), out, size, listening.sample_documents)
+    missing = plan.missing()
+    todo = Todo(plan, [number for numbers in missing.values() for number in numbers])
+    if missing:
+        out.require_space(DOCUMENT_BYTES * size * len(todo), f"stage {name}")
+    with _Merging(name, plan, missing, machine) as merging:
+        machine.rows(name, todo, _pools(first, listening, machine.compute), len(plan.requests), "shards", merging.done)
+    out.remove(SHARDS)
+
+
+class _Merging:
+    """Merges the shards of each part as soon as all of them are done, while others are made."""
+
+    def __init__(self, name: str, plan: Plan, missing: dict[int, set[int]], machine: Machine) -> None:
+        self._name, self._plan, self._missing, self._machine = name, plan, missing, machine
+        self._threads = ThreadPoolExecutor(1)
+        self._asked: list[Future[None]] = []
+
+    def __enter__(self) -> _Merging:
+        for part, numbers in self._missing.items():
+            if not numbers:  # an earlier run ended before it merged them
+                self._merge(part)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=kind is not None)  # waits for one that has begun
+        if kind is None:
+            for one in self._asked:
+                one.result()
+
+    def done(self, row: Mapping[str, Any]) -> None:
+        """One more shard is there: a ShardDone."""
+        part = row["number"] // self._plan.shards_per_part
+        self._missing[part].discard(row["number"])
+        if not self._missing[part]:
+            self._merge(part)
+
+    def _merge(self, part: int) -> None:
+        work = partial(merge, self._plan.out, part, self._plan.shards_of(part))
+        self._asked.append(self._threads.submit(self._machine.call, f"{self._name}: merge", work, cpus=0))
 
 
 def _pools(first: Pool, listening: ListeningSettings, compute: Compute) -> list[Pool]:
@@ -135,18 +155,11 @@ def _pools(first: Pool, listening: ListeningSettings, compute: Compute) -> list[
     return [Pool("slamray.stages.encode_kernel:MakeAndEncode", both, compute.encoder_actors)]
 
 
-def shard_file(number: int) -> str:
-    """Where a shard's units lie, below the stage's folder."""
-    return f"{UNITS}/shard-{number:06d}.parquet"
-
-
-def facts_of(out: Folder, total: int, max_bad_share: float, key: str) -> SpeechFacts:
-    """Counts over all shards, read from the files so that they are right after any number of restarts."""
-    bad = read_quarantine(out)
-    check_bad_share(bad, total, max_bad_share, key)
-    table = read_shards(out)
-    seconds = float(np.sum(table["seconds"].to_numpy(), dtype=np.float64))
-    units = sum(len(row) for row in table["units"])
-    frames = int(sum(np.sum(row.values.to_numpy(), dtype=np.int64) for row in table["durations"] if len(row)))
-    assert table.num_rows + len(bad) == total, f"{table.num_rows} good + {len(bad)} bad rows are not {total}"
-    return SpeechFacts(table.num_rows, len(bad), round(seconds, 2), units, frames, round(units / seconds, 3))
+def facts_of(out: Folder, requests: Sequence[Part], max_bad_share: float, key: str) -> SpeechFacts:
+    """Counts over all parts, read from the files so that they are right after any number of restarts."""
+    found, asked = total(out), sum(part.rows for part in requests)
+    check_bad_share(read_quarantine(out), asked, max_bad_share, key)
+    assert found.utterances + found.quarantined == asked, f"{found} are not {asked} requests"
+    seconds = round(found.audio_seconds, 2)
+    rate = round(found.units / found.audio_seconds, 3)
+    return SpeechFacts(found.utterances, found.quarantined, seconds, found.units, found.frames, rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -14,15 +14,16 @@ from slamray.config.speech import TtsSettings
 from slamray.data.ids import row_seed
 from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
+from slamray.data.text import TextDocument
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ, load_audio, resample, to_pcm
 from slamray.speech.spans import Span
 from slamray.speech.voices.base import PhonemeVoice
 from slamray.speech.voices.table import load_voice
+from slamray.stage.parts import RowReader
 from slamray.stage.records import from_table
-from slamray.stages.speak_and_listen import Shard, ShardOfSound, Sound
-
-Request = TypeVar("Request")
+from slamray.stages.shards import Shard
+from slamray.stages.speak_and_listen import ShardOfSound, Sound
 
 
 class Speak:
@@ -31,12 +32,22 @@ class Speak:
     def __init__(self, tts: TtsSettings) -> None:
         one_thread()
         self._tts = tts
-        self._voice = load_voice(tts)
+        self._voice, self._reader = load_voice(tts), RowReader()
 
     def __call__(self, shard: Shard) -> ShardOfSound:
-        return ShardOfSound(shard, tuple(self.speak(utterance) for utterance in read_requests(shard, Utterance)))
+        if shard.is_done:
+            return ShardOfSound(shard, ())
+        return ShardOfSound(shard, tuple(self.speak(*asked) for asked in self._requests(shard)))
 
-    def speak(self, utterance: Utterance) -> Sound:
+    def _requests(self, shard: Shard) -> list[tuple[Utterance, str]]:
+        """Utterances with the split that they are of; a document of the corpus is spoken as it is."""
+        rows = self._reader.read(shard.requests)
+        if "doc_id" not in rows.column_names:
+            return [(utterance, "") for utterance in from_table(rows, Utterance)]
+        documents = from_table(rows, TextDocument)
+        return [(Utterance(document.doc_id, document.sentences, None), document.split) for document in documents]
+
+    def speak(self, utterance: Utterance, split: str = "") -> Sound:
         """The utterance's audio and spans; its noise depends on its id alone."""
         speaker = self._tts.backend + (f":{utterance.voice}" if utterance.voice else "")
         seed = row_seed(self._tts.seed, utterance.noise_id or utterance.utterance_id)
@@ -51,6 +62,7 @@ class Speak:
         return Sound(
             utterance.utterance_id,
             speaker,
+            split=split,
             pcm=to_pcm(resample(speech.audio, speech.rate_hz, RATE_HZ)),
             sentences=tuple(speech.sentences),
             words=tuple(speech.words),
@@ -63,10 +75,13 @@ class Listen:
 
     def __init__(self) -> None:
         one_thread()
-        self._parquet = ParquetRows()
+        self._parquet, self._reader = ParquetRows(), RowReader()
 
     def __call__(self, shard: Shard) -> ShardOfSound:
-        return ShardOfSound(shard, tuple(self._load(recording) for recording in read_requests(shard, Recording)))
+        if shard.is_done:
+            return ShardOfSound(shard, ())
+        recordings = from_table(self._reader.read(shard.requests), Recording)
+        return ShardOfSound(shard, tuple(self._load(recording) for recording in recordings))
 
     def _load(self, recording: Recording) -> Sound:
         if recording.reason:
@@ -76,7 +91,8 @@ class Listen:
         except (BadInput, OSError) as error:
             return Sound(recording.utterance_id, "", str(error).splitlines()[0])
         sentences = (Span(text, 0.0, len(audio) / RATE_HZ),) if text else ()
-        return Sound(recording.utterance_id, "", "", to_pcm(audio), sentences, tuple(Span(*word) for word in words))
+        aligned = tuple(Span(*word) for word in words)
+        return Sound(recording.utterance_id, "", "", recording.split, to_pcm(audio), sentences, aligned)
 
     def _read(self, recording: Recording) -> tuple[np.ndarray, str, Sequence[tuple[str, float, float]]]:
         """Audio, text and word times, as far as there are any."""
@@ -99,12 +115,6 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def read_requests(shard: Shard, kind: type[Request]) -> list[Request]:
-    """The shard's requests, which are one row group of their file."""
-    with pq.ParquetFile(shard.requests) as file:
-        return from_table(file.read_row_group(shard.number), kind)
 
 
 class ParquetRows:

@@ -14,14 +14,13 @@ import numpy as np
 
 from slamray.config.speech import TtsSettings
 from slamray.config.tree import Recipe
-from slamray.data.item_pairs import Utterance
 from slamray.speech.spans import Span
 from slamray.stage.folder import Folder
-from slamray.stage.records import from_table, to_table
+from slamray.stage.parts import Stretches, parts_of
+from slamray.stage.records import from_table
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Pool
-from slamray.stages import corpus
-from slamray.stages.speak_and_listen import Shard
+from slamray.stages.shards import Shard
 
 SHARD_DOCUMENTS = 8  # unit of work, about 13 MB of audio; chosen, not tuned
 SHARD_BYTES = 15_000_000
@@ -67,12 +66,8 @@ def run(
     """Speak training documents, and evaluation documents to measure on."""
     shards: list[Shard] = []
     for split, count in zip(SPLITS, (train, evaluation), strict=True):
-        documents = corpus.read(inputs["corpus"], split, count)
-        utterances = [Utterance(document.doc_id, document.sentences, None) for document in documents]
-        below = out / split
-        below.write_table("requests.parquet", to_table(utterances, Utterance), group_rows=SHARD_DOCUMENTS)
-        requests, number = str(below.fetch("requests.parquet")), -(-len(utterances) // SHARD_DOCUMENTS)
-        shards += [Shard(shard, requests, str(below), samples=0) for shard in range(number)]
+        requests = Stretches(parts_of(inputs["corpus"], split, count), SHARD_DOCUMENTS)
+        shards += [Shard(number, asked, str(out / split), samples=0) for number, asked in enumerate(requests)]
     todo = [shard for shard in shards if not shard_exists(shard)]
     if todo:
         out.require_space(SHARD_BYTES * len(todo), "stage recordings")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from slamray.config.speech import TtsSettings
 from slamray.speech.audio import RATE_HZ
 from slamray.stage.records import to_table
-from slamray.stages.speak_and_listen import Shard, ShardDone
+from slamray.stages.shards import Shard, ShardDone
 from slamray.stages.speech_kernels import Speak
 from slamray.stages.spoken_audio import SpokenDocument, folder_of, recordings_file
 

@@ -8,11 +8,11 @@ from functools import partial
 from slamray.config.compute import Compute
 from slamray.config.training import PretrainSettings
 from slamray.config.tree import Recipe
+from slamray.data.text import TRAIN, VALIDATION
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Metrics, Report
 from slamray.stages.checkpoints import MODEL
-from slamray.stages.packed import TRAIN, VALIDATION
 from slamray.stages.text_rows import TOKENISER
 
 

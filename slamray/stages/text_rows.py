@@ -8,12 +8,12 @@ from typing import Any
 from slamray.config.base import part_of
 from slamray.config.training import TextLmShape
 from slamray.config.tree import Recipe
+from slamray.data.text import TRAIN, VALIDATION
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import corpus
 from slamray.stages.checkpoints import MODEL
-from slamray.stages.packed import TRAIN, VALIDATION
 
 TOKENISER = "tokeniser"
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from slamray.config.speech import SpeechSettings
 from slamray.config.tree import Recipe
-from slamray.data.item_pairs import Utterance
+from slamray.data.text import TRAIN, VALIDATION
 from slamray.stage.folder import Folder
+from slamray.stage.parts import parts_of
 from slamray.stage.stage import Inputs, Stage
-from slamray.stage.tables import read_shards
+from slamray.stage.tables import read_units
 from slamray.stage.work import Machine
-from slamray.stages import corpus
-from slamray.stages.speak_and_listen import SpeechFacts, speak
+from slamray.stages.speak_and_listen import SpeechFacts, speak_parts
 
 SPEAKING = "speaking"  # group of the stages that speak: their rows share the actors
 
@@ -42,17 +42,17 @@ def stage(recipe: Recipe, documents: Stage) -> Stage:
 
 
 def run(inputs: Inputs, out: Folder, machine: Machine, speech: SpeechSettings) -> UnitsFacts:
-    """Speak the chosen documents."""
+    """Speak the chosen documents: those of training, then those of validation, each by order of id."""
     count = speech.train_documents
-    train = [] if count is None else corpus.read(inputs["corpus"], "train", count)
-    validation = corpus.read(inputs["corpus"], "validation", speech.validation_documents)
-    utterances = [Utterance(document.doc_id, document.sentences, None) for document in train + validation]
-    facts = speak(utterances, out, machine, speech, "units")
-    return UnitsFacts(**asdict(facts), train=len(train), validation=len(validation))
+    train = [] if count is None else parts_of(inputs["corpus"], TRAIN, count)
+    validation = parts_of(inputs["corpus"], VALIDATION, speech.validation_documents)
+    facts = speak_parts([*train, *validation], out, machine, speech, "units")
+    spoken = {"train": sum(part.rows for part in train), "validation": sum(part.rows for part in validation)}
+    return UnitsFacts(**asdict(facts), **spoken)
 
 
 def by_id(folder: Folder) -> dict[str, np.ndarray]:
-    """Deduplicated units of every utterance of a stage that speaks or listens, by its id."""
-    table = read_shards(folder, ["utterance_id", "units"])
+    """Deduplicated units of every utterance of a stage that speaks or listens: of test items or pairs."""
+    table = read_units(folder, ["utterance_id", "units"])
     ids = table["utterance_id"].to_pylist()
     return {key: row.values.to_numpy() for key, row in zip(ids, table["units"], strict=True)}

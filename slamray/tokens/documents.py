@@ -57,10 +57,31 @@ def unit_document(units: Units, vocabulary: Vocabulary) -> Document:
     return delimit(vocabulary.to_tokens(units), vocabulary)
 
 
-def concatenate(documents: Sequence[Document]) -> Document:
-    """All documents end to end; the mask is None where none of them masks out an id that something predicts."""
+@dataclass(frozen=True)
+class Documents:
+    """Some documents end to end: ids (T,), a loss mask (T,) or None as of one document, tokens of each (D,) int64."""
+
+    ids: Tokens
+    mask: Mask | None
+    lengths_D: npt.NDArray[np.int64]
+
+
+def join(documents: Sequence[Document]) -> Documents:
+    """Documents end to end; the mask is None where none of them masks out an id that something predicts."""
     ids = np.concatenate([document.ids for document in documents])
+    lengths_D = np.array([len(document) for document in documents], np.int64)
     if all(document.mask is None or document.mask[1:].all() for document in documents):
-        return Document(ids)
+        return Documents(ids, None, lengths_D)
     masks = [np.ones(len(d), np.bool_) if d.mask is None else d.mask for d in documents]
-    return Document(ids, np.concatenate(masks))
+    return Documents(ids, np.concatenate(masks), lengths_D)
+
+
+def unit_documents(units: Units, lengths_D: npt.NDArray[np.integer], vocabulary: Vocabulary) -> Documents:
+    """The documents of utterances whose units (T,) lie end to end, so many of each: `unit_document` of all at once."""
+    tokens_D = np.asarray(lengths_D).astype(np.int64) + 2
+    ends_D = np.cumsum(tokens_D)
+    ids = np.full(len(units) + 2 * len(tokens_D), vocabulary.bos, vocabulary.dtype)
+    inside = np.ones(len(ids), np.bool_)
+    inside[ends_D - 1] = inside[ends_D - tokens_D] = False
+    ids[inside] = vocabulary.to_tokens(units)
+    return Documents(ids, None, tokens_D)

@@ -5,16 +5,18 @@ Legend: R rows, C tokens of a row, P pieces.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from slamray import store
 from slamray.errors import BadInput
-from slamray.tokens.documents import Document, Mask, concatenate
+from slamray.tokens.documents import Document, Documents, Mask, join
 from slamray.tokens.packing import Packing, pack
 from slamray.tokens.sampler import MixedSource, batch_rows, mixed_rows
 from slamray.tokens.vocabulary import Ints, Tokens, Vocabulary, read_vocabulary, write_vocabulary
@@ -22,18 +24,19 @@ from slamray.tokens.vocabulary import Ints, Tokens, Vocabulary, read_vocabulary,
 IGNORE = -100  # torch's cross_entropy leaves such targets out
 PACKING = "packing.json"  # beside packed rows: most tokens of a piece
 MIXTURE = "mixture.json"  # beside packed rows: the sources of a mixture
-_COPY_ROWS = 4096  # rows filled at once: bounds memory at about 100 MB for rows of 1024 tokens (chosen, not tuned)
+Source = Callable[[], Iterable[Documents]]  # gives all documents anew, some at a time, in the same order
 
 
 def write_rows(
     folder: Path,
-    documents: Sequence[Document],
+    documents: Sequence[Document] | Source,
     vocabulary: Vocabulary,
     packing: Packing | int,
 ) -> dict[str, float]:
     """Pack documents into `folder`; the same documents give the same bytes. Returns facts for the manifest.
 
-    packing: where the pieces go, or a context: then by best fit over all documents in rows of that length.
+    documents: a list, or a source that gives some at a time, so that they are never all in memory. packing: where the
+    pieces go, or a context: then by best fit over all documents in rows of that length.
 
     tokens.npy (R, C) uint16 or uint32, PAD at the end of a row; lengths.npy (P,) int32 of the pieces in row order;
     offsets.npy (R + 1,) int64: the pieces of row r are lengths[offsets[r] : offsets[r + 1]]; vocabulary.json;
@@ -41,52 +44,94 @@ def write_rows(
     Where a document masks an id out: mask.npy (R, C) bool, True where the token is a target, and targets.npy (R,)
     int64, how many of a row are.
     """
+    source = documents if callable(documents) else partial(_at_once, documents)
     if isinstance(packing, int):
-        packing = pack(np.array([len(document) for document in documents]), packing)
-    whole = concatenate(documents)
+        packing = pack(lengths_of(source), packing)
     folder.mkdir(parents=True, exist_ok=True)
     pieces_R = np.bincount(packing.row_P, minlength=packing.rows)
     offsets = np.concatenate([[0], np.cumsum(pieces_R)]).astype(np.int64)
-    _write_packed(folder / "tokens.npy", whole.ids, packing, offsets, vocabulary.pad)
     np.save(folder / "lengths.npy", packing.length_P.astype(np.int32))
     np.save(folder / "offsets.npy", offsets)
-    targets = len(whole) - len(packing.length_P)
-    if whole.mask is not None:
-        mask = whole.mask.copy()
-        mask[packing.source_P] = False  # the first token of a piece is no target
-        mask_RC = _write_packed(folder / "mask.npy", mask, packing, offsets, False)
-        targets_R = np.array([np.count_nonzero(row) for row in mask_RC], np.int64)
-        np.save(folder / "targets.npy", targets_R)
-        targets = int(targets_R.sum())
+    written = _Written(folder, packing, vocabulary)
+    count = sum(written.add(some) for some in source())
+    tokens = int(packing.length_P.sum())
+    assert written.tokens == tokens, f"packed {tokens} tokens, and {written.tokens} came"
     write_vocabulary(folder, vocabulary)
     store.write_json(folder / PACKING, {"context": packing.context})
     return {
         "rows": packing.rows,
         "row_tokens": packing.row_tokens,
         "context": packing.context,
-        "documents": len(documents),
+        "documents": count,
         "pieces": len(packing.length_P),
-        "tokens": len(whole),
-        "targets": targets,
-        "padding_share": 1.0 - len(whole) / (packing.rows * packing.row_tokens),
+        "tokens": tokens,
+        "targets": written.close(),
+        "padding_share": 1.0 - tokens / (packing.rows * packing.row_tokens),
     }
 
 
-def _write_packed(path: Path, values: npt.NDArray, packing: Packing, offsets: Ints, padding: int) -> npt.NDArray:
-    """Values of concatenated tokens, laid out in rows (R, C) as packing says, some thousand rows at once."""
-    shape = (packing.rows, packing.row_tokens)
-    rows_RC = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
-    for first in range(0, packing.rows, _COPY_ROWS):
-        last = min(first + _COPY_ROWS, packing.rows)
-        these = slice(offsets[first], offsets[last])
-        length_P = packing.length_P[these]
-        within = np.arange(length_P.sum()) - np.repeat(np.cumsum(length_P) - length_P, length_P)
-        block = np.full((last - first) * packing.row_tokens, padding, dtype=values.dtype)
-        place_P = (packing.row_P[these] - first) * packing.row_tokens + packing.column_P[these]
-        block[np.repeat(place_P, length_P) + within] = values[np.repeat(packing.source_P[these], length_P) + within]
-        rows_RC[first:last] = block.reshape(-1, packing.row_tokens)
-    rows_RC.flush()
-    return rows_RC
+def lengths_of(source: Source) -> Ints:
+    """(D,) tokens of each document."""
+    found = [some.lengths_D for some in source()]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _at_once(documents: Sequence[Document]) -> Iterator[Documents]:
+    yield join(documents)
+
+
+class _Written:
+    """Rows that are being written, document by document, each piece to its place in a memory map."""
+
+    def __init__(self, folder: Path, packing: Packing, vocabulary: Vocabulary) -> None:
+        self._folder, self._packing = folder, packing
+        by_source = np.argsort(packing.source_P)
+        self._source_P, self._length_P = packing.source_P[by_source], packing.length_P[by_source]
+        self._place_P = (packing.row_P * packing.row_tokens + packing.column_P)[by_source]
+        self._ids = self._open("tokens.npy", vocabulary.dtype)
+        if vocabulary.pad:
+            self._ids[:] = vocabulary.pad
+        self._mask: Mask | None = None
+        self.tokens = 0
+
+    def _open(self, name: str, dtype: npt.DTypeLike) -> Any:
+        shape = (self._packing.rows, self._packing.row_tokens)
+        return np.lib.format.open_memmap(self._folder / name, mode="w+", dtype=dtype, shape=shape).reshape(-1)
+
+    def add(self, some: Documents) -> int:
+        """Copy these documents' pieces to their places; the number of documents."""
+        first, last = np.searchsorted(self._source_P, [self.tokens, self.tokens + len(some.ids)])
+        starts = self._source_P[first:last] - self.tokens
+        pieces = list(zip(*(a.tolist() for a in (starts, *self._slice(first, last))), strict=True))
+        for start, length, place in pieces:
+            self._ids[place : place + length] = some.ids[start : start + length]
+        if some.mask is not None and self._mask is None:
+            self._mask = self._all_targets()
+        if some.mask is not None and self._mask is not None:
+            for start, length, place in pieces:  # the first token of a piece is no target
+                self._mask[place + 1 : place + length] = some.mask[start + 1 : start + length]
+        self.tokens += len(some.ids)
+        return len(some.lengths_D)
+
+    def _slice(self, first: int, last: int) -> tuple[Ints, Ints]:
+        return self._length_P[first:last], self._place_P[first:last]
+
+    def _all_targets(self) -> Mask:
+        mask: Mask = self._open("mask.npy", np.bool_)
+        for length, place in zip(self._length_P.tolist(), self._place_P.tolist(), strict=True):
+            mask[place + 1 : place + length] = True
+        return mask
+
+    def close(self) -> int:
+        """Targets of all rows."""
+        self._ids.flush()
+        if self._mask is None:
+            return self.tokens - len(self._length_P)
+        self._mask.flush()  # type: ignore[attr-defined]  # a memory map
+        mask_RC = self._mask.reshape(-1, self._packing.row_tokens)
+        targets_R = np.array([np.count_nonzero(row) for row in mask_RC], np.int64)
+        np.save(self._folder / "targets.npy", targets_R)
+        return int(targets_R.sum())
 
 
 @dataclass(frozen=True)

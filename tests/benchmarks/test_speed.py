@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import evaluation
 import extraction
-import pyarrow as pa
 import pytest
 import table
 from pairs import measure, result_of
@@ -18,7 +16,6 @@ from support.machine import InProcess
 
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
-from slamray.stage.folder import Folder
 
 LINE = {
     "what": "a against b", "anchor": 12.04, "ours": 24.2, "ratio": 2.013, "low": 1.9, "high": 2.104,
@@ -41,16 +38,12 @@ def test_pairs_are_measured_in_turn_and_each_has_a_ratio_of_its_own() -> None:
     assert result_of("x", [2.0], [1.0]).ratio == 0.5
 
 
-def test_a_stage_is_timed_from_when_every_actor_has_done_a_shard(tmp_path: Path) -> None:
-    out = Folder(tmp_path)
-    for number, (seconds, finished) in enumerate([(10.0, 100), (20.0, 103), (30.0, 107), (40.0, 113)]):
-        name = f"units/shard-{number:06d}.parquet"
-        out.write_table(name, pa.table({"seconds": [seconds]}))
-        os.utime(out.fetch(name), (finished, finished))
-    assert extraction.steady_rate(out, 1) == pytest.approx((20 + 30 + 40) / 13)
-    assert extraction.steady_rate(out, 2) == pytest.approx((30 + 40) / 10)
+def test_a_stage_is_timed_from_when_every_actor_has_done_a_shard() -> None:
+    finished = [(100.0, 10.0), (103.0, 20.0), (107.0, 30.0), (113.0, 40.0)]
+    assert extraction.steady_rate(finished, 1) == pytest.approx((20 + 30 + 40) / 13)
+    assert extraction.steady_rate(finished, 2) == pytest.approx((30 + 40) / 10)
     with pytest.raises(BadInput, match=r"4 shards are too few for 4 actor\(s\)"):
-        extraction.steady_rate(out, 4)
+        extraction.steady_rate(finished, 4)
 
 
 @pytest.mark.parametrize("speak", ["false", "true"])

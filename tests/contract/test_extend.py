@@ -58,7 +58,7 @@ def _letters(copy: Path, words: list[str]) -> int:
         "from slamray.stage.folder import Folder\n"
         "from slamray.stages import corpus\n"
         f"folder = Folder(Path({str(corpus)!r}))\n"
-        "spoken = corpus.read(folder, 'train', 16) + corpus.read(folder, 'validation', 2)\n"
+        "spoken = [*corpus.read(folder, 'train', 16), *corpus.read(folder, 'validation', 2)]\n"
         "print(sum('a' <= sign <= 'z' for document in spoken for sign in document.text.lower()))\n"
     )
     found: int = value(copy, code)
@@ -167,7 +167,7 @@ import numpy as np, soundfile
 from support.machine import InProcess
 from slamray.config.load import load_recipe
 from slamray.stage.folder import Folder
-from slamray.stage.tables import read_shards
+from slamray.stage.tables import read_units
 from slamray.stages import recorded
 
 corpus = Path("LJSpeech-1.1")
@@ -183,7 +183,7 @@ recipe = load_recipe(words)
 (stage,) = recorded.stages(recipe)
 out = Folder(Path("out"))
 facts = stage.work({{}}, out, InProcess(recipe.compute), **stage.settings)
-texts = sorted(row["sentences"][0]["text"] for row in read_shards(out).to_pylist())
+texts = sorted(row["sentences"][0]["text"] for row in read_units(out).to_pylist())
 print(json.dumps([stage.name, stage.identity["files"]["files"], facts.utterances, facts.audio_seconds, texts]))
 """
     assert value(copy, code) == ["ljspeech", 3, 2, 2.0, ["Mister A", "one"]]

@@ -15,7 +15,7 @@ from support.machine import InProcess
 from slamray.config.base import identity
 from slamray.config.corpora import CorpusSettings
 from slamray.data.ids import split_of
-from slamray.data.text import RawDocument, cut_sentences, normalise, read_documents, to_document
+from slamray.data.text import SPLITS, RawDocument, cut_sentences, normalise, read_documents, to_document
 from slamray.errors import BadInput
 from slamray.stage import tables
 from slamray.stage.folder import Folder
@@ -105,14 +105,32 @@ def test_too_many_bad_rows_name_the_first(tmp_path: Path) -> None:
         corpus.run({}, Folder(tmp_path / "out"), InProcess(), CorpusSettings(paths=(str(path),)))
 
 
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_documents_are_sorted_by_merging_and_an_equal_text_stands_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"text": f"{GOOD} Number {i}."}) for i in [*range(50), *range(20)]]
+    config = CorpusSettings(paths=(str(write_jsonl(tmp_path / "a.jsonl", lines)),))
+    facts = corpus.run({}, Folder(tmp_path / "one"), InProcess(), config)
+    monkeypatch.setattr(corpus, "RUN_DOCUMENTS", 7)
+    assert corpus.run({}, Folder(tmp_path / "many"), InProcess(), config) == facts
+    assert (facts.documents, facts.duplicates) == (50, 20)
+    assert files_below(tmp_path / "one") == files_below(tmp_path / "many")
+    ids = [document.doc_id for document in corpus.read(Folder(tmp_path / "many"), "train")]
+    assert len(ids) == facts.train and ids == sorted(ids)
+
+
 def test_the_order_of_the_rows_does_not_change_the_bytes(tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"{GOOD} Number {i}."}) for i in range(20)]
     for name, rows in (("up", lines), ("down", lines[::-1])):
         (tmp_path / name).mkdir()
         path = write_jsonl(tmp_path / name / "a.jsonl", rows)
         corpus.run({}, Folder(tmp_path / name / "out"), InProcess(), CorpusSettings(paths=(str(path),)))
-    up, down = ((tmp_path / name / "out" / corpus.DOCUMENTS).read_bytes() for name in ("up", "down"))
-    assert up == down
+    up, down = (files_below(tmp_path / name / "out") for name in ("up", "down"))
+    assert up == down and set(up) == {f"{split}/part-00000.parquet" for split in SPLITS}
 
 
 @pytest.mark.parametrize(

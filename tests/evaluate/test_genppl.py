@@ -180,6 +180,7 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
     from slamray.config.model import ModelSettings
     from slamray.model.unit_lm import build_unit_lm, save_unit_lm
     from slamray.stage import tables
+    from slamray.stage.parts import part_file
     from slamray.stages import genppl, items
     from slamray.tokens.vocabulary import Vocabulary
 
@@ -188,7 +189,7 @@ def test_genppl_runs_end_to_end_offline_and_a_second_run_does_nothing(
     rows = [
         {"utterance_id": f"u{i}", "units": draw.permutation(20)[:15].tolist(), "durations": [3] * 15} for i in range(8)
     ]
-    inputs["items"].write_table(f"{tables.UNITS}/shard-000000.parquet", pa.Table.from_pylist(rows))
+    inputs["items"].write_table(part_file(tables.UNITS, 0), pa.Table.from_pylist(rows))
     pairs = tuple(pair(f"i{i}", (f"u{i}",), (f"u{i + 1}",)) for i in range(0, 8, 2))
     inputs["items"].write_json(items.ITEMS, ItemSet((), pairs).to_json())
     vocabulary = Vocabulary.of_units(20)

@@ -141,11 +141,11 @@ class Run:
         for path in self.root.glob(f"{stage}/*/metrics.jsonl"):
             lines = path.read_text().splitlines()
             return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
-        return len(list(self.root.glob(f"{stage}/*/units/*.parquet")))
+        return len(list(self.root.glob(f"{stage}/*/shards/*.arrow")))
 
     def shards(self) -> dict[Path, tuple[int, int]]:
         """Which file each whole shard is: its inode and time. A shard that is made again is another file."""
-        found = {path: path.stat() for path in self.root.glob("*/*/units/*.parquet")}
+        found = {path: path.stat() for path in self.root.glob("*/*/shards/*.arrow")}
         return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
 
     def ended(self, stage: str) -> bool:
@@ -307,8 +307,10 @@ def draw(
     run.start(workers[0])
     left = list(moments)
     whole: dict[Path, tuple[int, int]] = {}
+    again: set[Path] = set()
     while True:
         assert run.process is not None
+        again |= {path for path, file in run.shards().items() if whole.get(path, file) != file}
         if left and (work := run.work_in(left[0][0])) is not None and work >= left[0][1]:
             whole |= {path: file for path, file in run.shards().items() if path not in whole}
             struck = FAULTS[kinds[len(outcome.struck) % len(kinds)]](run, rng)
@@ -342,9 +344,8 @@ def draw(
     outcome.seconds = time.monotonic() - began
     outcome.lost_steps = sum(_repeated(run.root))
     outcome.kept_shards = len(whole)
-    now = run.shards()
-    if twice := sum(now.get(path) != file for path, file in whole.items()):
-        outcome.differences.append(f"{twice} of {len(whole)} whole shards were made again")
+    if again:
+        outcome.differences.append(f"{len(again)} of {len(whole)} whole shards were made again")
     return outcome
 
 
@@ -454,12 +455,14 @@ def main(arguments: Sequence[str]) -> int:
     untouched = whole[0]
     allowed = allow(whole[0].root, whole[1].root, job.trained) if len(workers) > 1 else None
     work = {stage: _manifest(untouched.root, stage)["facts"].get("step", 0)
-            or len(list(untouched.root.glob(f"{stage}/*/units/*.parquet"))) for stage in at}  # fmt: skip
+            or _manifest(untouched.root, stage)["facts"]["utterances"] for stage in at}  # fmt: skip
+    spoken = [stage for stage in BYTES if (untouched.root / stage).exists()]
+    shards = sum(_manifest(untouched.root, stage)["facts"]["utterances"] for stage in spoken)
     steps = sum(_manifest(untouched.root, stage)["facts"]["step"] for stage in job.trained)
     if allowed:
         print("losses may differ by " + ", ".join(f"{by:.1e} ({stage})" for stage, by in allowed.items()))
     print(
-        f"untouched: {time.monotonic() - began:.0f} s, {steps} steps, {len(untouched.shards())} "
+        f"untouched: {time.monotonic() - began:.0f} s, {steps} steps, {shards} "
         f"shards (kept: whole at the last fault); roots under {root}"
     )
     print(f"{'draw':>4}  {'fault':<14}{'workers':<12}{'starts':>7}{'seconds':>9}{'lost':>9}{'kept':>7}  struck; result")

@@ -108,6 +108,25 @@ def test_what_a_stage_has_finished_so_far_is_there_for_the_next_machine(tmp_path
     assert found == ["checkpoints/step-2/complete.json", "checkpoints/step-2/weights"]
 
 
+def test_shards_are_kept_until_the_part_that_they_are_merged_into_is_there(tmp_path: Path, bucket: Store) -> None:
+    work = Work()
+    root, stage = tmp_path / "first", work.units
+    folder = stage.folder(root)
+    mirror = Mirror(ADDRESS, root, [stage])
+    mirror.observe("start", stage)
+    for number in range(3):
+        folder.write(f"shards/shard-{number}.arrow", b"units")
+    mirror.send()
+    names = [name.partition(f"{stage.fingerprint}/")[2] for name in bucket.sizes() if name != DRIVER]
+    assert names == [f"shards/shard-{number}.arrow" for number in range(3)]
+    folder.write("units/part-00000.parquet", b"units of two")
+    for number in range(2):
+        folder.remove(f"shards/shard-{number}.arrow")
+    mirror.send()
+    names = [name.partition(f"{stage.fingerprint}/")[2] for name in bucket.sizes() if name != DRIVER]
+    assert sorted(names) == ["shards/shard-2.arrow", "units/part-00000.parquet"]
+
+
 def test_a_file_that_was_written_anew_in_the_same_size_is_sent_anew(tmp_path: Path, bucket: Store) -> None:
     work = Work()
     root, stage = tmp_path / "first", work.units

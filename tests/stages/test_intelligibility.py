@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from slamray.config.assets import HifiganSettings
 from slamray.config.compute import Compute
 from slamray.config.speech import EncoderSettings
+from slamray.data.text import TextDocument
 from slamray.speech.audio import RATE_HZ, resample, to_pcm
 from slamray.speech.decoders.table import load_decoder
 from slamray.speech.voices.hibari import Hibari
 from slamray.stage.folder import Folder
+from slamray.stage.parts import write_parts
 from slamray.stage.records import to_table
-from slamray.stages import corpus, decoder, intelligibility, spoken_audio
+from slamray.stages import decoder, intelligibility, spoken_audio
 from slamray.stages.spoken_audio import SpokenDocument
 
 STORY = ["Once upon a time there was a little girl.", "She wanted to play with her friends in the garden."]
@@ -42,8 +43,8 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     table = to_table([SpokenDocument("story", pcm, ())], SpokenDocument)
     for split in spoken_audio.SPLITS:
         (folder / "recordings" / split).write_table(spoken_audio.recordings_file(0), table)
-    document = {"doc_id": "story", "sentences": STORY, "source": "test", "split": "evaluation"}
-    (folder / "corpus").write_table(corpus.DOCUMENTS, pa.Table.from_pylist([document], corpus.SCHEMA))
+    document = TextDocument("story", STORY, "test", "evaluation")
+    write_parts(folder / "corpus", "evaluation", [document], TextDocument)
     return folder
 
 

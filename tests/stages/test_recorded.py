@@ -25,12 +25,12 @@ from slamray.speech.audio import load_audio
 from slamray.speech.spans import Span
 from slamray.stage import tables
 from slamray.stage.folder import Folder
-from slamray.stage.records import to_table
-from slamray.stages import corpus as corpus_stage
+from slamray.stage.parts import Stretches, part_file, parts_of, write_parts
 from slamray.stages import packed, preferences, recorded
-from slamray.stages.speak_and_listen import Shard, Sound
+from slamray.stages.shards import Shard
+from slamray.stages.speak_and_listen import Sound
 from slamray.stages.speech_kernels import Listen
-from slamray.tokens.rows import RowStore
+from slamray.tokens.rows import RowStore, lengths_of
 from slamray.tokens.vocabulary import Vocabulary
 
 RATE_HZ = 16_000
@@ -43,8 +43,8 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 def heard(recordings: Sequence[Recording], folder: Path) -> tuple[list[np.ndarray], list[Sound]]:
     out = Folder(folder)
-    out.write_table("requests.parquet", to_table(recordings, Recording))
-    sounds = Listen()(Shard(0, str(out.fetch("requests.parquet")), str(out), 0)).sounds
+    write_parts(out, "requests", recordings, Recording)
+    sounds = Listen()(Shard(0, Stretches(parts_of(out, "requests"), len(recordings))[0], str(out), 0)).sounds
     return [np.frombuffer(sound.pcm, np.int16) for sound in sounds], list(sounds)
 
 
@@ -102,6 +102,13 @@ def librispeech(root: Path) -> Path:
     return root / "LibriSpeech"
 
 
+def store_units(out: Folder, ids: Sequence[str], split: str) -> None:
+    """Units as a stage leaves them, 27 of each utterance."""
+    units = pa.array([[1, 2, 3] * 9] * len(ids), pa.list_(pa.uint16()))
+    table = pa.table({"utterance_id": ids, "split": [split] * len(ids), "units": units})
+    out.write_table(part_file(tables.UNITS, 0), table)
+
+
 def encode(config: RecordedSettings, speech: SpeechSettings, out: Folder) -> recorded.CorpusOfRecordingsFacts:
     listening = speech.model_copy(update={"max_bad_share": config.max_bad_share})
     return recorded.run_corpus({}, out, InProcess(), "librispeech", Located(lambda: {}, config), 0, listening)
@@ -117,10 +124,9 @@ def test_a_corpus_is_encoded_with_its_split_and_a_bad_file_is_quarantined_counte
     assert facts.utterances == 9 and facts.quarantined == 1 and facts.dropped == {}
     (bad,) = tables.read_quarantine(out)
     assert "train-clean-100/1/2/1-2-0009.flac: cannot be read as audio" in bad["reason"]
-    rows = tables.read_shards(out).to_pylist()
+    rows = tables.read_units(out).to_pylist()
     assert {row["sentences"][0]["text"] for row in rows} == {f"SENTENCE {i}" for i in range(6)}
-    splits = recorded.splits(out, [row["utterance_id"] for row in rows], 0.0)
-    assert sorted(splits.values()) == ["train"] * 6 + ["validation"] * 3
+    assert sorted(row["split"] for row in rows) == ["train"] * 6 + ["validation"] * 3
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 1 of 10 rows are bad"):
         strict = config.model_copy(update={"max_bad_share": 0.01})
         encode(strict, speech, out)
@@ -128,9 +134,13 @@ def test_a_corpus_is_encoded_with_its_split_and_a_bad_file_is_quarantined_counte
 
 def test_a_corpus_without_a_published_split_is_split_by_hash(tmp_path: Path) -> None:
     ids = [f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}" for n in range(20_000)]
-    splits = recorded.splits(Folder(tmp_path), ids, 0.01)
-    assert sum(split == "validation" for split in splits.values()) / 20_000 == pytest.approx(0.01, abs=0.003)
-    assert recorded.splits(Folder(tmp_path), ids[:5], 0.01) == {key: splits[key] for key in ids[:5]}
+    store_units(Folder(tmp_path), ids, "")
+    inputs = {"recorded": Folder(tmp_path)}
+    lengths = {
+        split: len(lengths_of(packed.read_units(inputs, split, 0.01, VOCABULARY)["recordings"]))
+        for split in ("train", "validation")
+    }
+    assert lengths["validation"] / 20_000 == pytest.approx(0.01, abs=0.003) and sum(lengths.values()) == 20_000
 
 
 def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechSettings) -> None:
@@ -138,14 +148,11 @@ def test_sources_are_packed_by_the_mixture(tmp_path: Path, speech: SpeechSetting
     folder = Folder(tmp_path)
     encode(config, speech, folder / "librispeech")
     ids = [f"{n:016x}" for n in range(8)]
-    rows = [{"doc_id": key, "sentences": ["x"], "source": "s", "split": "train"} for key in ids]
-    (folder / "corpus").write_table(corpus_stage.DOCUMENTS, pa.Table.from_pylist(rows, corpus_stage.SCHEMA))
-    spoken = pa.table({"utterance_id": ids, "units": pa.array([[1, 2, 3] * 9] * 8, pa.list_(pa.uint16()))})
-    folder.write_table("units/units/shard-000000.parquet", spoken)
-    inputs = {name: folder / name for name in ("units", "corpus", "librispeech")}
+    store_units(folder / "units", ids, "train")
+    inputs = {name: folder / name for name in ("units", "librispeech")}
     assert packed.source_names(config) == ["stories", "librispeech"]
-    found = packed.read_units(inputs, "train", 0.01)
-    assert {name: len(own) for name, own in found.items()} == {"stories": 8, "librispeech": 6}
+    found = packed.read_units(inputs, "train", 0.01, VOCABULARY)
+    assert {name: len(lengths_of(own)) for name, own in found.items()} == {"stories": 8, "librispeech": 6}
     mixture = {"stories": 0.25, "librispeech": 0.75}
     facts = packed.run(
         inputs, folder / "packed", InProcess(), PackSettings(context=16, mixture=mixture), 0.01, VOCABULARY

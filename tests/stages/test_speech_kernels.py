@@ -24,11 +24,12 @@ from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ
 from slamray.stage import tables
 from slamray.stage.folder import Folder
-from slamray.stage.records import to_table
-from slamray.stage.work import Pool
+from slamray.stage.parts import Stretches, parts_of, write_parts
+from slamray.stage.work import Done, Pool
 from slamray.stages import recorded, speak_and_listen
 from slamray.stages.encode_kernel import Encode
-from slamray.stages.speak_and_listen import Shard
+from slamray.stages.shards import Shard, merge
+from slamray.stages.speak_and_listen import ShardOfSound
 from slamray.stages.speech_kernels import Listen, Speak
 
 
@@ -68,15 +69,22 @@ def recordings_in(path: Path) -> list[Recording]:
 
 def shard(requests: Sequence[Any], out: Path) -> Shard:
     """A stage's only shard, its requests in their file."""
-    Folder(out).write_table(speak_and_listen.REQUESTS, to_table(requests, type(requests[0])))
-    return Shard(0, str(out / speak_and_listen.REQUESTS), str(out), samples=1)
+    write_parts(Folder(out), speak_and_listen.REQUESTS, requests, type(requests[0]))
+    asked = Stretches(parts_of(Folder(out), speak_and_listen.REQUESTS), len(requests))[0]
+    return Shard(0, asked, str(out), samples=1)
+
+
+def encoded(kernel: Encode, sound: ShardOfSound) -> Folder:
+    """The folder of a stage of one shard when it is done."""
+    kernel(sound)
+    merge(sound.shard.folder, 0, [0])
+    return sound.shard.folder
 
 
 def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_path: Path, encode: Encode) -> None:
     write_recordings(tmp_path / "audio")
     recordings = recordings_in(tmp_path / "audio")
-    encode(Listen()(shard(recordings, tmp_path / "out")))
-    table = tables.read_shards(Folder(tmp_path / "out"))
+    table = tables.read_units(encoded(encode, Listen()(shard(recordings, tmp_path / "out"))))
     bad = {row["id"]: row["reason"] for row in tables.read_quarantine(Folder(tmp_path / "out"))}
     named = {Path(recording.path).name: recording.utterance_id for recording in recordings}
     good = {"good.flac", "stereo.wav", "telephone.wav", "music.ogg", "long.flac"}
@@ -100,17 +108,18 @@ def test_bad_recordings_are_set_aside_with_a_reason_and_good_ones_encoded(tmp_pa
 def test_too_many_bad_recordings_stop_the_stage_by_name(tmp_path: Path, encode: Encode) -> None:
     write_recordings(tmp_path / "audio")
     recordings = recordings_in(tmp_path / "audio")
-    encode(Listen()(shard(recordings, tmp_path / "out")))
+    out = encoded(encode, Listen()(shard(recordings, tmp_path / "out")))
     with pytest.raises(BadInput, match=r"recorded.max_bad_share: 5 of 10 rows are bad"):
-        speak_and_listen.facts_of(Folder(tmp_path / "out"), len(recordings), 0.01, "recorded.max_bad_share")
+        requests = parts_of(out, speak_and_listen.REQUESTS)
+        speak_and_listen.facts_of(out, requests, 0.01, "recorded.max_bad_share")
 
 
 def test_recordings_in_parquet_are_read_row_by_row(tmp_path: Path, encode: Encode) -> None:
     soundfile.write(tmp_path / "a.flac", tone(0.5), RATE_HZ)
     audio = [{"bytes": (tmp_path / "a.flac").read_bytes(), "path": "a.flac"}, {"bytes": None, "path": "b.flac"}]
     pq.write_table(pa.table({"audio": audio}), tmp_path / "x.parquet")
-    encode(Listen()(shard(recordings_in(tmp_path / "x.parquet"), tmp_path / "out")))
-    assert tables.read_shards(Folder(tmp_path / "out")).num_rows == 1
+    out = encoded(encode, Listen()(shard(recordings_in(tmp_path / "x.parquet"), tmp_path / "out")))
+    assert tables.read_units(out).num_rows == 1
     assert "row 1 holds no audio" in tables.read_quarantine(Folder(tmp_path / "out"))[0]["reason"]
 
 
@@ -121,12 +130,9 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> 
         Utterance("c", None, "h\u0259l\u02c8O"),
     ]
     speak = Speak(TtsSettings())
-    encode(speak(shard(utterances, tmp_path / "out")))
-    path = tmp_path / "out" / tables.UNITS / "shard-000000.parquet"
-    first = path.read_bytes()
-    encode(speak(shard(utterances, tmp_path / "out")))
-    assert path.read_bytes() == first
-    table = pq.read_table(path)
+    first, again = (encoded(encode, speak(shard(utterances, tmp_path / name))) for name in ("out", "again"))
+    assert files(first.path) == files(again.path)
+    table = tables.read_units(first)
     assert table["utterance_id"].to_pylist() == ["a", "c"]
     assert [row["id"] for row in tables.read_quarantine(Folder(tmp_path / "out"))] == ["b"]
     spans = table["words"][0].as_py()
@@ -137,9 +143,17 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> 
 class Watched(InProcess):
     """Notes the pools that it is asked for."""
 
-    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+    def rows(
+        self,
+        name: str,
+        rows: Sequence[Any],
+        pools: Sequence[Pool],
+        total: int,
+        unit: str,
+        done: Done = lambda row: None,
+    ) -> None:
         self.pools = list(pools)
-        super().rows(name, rows, pools, total, unit)
+        super().rows(name, rows, pools, total, unit, done)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -158,7 +172,7 @@ def test_without_a_gpu_every_core_takes_shards_through_both_steps_and_the_files_
     speak_and_listen.speak(utterances, Folder(tmp_path / "one"), machine, settings, "test")
     assert sum(pool.actors * pool.cpus for pool in machine.pools) == 2  # the cores of a laptop: README.md, profiles
     assert [pool.actors for pool in machine.pools] == [2]
-    encode(Speak(TtsSettings())(shard(utterances, tmp_path / "two")))
+    encoded(encode, Speak(TtsSettings())(shard(utterances, tmp_path / "two")))
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert len(files(tmp_path / "one")) == 3  # requests, units and a sample
 

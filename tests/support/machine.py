@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slamray.config.compute import Compute
 from slamray.stage.records import from_table, to_table
-from slamray.stage.work import METRICS, Loop, Metrics, Pool
+from slamray.stage.work import METRICS, Done, Loop, Metrics, Pool
 
 
 class InProcess:
@@ -29,18 +30,28 @@ class InProcess:
     def leave(self) -> None:
         """Nobody waits for anybody here."""
 
-    def rows(self, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str) -> None:
+    def rows(
+        self,
+        name: str,
+        rows: Sequence[Any],
+        pools: Sequence[Pool],
+        total: int,
+        unit: str,
+        done: Done = lambda row: None,
+    ) -> None:
         with self._turn:
             self.sent += [name] * len(rows)
-            for pool in pools if rows else ():
+            for pool in pools if len(rows) else ():
                 kernel, takes, gives = pool.load()
-                rows = [kernel(row) for row in from_table(to_table(rows, takes), takes)]
+                rows = [kernel(row) for row in from_table(to_table(list(rows), takes), takes)]
                 assert all(isinstance(row, gives) for row in rows)
+            for row in rows:
+                done(asdict(row))
 
     def train(self, name: str, loop: Loop, out: Path) -> Metrics:
         out.mkdir(parents=True, exist_ok=True)
         (out / METRICS).touch()
         return loop(lambda metrics: None)
 
-    def call(self, name: str, function: Callable[[], Any], gpus: float = 0) -> Any:
+    def call(self, name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:
         return function()

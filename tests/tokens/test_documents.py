@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slamray.tokens.documents import Document, concatenate, delimit, unit_document
+from slamray.tokens.documents import Document, delimit, join, unit_document, unit_documents
 from slamray.tokens.rows import IGNORE, RowStore, write_rows
 from slamray.tokens.vocabulary import Vocabulary
 
@@ -114,8 +114,27 @@ def test_a_mask_of_another_length_is_a_programmers_error() -> None:
         Document(np.array([1, 2], np.uint16), np.array([True]))
 
 
+def test_the_documents_of_many_utterances_are_those_of_each() -> None:
+    rng, vocabulary = np.random.default_rng(0), Vocabulary.of_units(500)
+    units = [rng.integers(0, 500, n).astype(np.uint16) for n in (3, 0, 7, 1)]
+    together = unit_documents(np.concatenate(units), np.array([len(own) for own in units]), vocabulary)
+    each = join([unit_document(own, vocabulary) for own in units])
+    assert together.ids.tolist() == each.ids.tolist() and together.ids.dtype == each.ids.dtype
+    assert together.lengths_D.tolist() == each.lengths_D.tolist() == [5, 2, 9, 3]
+
+
+@pytest.mark.parametrize("size", [1, 7, 59])
+def test_documents_that_come_some_at_a_time_are_packed_into_the_same_bytes(tmp_path: Path, size: int) -> None:
+    documents = masked_documents(0)
+    whole = write_rows(tmp_path / "whole", documents, WIDE, 20)
+    some = [join(documents[first : first + size]) for first in range(0, len(documents), size)]
+    assert write_rows(tmp_path / "some", lambda: some, WIDE, 20) == whole
+    for name in ("tokens.npy", "mask.npy", "targets.npy", "lengths.npy", "offsets.npy"):
+        assert (tmp_path / "some" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_masks_are_joined_where_one_document_has_one() -> None:
     ids = np.array([1, 2], np.uint16)
-    assert concatenate([Document(ids), Document(ids)]).mask is None
-    joined = concatenate([Document(ids), Document(ids, np.array([True, False]))])
+    assert join([Document(ids), Document(ids)]).mask is None
+    joined = join([Document(ids), Document(ids, np.array([True, False]))])
     assert joined.mask is not None and joined.mask.tolist() == [True, True, True, False]

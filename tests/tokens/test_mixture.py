@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from slamray.config.model import PackSettings
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.stages.packed import check_mixture, write_mixture
-from slamray.tokens.documents import Document, unit_document
+from slamray.tokens.documents import Document, join, unit_document
 from slamray.tokens.packing import join_packings, pack, pack_apart
-from slamray.tokens.rows import RowStore
+from slamray.tokens.rows import RowStore, Source
 from slamray.tokens.sampler import MixedSource, mixed_rows, rows_per_round
 from slamray.tokens.vocabulary import Vocabulary
 
@@ -24,6 +25,12 @@ VOCABULARY = Vocabulary.of_units(500)
 def documents(seed: int, count: int, longest: int) -> list[Document]:
     rng = np.random.default_rng(seed)
     return [unit_document(rng.integers(0, 500, rng.integers(1, longest)), VOCABULARY) for _ in range(count)]
+
+
+def given(sources: dict[str, list[Document]]) -> dict[str, Source]:
+    """Each source's documents, seven at a time."""
+    sevens = {name: [join(own[first : first + 7]) for first in range(0, len(own), 7)] for name, own in sources.items()}
+    return {name: partial(list, some) for name, some in sevens.items()}
 
 
 def mixed(mixture: dict[str, float], context: int) -> PackSettings:
@@ -102,7 +109,7 @@ def test_sources_packed_apart_are_stretches_of_one_store() -> None:
 def test_a_store_with_a_mixture_is_read_by_it(tmp_path: Path) -> None:
     sources = {"stories": documents(0, 300, 40), "librilight": documents(1, 80, 400), "swc": documents(2, 9, 50)}
     facts = write_mixture(
-        Folder(tmp_path), sources, VOCABULARY, mixed({"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
+        Folder(tmp_path), given(sources), VOCABULARY, mixed({"stories": 0.4, "librilight": 0.6, "swc": 0.0}, 128)
     )
     store = RowStore(tmp_path)
     assert [source.name for source in store.sources] == ["stories", "librilight"]
@@ -124,14 +131,16 @@ def test_a_store_without_a_mixture_is_read_as_before(tmp_path: Path) -> None:
     from slamray.stages.packed import write_documents
     from slamray.tokens.sampler import batch_rows
 
-    write_documents(Folder(tmp_path), documents(0, 100, 60), VOCABULARY, PackSettings(context=64), "train")
+    write_documents(
+        Folder(tmp_path), given({"x": documents(0, 100, 60)})["x"], VOCABULARY, PackSettings(context=64), "train"
+    )
     store = RowStore(tmp_path)
     np.testing.assert_array_equal(store.rows_of_step(3, 5, 8), batch_rows(3, 5, store.rows, 8))
 
 
 def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        both = {"x": documents(0, 50, 60), "y": documents(1, 50, 60)}
+        both = given({"x": documents(0, 50, 60), "y": documents(1, 50, 60)})
         write_mixture(Folder(tmp_path) / name, both, VOCABULARY, mixed({"x": 0.5, "y": 0.5}, 64))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -155,5 +164,5 @@ def test_a_mixture_that_is_none_is_refused(mixture: dict[str, float], message: s
 
 def test_a_source_with_a_share_and_no_documents_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"pack.mixture: swc has no training document"):
-        both = {"stories": documents(0, 5, 20), "swc": []}
+        both = given({"stories": documents(0, 5, 20), "swc": []})
         write_mixture(Folder(tmp_path), both, VOCABULARY, mixed({"stories": 0.5, "swc": 0.5}, 64))

@@ -1,0 +1,236 @@
+"""How time, memory and files of the data stages grow with the corpus.
+
+    python benchmarks/scale.py documents=20000 [root=runs/scale] [a.b=c ...]
+
+Synthetic stories of 18 sentences go through the stages corpus, units, packed, preferences and items, and then through
+what scoring reads. A kernel stands for voice and encoder: random units (900 to 1,400 a story) and each word's time.
+Everything else is the run's own. Memory is the largest of what one process held, sampled every half second.
+Prints one line of JSON; a second start with the same root makes what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from pairs import commit, machine
+from pydantic import Field
+
+from slamray.commands.run import make
+from slamray.commands.words import as_command, split_words
+from slamray.config.base import Settings, part_of
+from slamray.config.evaluation import ScoringSettings
+from slamray.config.load import load_recipe
+from slamray.data.text import VALIDATION
+from slamray.recipe.slam import build
+from slamray.runtime.engine import Engine, EngineSeat
+from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
+from slamray.stage.parts import RowReader
+from slamray.stage.stage import MANIFEST, by_name, order
+from slamray.stage.work import Done, Pool
+from slamray.stages.shards import Shard, ShardDone, write_shard
+
+STAGES = ("corpus", "units", "packed", "preferences", "items")
+SENTENCES, WORDS = 18, 10  # of a story, and of a sentence: TinyStories has some 180 words
+UNITS = 500
+RECIPE = [
+    "recipe=demo", "profile=laptop", "tracking.enabled=false", "speech.train_documents=0",
+    "speech.validation_documents=0", "pack.context=1024", "pack.contexts_per_row=8", "preferences.max_pairs=2000",
+]  # fmt: skip
+
+
+class Words(Settings):
+    """Words of this benchmark."""
+
+    documents: int = Field(20_000, ge=100, description="stories of the corpus")
+    root: str = Field("runs/scale", description="folder of the text and of all stages")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The line that is printed. seconds: of each stage; plan_seconds: of building a finished run's stages again."""
+
+    documents: int
+    seconds: float
+    driver_peak_mb: float
+    actor_peak_mb: float
+    files: int
+    manifest_bytes: int
+    by_stage: dict[str, float]
+    plan_seconds: float
+    tokens: int
+    machine: str
+    commit: str
+
+
+class Silent:
+    """Kernel in place of a voice and an encoder: random units of each request, and its words in even frames."""
+
+    def __init__(self) -> None:
+        self._reader = RowReader()
+
+    def __call__(self, shard: Shard) -> ShardDone:
+        if not shard.is_done:
+            rows = [_units(row) for row in self._reader.read(shard.requests).to_pylist()]
+            write_shard(shard, rows, [])
+        return ShardDone(shard.number, 0.0)
+
+
+def _units(request: dict[str, Any]) -> dict[str, Any]:
+    name = request.get("doc_id") or request["utterance_id"]
+    rng = np.random.default_rng(int(name[:8], 16))
+    sentences = request["sentences"] or ["x"]
+    words = [word for sentence in sentences for word in sentence.split()]
+    count = int(rng.integers(900, 1400)) * len(words) // (SENTENCES * WORDS) + 1
+    frames = np.linspace(0, count, len(words) + 1).astype(int).tolist()
+    spans = [
+        {"text": word, "start_frame": frames[place], "end_frame": frames[place + 1]} for place, word in enumerate(words)
+    ]
+    steps = rng.integers(1, UNITS, count)  # no unit follows itself
+    return {
+        "utterance_id": name,
+        "split": request.get("split", ""),
+        "units": (np.cumsum(steps) % UNITS).astype(np.uint16),
+        "durations": rng.integers(1, 3, count).astype(np.uint16),
+        "sentences": [{"text": s, "start_frame": 0, "end_frame": 1} for s in sentences],
+        "words": spans,
+        "speaker": "nobody",
+        "seconds": count / 20,
+    }
+
+
+class SilentEngine(Engine):
+    """An engine whose seats send the rows of every stage that speaks through `Silent`."""
+
+    def seats(self, count: int) -> list[EngineSeat]:
+        found = super().seats(count)
+        for seat in found:
+            seat.rows = partial(_silently, seat.rows)  # type: ignore[method-assign]
+        return found
+
+
+def _silently(
+    send: Any, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str, done: Done
+) -> None:
+    send(name, rows, [Pool(Silent, {}, pools[0].actors)], total, unit, done)
+
+
+class Watch(threading.Thread):
+    """The most memory that this process, and any one process below it, has held: MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.driver = self.actor = 0.0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        own = psutil.Process()
+        while not self._ended.wait(0.5):
+            self.driver = max(self.driver, _unshared_mb(own))
+            workers = [
+                one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith("ray::")
+            ]
+            self.actor = max([self.actor, *(_unshared_mb(one) for one in workers)])
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def _unshared_mb(process: psutil.Process) -> float:
+    """Without files that are mapped: their pages are the kernel's to drop."""
+    try:
+        held = process.memory_info()
+        return (held.rss - held.shared) / 1e6
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def main(words: Sequence[str]) -> int:
+    """The whole benchmark: 0, or 2 with one line where a word is at fault."""
+    return as_command(lambda: _main(words))
+
+
+def _main(words: Sequence[str]) -> int:
+    own, others = split_words(words, Words)
+    root = Path(own.root).resolve()
+    text = write_stories(root / f"stories-{own.documents}.jsonl", own.documents)
+    given = [*RECIPE, f"root={root}", f"corpus.paths=[{text}]", *others]
+    recipe = load_recipe(given)
+    engine, watch = SilentEngine(recipe.compute), Watch()
+    watch.start()
+    began = time.monotonic()
+    try:
+        stages = by_name(order(build(recipe)))
+        made = make(recipe, [stages[name] for name in STAGES], engine, given).manifests
+        folders = {name: stages[name].folder(root) for name in STAGES}
+        scoring = time.monotonic()
+        tokens = engine.call("scoring", partial(read_for_scoring, folders, given))
+        ended = time.monotonic()
+    finally:
+        engine.close()
+        watch.stop()
+    planned = time.monotonic()
+    assert all(stage.is_done(root) for stage in order([by_name(order(build(load_recipe(given))))[n] for n in STAGES]))
+    result = Grown(
+        own.documents,
+        round(ended - began, 1),
+        round(watch.driver),
+        round(watch.actor),
+        sum(1 for folder in folders.values() for path in folder.path.rglob("*") if path.is_file()),
+        sum(folder.fetch(MANIFEST).stat().st_size for folder in folders.values()),
+        {name: made[name]["wall_seconds"] for name in STAGES} | {"scoring": round(ended - scoring, 1)},
+        round(time.monotonic() - planned, 2),
+        tokens,
+        machine(),
+        commit(),
+    )
+    print(json.dumps(asdict(result)))
+    return 0
+
+
+def write_stories(path: Path, documents: int) -> Path:
+    """JSON lines of stories whose words are drawn from 2,000 of four letters."""
+    if path.exists():
+        return path
+    rng = np.random.default_rng(0)
+    known = np.array(["".join(letters) for letters in rng.choice(list("abcdefghijklmnop"), (2000, 4))])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    with beside.open("w") as file:
+        for _ in range(documents):
+            words = known[rng.integers(0, len(known), (SENTENCES, WORDS))].tolist()
+            file.write(json.dumps({"text": " ".join(" ".join(own).capitalize() + "." for own in words)}) + "\n")
+    os.replace(beside, path)
+    return path
+
+
+def read_for_scoring(folders: dict[str, Folder], words: Sequence[str]) -> int:
+    """What the metrics of a run read before a model scores it: prompts, pairs, and validation pieces, whose tokens."""
+    from slamray.stages.scoring import read_pairs
+    from slamray.stages.scoring_kernel import RunMaterial
+    from slamray.tokens.rows import RowStore
+
+    recipe = load_recipe(words)
+    scoring = part_of(recipe.evaluate, ScoringSettings)
+    material = RunMaterial(folders, scoring, check_encoder(recipe.speech.encoder), 2048, folders["items"])
+    assert len(material.prompts(scoring.sampling.prompts, 0)) == scoring.sampling.prompts
+    assert read_pairs(folders, recipe.evaluate.items.model_dump())
+    tokens = sum(len(piece) for piece in material.validation_pieces())
+    assert tokens == int(RowStore(folders["packed"].fetch(VALIDATION)).tokens_R.sum())
+    return tokens
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,50 @@
+"""Ask every node of the cluster, before any work, whether it sees the run's folder."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from slamray.errors import BadInput
+
+ANSWER_SECONDS = 60  # a node starts a process for it; chosen, not tuned
+
+
+def check_root(root: Path) -> None:
+    """BadInput that names the nodes where `root` is another folder, or none: each reads what the driver has written.
+
+    A cluster of one node is not asked.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    token = root / f".seen-{uuid.uuid4().hex}"
+    token.write_text(token.name)
+    task = ray.remote(num_cpus=0, max_retries=0)(_reads)
+    try:
+        asked = {
+            task.options(
+                name="see root", scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(token)): node["NodeManagerHostname"]
+            for node in nodes
+        }
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+        blind = [name for one, name in asked.items() if one not in answered or not ray.get(one)]
+    finally:
+        token.unlink(missing_ok=True)
+    if blind:
+        raise BadInput(
+            f"root: {len(blind)} of {len(nodes)} nodes do not see the driver's {root} ({', '.join(blind[:3])}); give a "
+            "folder on a disk that all nodes share"
+        )
+
+
+def _reads(token: str) -> bool:
+    try:
+        return Path(token).read_text() == Path(token).name
+    except OSError:
+        return False

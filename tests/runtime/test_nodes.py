@@ -1,0 +1,75 @@
+"""A folder that a node of the cluster does not see is named before any work."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slamray.commands.run import check_root
+from slamray.errors import BadInput
+
+RAY = str(Path(sys.executable).parent / "ray")
+CODE = """
+import sys
+from pathlib import Path
+import ray
+from slamray.errors import BadInput
+from slamray.runtime.nodes import check_root
+ray.init(address=sys.argv[1], log_to_driver=False)
+while len(ray.nodes()) < 2:
+    pass
+for root in sys.argv[2:]:
+    try:
+        check_root(Path(root))
+        print("seen")
+    except BadInput as error:
+        print(error)
+"""
+
+
+def wait_for(port: int) -> None:
+    """Until something listens there."""
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_another_one_on_a_node_is_refused(tmp_path: Path) -> None:
+    """The second node is a process that has a file system of its own over one of two folders."""
+    common, own = tmp_path / "common", tmp_path / "own"
+    for folder in (common, own):
+        folder.mkdir()
+    environment = os.environ | {"RAY_AUTH_MODE": "token"}
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    head = [RAY, "start", "--head", "--port=6391", "--include-dashboard=false", "--num-cpus=1", "--block"]
+    node = f"mount -t tmpfs none {own} && exec {RAY} start --address=127.0.0.1:6391 --num-cpus=1 --block"
+    running = [subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL)]
+    try:
+        wait_for(6391)
+        shared = ["unshare", "--mount", "sh", "-c", node]
+        running.append(subprocess.Popen(shared, env=environment, stdout=subprocess.DEVNULL))
+        command = [sys.executable, "-c", CODE, "127.0.0.1:6391", str(common), str(own)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    finally:
+        for process in running:
+            process.kill()
+    seen, refused = done.stdout.splitlines()
+    assert seen == "seen"
+    assert refused.startswith(f"root: 1 of 2 nodes do not see the driver's {own} (")
+    assert not list(tmp_path.rglob(".seen-*"))
+
+
+def test_a_folder_in_a_jobs_own_copy_of_its_files_is_refused() -> None:
+    copy = Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs")
+    with pytest.raises(BadInput, match=r"root: .*_ray_pkg_1/runs is Ray's copy of the job's files, which it deletes"):
+        check_root(copy)
+    check_root(Path("/home/somebody/runs"))
