@@ -34,25 +34,29 @@ class _Actor:
         """BadInput travels as a row, through later pools untouched: Ray keeps only the text of an exception's cause."""
         sender, refused = envelope[SENDER][0].as_py(), envelope[REFUSED][0].as_py()
         if refused:
-            return _envelope(sender, None, self._gives, refused)
+            return _refusal(sender, self._gives, refused)
         record = pa.Table.from_struct_array(envelope[ROW].combine_chunks())
         row: Any = from_table(record, self._takes)[0]
         try:
-            return _envelope(sender, self._kernel(row), self._gives)
+            return _envelope(sender, [self._kernel(row)], self._gives)
         except BadInput as error:
-            return _envelope(sender, None, self._gives, str(error))
+            return _refusal(sender, self._gives, str(error))
 
 
-def _envelope(sender: int, row: Any, kind: type, refused: str = "") -> pa.Table:
-    records = to_table([row], kind).to_struct_array() if row is not None else pa.nulls(1, arrow_type(kind))
-    return pa.table({SENDER: [sender], REFUSED: [refused], ROW: records})
+def _envelope(sender: int, rows: Sequence[Any], kind: type) -> pa.Table:
+    columns = {SENDER: [sender] * len(rows), REFUSED: [""] * len(rows)}
+    return pa.table({**columns, ROW: to_table(rows, kind).to_struct_array()})
+
+
+def _refusal(sender: int, kind: type, refused: str) -> pa.Table:
+    return pa.table({SENDER: [sender], REFUSED: [refused], ROW: pa.nulls(1, arrow_type(kind))})
 
 
 def _blocks(senders: Sequence[Sequence[Any]]) -> list[pa.Table]:
     """What Ray hands out at a time: one row of a short stream, some of a long one, whose rows are made bit by bit."""
     rows = -(-sum(len(own) for own in senders) // BLOCKS)
     return [
-        pa.concat_tables([_envelope(number, row, type(row)) for row in own[first : first + rows]])
+        _envelope(number, own[first : first + rows], type(own[first]))
         for number, own in enumerate(senders)
         for first in range(0, len(own), rows)
     ]

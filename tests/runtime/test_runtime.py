@@ -102,6 +102,17 @@ def test_rows_go_through_all_pools_once(engine: Engine, tmp_path: Path) -> None:
     assert {i: (row["value"], row["bytes"]) for i, row in found.items()} == {i: (2 * i + 1, 3) for i in range(7)}
 
 
+def test_a_long_stream_is_sent_in_blocks_and_every_record_is_heard(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slamray.runtime.data.BLOCKS", 3)
+    heard: list[int] = []
+    (seat,) = engine.seats(1)
+    seat.rows("test", rows(8, tmp_path), [Pool(Leave, {}, 2)], 8, "rows", lambda row: heard.append(row["number"]))
+    seat.leave()
+    assert sorted(heard) == list(range(8)) and len(left(tmp_path)) == 8
+
+
 def test_rows_of_two_stages_through_equal_pools_share_their_actors(engine: Engine, tmp_path: Path) -> None:
     pools, seats = [Pool(Leave, {}, actors=1)], engine.seats(2)
     sending = [
