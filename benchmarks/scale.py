@@ -32,6 +32,7 @@ from slamray.config.base import Settings, part_of
 from slamray.config.evaluation import ScoringSettings
 from slamray.config.load import load_recipe
 from slamray.data.text import VALIDATION
+from slamray.evaluate.metrics import run_metrics
 from slamray.recipe.slam import build
 from slamray.runtime.engine import Engine, EngineSeat
 from slamray.speech.encoders.table import check_encoder
@@ -226,7 +227,7 @@ def read_for_scoring(folders: dict[str, Folder], words: Sequence[str]) -> int:
     scoring = part_of(recipe.evaluate, ScoringSettings)
     material = RunMaterial(folders, scoring, check_encoder(recipe.speech.encoder), 2048, folders["items"])
     assert len(material.prompts(scoring.sampling.prompts, 0)) == scoring.sampling.prompts
-    assert read_pairs(folders, recipe.evaluate.items.model_dump())
+    assert read_pairs(folders, run_metrics())
     tokens = sum(len(piece) for piece in material.validation_pieces())
     assert tokens == int(RowStore(folders["packed"].fetch(VALIDATION)).tokens_R.sum())
     return tokens

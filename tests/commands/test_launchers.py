@@ -75,7 +75,7 @@ def test_a_job_that_does_not_fit_is_noticed(harm: str, job: dict[str, Any], sche
 
 
 def test_the_job_has_what_its_profile_needs_and_the_locks_ray(job: dict[str, Any]) -> None:
-    words = job["spec"]["entrypoint"].removeprefix("python jobs/slam.py ").split()
+    words = job["spec"]["entrypoint"].split()[2:]
     compute = load_recipe([word for word in words if not word.startswith("root=")]).compute
     groups = {group["groupName"]: group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
     cpus = {

@@ -68,6 +68,7 @@ def made(
 ) -> tuple[Any, list[Trial], dict[str, str], Path]:
     monkeypatch.setattr(study, "build_recipe", fake_stages)
     monkeypatch.setattr(Engine, "connect", lambda self: None)
+    monkeypatch.setattr(Engine, "check_root", lambda self, root: None)
     asked, members = load_study(words(study_file, tiny_words, tmp_path / "runs"))
     engine = Engine(members[0].recipe.compute)
     runs = build(members, asked.metrics, asked.checkpoint)

@@ -99,6 +99,9 @@ def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
     assert set(materialise(both, tmp_path, InProcess(), {}, parallel=2)) == {"left", "right"}
 
 
+Came = tuple[int, dict[str, Any]]  # who sent a row, and what came of it
+
+
 def asking(pools: int, rows: int, then: str = "") -> Any:
     """A run that sends rows through pools named by a number, and may fail before or after it."""
 
@@ -132,10 +135,10 @@ def test_rows_of_stages_side_by_side_go_out_together_where_their_pools_are_equal
 ) -> None:
     sent: list[list[int]] = []
 
-    def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[int]:
+    def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[Came]:
         sent.append([len(own) for own in senders])
         for number, own in enumerate(senders):
-            yield from (number for _ in own)
+            yield from ((number, {}) for _ in own)
 
     target = group(asking(1, 3), asking(2, 1), asking(1, 2))
     manifests = materialise([target], tmp_path, engine_that(monkeypatch, stream), {})
@@ -146,22 +149,22 @@ def test_rows_of_stages_side_by_side_go_out_together_where_their_pools_are_equal
 def test_a_stage_ends_with_its_last_row_and_not_with_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[int]:
+    def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[Came]:
         short = min(range(2), key=lambda number: len(senders[number]))
-        yield from (short for _ in senders[short])
+        yield from ((short, {}) for _ in senders[short])
         deadline = time.monotonic() + 20
         while not list(tmp_path.glob("b/*/manifest.json")):  # made while a's rows are still on their way
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        yield from (1 - short for _ in senders[1 - short])
+        yield from ((1 - short, {}) for _ in senders[1 - short])
 
     materialise([group(asking(1, 3), asking(1, 2))], tmp_path, engine_that(monkeypatch, stream), {})
     assert list(tmp_path.glob("a/*/manifest.json"))
 
 
 def test_a_stage_of_a_group_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[int]:
-        return (number for number, own in enumerate(senders) for _ in own)
+    def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[Came]:
+        return ((number, {}) for number, own in enumerate(senders) for _ in own)
 
     for then in ("fails before", "fails after"):
         target = group(asking(1, 3, then), asking(1, 2))
@@ -173,9 +176,9 @@ def test_a_stage_of_a_group_that_fails_costs_only_itself(tmp_path: Path, monkeyp
 def test_a_stream_that_breaks_ends_the_stages_with_rows_left_and_a_second_run_makes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[int]:
+    def broken(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[Came]:
         short = min(range(2), key=lambda number: len(senders[number]))
-        yield from (short for _ in senders[short])
+        yield from ((short, {}) for _ in senders[short])
         raise RuntimeError("the raylet died")
 
     target = group(asking(1, 3), asking(1, 2))
@@ -184,9 +187,9 @@ def test_a_stream_that_breaks_ends_the_stages_with_rows_left_and_a_second_run_ma
     assert [stage.is_done(tmp_path) for stage in target.inputs] == [False, True]
     sent: list[int] = []
 
-    def whole(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[int]:
+    def whole(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[Came]:
         sent.extend(len(own) for own in senders)
-        return (number for number, own in enumerate(senders) for _ in own)
+        return ((number, {}) for number, own in enumerate(senders) for _ in own)
 
     materialise([target], tmp_path, engine_that(monkeypatch, whole), {})  # locks are free; only a's rows are left
     assert target.is_done(tmp_path) and sent == [3]
