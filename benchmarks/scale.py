@@ -25,6 +25,7 @@ import numpy as np
 import psutil
 from pairs import commit, machine
 from pydantic import Field
+from silent import SENTENCES, WORDS
 
 from slamray.commands.run import make
 from slamray.commands.words import as_command, split_words
@@ -37,17 +38,15 @@ from slamray.recipe.slam import build
 from slamray.runtime.engine import Engine, EngineSeat
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
-from slamray.stage.parts import RowReader
 from slamray.stage.stage import MANIFEST, by_name, order
 from slamray.stage.work import Done, Pool
-from slamray.stages.shards import Shard, ShardDone, write_shard
 
 STAGES = ("corpus", "units", "packed", "preferences", "items")
-SENTENCES, WORDS = 18, 10  # of a story, and of a sentence: TinyStories has some 180 words
-UNITS = 500
 RECIPE = [
     "recipe=demo", "profile=laptop", "tracking.enabled=false", "speech.train_documents=0",
-    "speech.validation_documents=0", "pack.context=1024", "pack.contexts_per_row=8", "preferences.max_pairs=2000",
+    "speech.validation_documents=0",
+    "pack.context=1024", "pack.contexts_per_row=8", "pretrain.tokens_per_step=8192",
+    "preferences.max_pairs=2000",
 ]  # fmt: skip
 
 
@@ -75,42 +74,6 @@ class Grown:
     commit: str
 
 
-class Silent:
-    """Kernel in place of a voice and an encoder: random units of each request, and its words in even frames."""
-
-    def __init__(self) -> None:
-        self._reader = RowReader()
-
-    def __call__(self, shard: Shard) -> ShardDone:
-        if not shard.is_done:
-            rows = [_units(row) for row in self._reader.read(shard.requests).to_pylist()]
-            write_shard(shard, rows, [])
-        return ShardDone(shard.number, 0.0)
-
-
-def _units(request: dict[str, Any]) -> dict[str, Any]:
-    name = request.get("doc_id") or request["utterance_id"]
-    rng = np.random.default_rng(int(name[:8], 16))
-    sentences = request["sentences"] or ["x"]
-    words = [word for sentence in sentences for word in sentence.split()]
-    count = int(rng.integers(900, 1400)) * len(words) // (SENTENCES * WORDS) + 1
-    frames = np.linspace(0, count, len(words) + 1).astype(int).tolist()
-    spans = [
-        {"text": word, "start_frame": frames[place], "end_frame": frames[place + 1]} for place, word in enumerate(words)
-    ]
-    steps = rng.integers(1, UNITS, count)  # no unit follows itself
-    return {
-        "utterance_id": name,
-        "split": request.get("split", ""),
-        "units": (np.cumsum(steps) % UNITS).astype(np.uint16),
-        "durations": rng.integers(1, 3, count).astype(np.uint16),
-        "sentences": [{"text": s, "start_frame": 0, "end_frame": 1} for s in sentences],
-        "words": spans,
-        "speaker": "nobody",
-        "seconds": count / 20,
-    }
-
-
 class SilentEngine(Engine):
     """An engine whose seats send the rows of every stage that speaks through `Silent`."""
 
@@ -124,7 +87,7 @@ class SilentEngine(Engine):
 def _silently(
     send: Any, name: str, rows: Sequence[Any], pools: Sequence[Pool], total: int, unit: str, done: Done
 ) -> None:
-    send(name, rows, [Pool(Silent, {}, pools[0].actors)], total, unit, done)
+    send(name, rows, [Pool("silent:Silent", {}, pools[0].actors)], total, unit, done)
 
 
 class Watch(threading.Thread):
