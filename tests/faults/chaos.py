@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,12 @@ class Run:
 
     def shards(self) -> dict[Path, tuple[int, int]]:
         """Which file each whole shard is: its inode and time. A shard that is made again is another file."""
-        found = {path: path.stat() for path in self.root.glob("*/*/shards/*.arrow")}
-        return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+        found = {}
+        for path in self.root.glob("*/*/shards/*.arrow"):
+            with suppress(FileNotFoundError):  # it has become part of a part in the meantime
+                status = path.stat()
+                found[path] = (status.st_ino, status.st_mtime_ns)
+        return found
 
     def ended(self, stage: str) -> bool:
         return bool(list(self.root.glob(f"{stage}/*/manifest.json")))
