@@ -29,6 +29,7 @@ from pydantic import Field
 
 from slamray.commands.words import as_command, split_words
 from slamray.config.base import Settings
+from slamray.config.compute import Compute
 from slamray.config.load import load_recipe
 from slamray.errors import BadInput
 from slamray.model.log_likelihood import log_likelihoods
@@ -78,7 +79,7 @@ def compare_lms(own: Words, root: Path, slamkit: Path, others: Sequence[str]) ->
     return measure(
         f"scoring units, {own.items} items, items/s: against slamkit, batches of {extraction.PEER_BATCH}",
         lambda: own.items / extraction.ask_slamkit(slamkit, "score_units", given, root / "lm"),
-        lambda: own.items / scoring_seconds(rows, root),
+        lambda: own.items / scoring_seconds(rows, root, load_recipe(["profile=laptop", *others]).compute),
         own.pairs,
     )
 
@@ -96,7 +97,9 @@ def compare_whole(own: Words, root: Path, slamkit: Path, others: Sequence[str]) 
     def ours() -> float:
         out, finished = extraction.listen(recipe, engine, root)
         encoding = sum(lengths) / extraction.steady_rate(finished, recipe.compute.encoder_actors)
-        return own.items / (encoding + own.checkpoints * scoring_seconds(list(units.by_id(out).values()), root))
+        return own.items / (
+            encoding + own.checkpoints * scoring_seconds(list(units.by_id(out).values()), root, recipe.compute)
+        )
 
     def peers() -> float:
         took = extraction.ask_slamkit(slamkit, "score", hubert, root / "recordings", root / "lm")
@@ -110,14 +113,14 @@ def compare_whole(own: Words, root: Path, slamkit: Path, others: Sequence[str]) 
         engine.close()
 
 
-def scoring_seconds(rows: Sequence[np.ndarray], root: Path) -> float:
-    """Of one checkpoint, from units."""
+def scoring_seconds(rows: Sequence[np.ndarray], root: Path, compute: Compute) -> float:
+    """Of one checkpoint, from units, in the batches of a run."""
     model = load_unit_lm(root / "lm")
     vocabulary = Vocabulary.of_units(alone.UNITS)
     documents = [unit_document(row, vocabulary) for row in rows]
     log_likelihoods(model, documents[-2:])
     began = time.perf_counter()
-    log_likelihoods(model, documents)
+    log_likelihoods(model, documents, compute.score_batch_tokens)
     return time.perf_counter() - began
 
 

@@ -1,13 +1,14 @@
 """How fast recordings become units, or text becomes speech and units, once the actors are up.
 
-    python benchmarks/extraction.py [speak=true] [seconds=320] [pairs=3] [anchor=[a.b=c,...]] [ours=[a.b=c,...]]
-        [toy=true] [root=runs/bench/extraction] [a.b=c ...]
+    python benchmarks/extraction.py [speak=true] [whole=true] [seconds=320] [pairs=3] [anchor=[a.b=c,...]]
+        [ours=[a.b=c,...]] [toy=true] [root=runs/bench/extraction] [a.b=c ...]
 
 The stage's own code on Ray: synthetic recordings of 4 to 16 s through an mHuBERT-base of random weights (its shape is
 that of docs/paper.md 1.2), or with speak=true the demo's stories through its voice and hubert-nano. Figures are seconds
 of audio a second, from when every actor has done its first shard to the end of the last. `anchor` and `ours` are words
 of a recipe; both are measured in turn. With SLAMKIT=FOLDER in the environment, a clone of slp-rl/slamkit, the anchor of
-recordings is its extractor (benchmarks/peer_slamkit.py). Prints one line of JSON.
+recordings is its extractor (benchmarks/peer_slamkit.py). whole=true: from the start of both processes to their ends,
+Ray's start and end included; the peer's writes no units. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pairs import measure
+from pairs import Result, measure
 from pydantic import Field
 
 from slamray.commands.words import as_command, split_words
@@ -72,6 +73,7 @@ class Words(Settings):
     """Words of this benchmark."""
 
     speak: bool = Field(False, description="stories through the demo's voice and encoder, rather than recordings")
+    whole: bool = Field(False, description="from the start of the process to its end; recordings, against slamkit")
     seconds: float = Field(320, gt=0, description="of audio, about")
     pairs: int = Field(3, ge=1, description="how often each setting is measured")
     anchor: tuple[str, ...] = Field(("compute.encoder_actors=1",), description="words of the setting compared with")
@@ -93,6 +95,9 @@ def _main(words: Sequence[str]) -> int:
     if not own.speak:
         common = [*mhubert_words(model, own.toy), *common]
         write_recordings(root / "recordings", recording_lengths(own.seconds, own.toy))
+    if own.whole:
+        print(json.dumps(asdict(compare_whole(own, root, model, others))))
+        return 0
     recipes = [load_recipe([*common, *setting]) for setting in (own.anchor, own.ours)]
     engines = [Engine(recipe.compute) for recipe in recipes]
     anchor, ours = (partial(rate, recipe, engine, own, root) for recipe, engine in zip(recipes, engines, strict=True))
@@ -115,6 +120,29 @@ def _main(words: Sequence[str]) -> int:
             engine.close()
     print(json.dumps(asdict(result)))
     return 0
+
+
+def compare_whole(own: Words, root: Path, model: Path, others: Sequence[str]) -> Result:
+    """Two processes from their starts to their ends."""
+    peer = os.environ.get("SLAMKIT", "")
+    if own.speak or not peer:
+        raise BadInput("whole=true: recordings against slamkit, which SLAMKIT names; say speak=false")
+    audio = sum(recording_lengths(own.seconds, own.toy))
+    script = Path(__file__).with_name("extract_once.py")
+
+    def timed(work: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        work()
+        return audio / (time.perf_counter() - began)
+
+    command = [sys.executable, str(script), str(root), *mhubert_words(model, own.toy), *COMMON, *others]
+    return measure(
+        f"extraction as a whole command, {audio / 3600:.1f} h of audio, x real time: profile=laptop against slamkit, "
+        f"batches of {PEER_BATCH}, all cores",
+        lambda: timed(partial(ask_slamkit, Path(peer), "extract", model, root / "recordings")),
+        lambda: timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)),
+        own.pairs,
+    )
 
 
 def mhubert_words(folder: Path, toy: bool) -> list[str]:

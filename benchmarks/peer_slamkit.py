@@ -1,22 +1,28 @@
-"""What slamkit does on all cores: extract units, and score pairs of recordings or of units; two benchmarks start it.
+"""What slamkit does on all cores: extract units, pack them, score pairs; three benchmarks start it.
 
     python benchmarks/peer_slamkit.py SLAMKIT BATCH extract MODEL RECORDINGS
     python benchmarks/peer_slamkit.py SLAMKIT BATCH score MODEL RECORDINGS LM
     python benchmarks/peer_slamkit.py SLAMKIT BATCH score_units UNITS LM
+    python benchmarks/peer_slamkit.py SLAMKIT BATCH pack FOLDER CONTEXT PROCESSES
 
 SLAMKIT: a clone of slp-rl/slamkit. `extract` prints seconds of audio a second: its command sorts recordings by length,
 pads a batch to its longest, and calls `extract`; so does this. `score` prints the seconds that one checkpoint's metric
 takes from audio: a batch is that many pairs of recordings, encoded, tokenised and scored as `modelling_metric` does.
-`score_units` prints the seconds of the LM alone; UNITS is a JSON list of lists. Recordings lie in memory: reading,
+`score_units` prints the seconds of the LM alone; UNITS is a JSON list of lists. `pack` prints the seconds from
+FOLDER's train.jsonl and validation.jsonl of units to its data set of pieces: the loop of its prepare_tokens, and then
+what its training command calls. Recordings lie in memory: reading,
 writing and starting are left out, in its favour.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +43,8 @@ def main(words: Sequence[str]) -> int:
         print(extraction_rate(extractor_of(rest[0]), read(rest[1]), int(batch)))
     elif what == "score":
         print(scoring_seconds(extractor_of(rest[0]), read(rest[1]), int(batch), rest[2]))
+    elif what == "pack":
+        print(packing_seconds(Path(slamkit), Path(rest[0]), int(rest[1]), int(rest[2])))
     else:
         print(unit_scoring_seconds(json.loads(Path(rest[0]).read_text()), int(batch), rest[1]))
     return 0
@@ -100,6 +108,33 @@ def unit_scoring_seconds(units: Sequence[Sequence[int]], batch: int, lm: str) ->
     began = time.perf_counter()
     for tokens in batches:
         log_likelihood(model, tokens["input_ids"])
+    return time.perf_counter() - began
+
+
+def packing_seconds(slamkit: Path, folder: Path, context: int, processes: int) -> float:
+    """Of its two commands' work, in its own order and with its own numbers of threads."""
+    sys.path.insert(0, str(slamkit / "cli"))
+    import datasets
+    from omegaconf import OmegaConf
+    from prepare_tokens import process_jsonl
+    from slamkit.data import init_dataset
+    from slamkit.tokeniser.unit_tokeniser import UnitTokeniser
+
+    datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    tokeniser = UnitTokeniser(None)
+    tokeniser.text_tokeniser.pad_token = "<PAD>"
+    (folder / "tokens").mkdir(exist_ok=True)
+    began = time.perf_counter()
+    paths = {}
+    for split in ("train", "validation"):
+        paths[split] = folder / "tokens" / f"{split}.jsonl"
+        prepare = partial(process_jsonl, tokeniser=tokeniser, requires_meta=False, meta_path=None)
+        with (folder / f"{split}.jsonl").open() as read, paths[split].open("w") as written, ThreadPool(32) as threads:
+            written.writelines(f"{line}\n" for line in threads.imap(prepare, read) if line)
+    data = {"train_path": str(paths["train"]), "val_path": str(paths["validation"]), "num_proc": processes}
+    init_dataset(OmegaConf.create({"data": data | {"packing": False}, "model": {"context_len": context}}), tokeniser)
     return time.perf_counter() - began
 
 

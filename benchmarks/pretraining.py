@@ -4,7 +4,8 @@
 
 Documents of random units, about 700 long as spoken TinyStories are; tokens that are no padding a second of optimiser
 steps after the first, on two threads. The anchor is the Trainer on padded documents, cut at the context as slamkit
-cuts them, or on our packed rows, across whose pieces its attention goes; it runs where ours does, without Ray.
+cuts them, or on packed rows of one context, across whose pieces its attention goes; it runs where ours does, without
+Ray.
 against=bare: the anchor is a plain torch loop over the same batches, attention and optimiser, and ours runs under Ray
 Train. All take the same model and as many tokens a step. Prints one line of JSON.
 """
@@ -38,6 +39,7 @@ from slamray.train.spent import fit_micro_batch
 TOKENS = 400_000  # of the documents
 CONTEXT = {"small": 512, "opt": 1024}
 ROWS = {"small": 8, "opt": 2}  # of an optimiser step; the peer's micro-batch, which was as fast as smaller ones
+CONTEXTS_PER_ROW = {"small": 1, "opt": 2}  # of ours: as many as a step has, which leaves less of it empty
 
 
 class Words(Settings):
@@ -67,7 +69,7 @@ def _main(words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         alone.write_unit_lm(root / "model", own.shape)
-        documents = write_documents(root / "rows", CONTEXT[own.shape])
+        documents = write_documents(root, CONTEXT[own.shape], CONTEXTS_PER_ROW[own.shape])
         if own.against == "bare":
             result = compare_bare(own, settings, compute, root)
         else:
@@ -82,7 +84,7 @@ def compare_trainer(
     """Against transformers' Trainer, in this process."""
     alone.begin()
     packed = own.against == "packed"
-    rows = packed_rows(root / "rows") if packed else padded_rows(documents, CONTEXT[own.shape])
+    rows = packed_rows(root / "peer") if packed else padded_rows(documents, CONTEXT[own.shape])
     return measure(
         f"pre-training, {own.shape} model, {compute.precision}, tokens/s: against HF Trainer on "
         + ("packed rows" if packed else "padded documents"),
@@ -111,9 +113,10 @@ def compare_bare(own: Words, settings: PretrainSettings, compute: Compute, root:
         engine.close()
 
 
-def write_documents(folder: Path, context: int) -> list[list[int]]:
-    """Documents as token ids, and packed in `folder`."""
+def write_documents(root: Path, context: int, contexts_per_row: int) -> list[list[int]]:
+    """Documents as token ids; packed in `rows`, and as the Trainer takes them, in rows of one context, in `peer`."""
     from slamray.tokens.documents import Document, unit_document
+    from slamray.tokens.packing import pack
     from slamray.tokens.rows import write_rows
     from slamray.tokens.vocabulary import Vocabulary
 
@@ -121,7 +124,9 @@ def write_documents(folder: Path, context: int) -> list[list[int]]:
     documents: list[Document] = []
     while sum(len(document) for document in documents) < TOKENS:
         documents.append(unit_document(rng.integers(0, alone.UNITS, max(60, round(rng.normal(700, 200)))), vocabulary))
-    write_rows(folder, documents, vocabulary, context)
+    lengths = np.array([len(document) for document in documents])
+    write_rows(root / "rows", documents, vocabulary, pack(lengths, context, context * contexts_per_row))
+    write_rows(root / "peer", documents, vocabulary, context)
     return [document.ids.tolist() for document in documents]
 
 
@@ -133,7 +138,7 @@ def padded_rows(documents: Sequence[Sequence[int]], context: int) -> list[dict[s
 
 
 def packed_rows(folder: Path) -> list[dict[str, list[int]]]:
-    """Our rows, padding at their ends."""
+    """Packed rows, padding at their ends."""
     from slamray.tokens.rows import RowStore
 
     store = RowStore(folder)
@@ -182,7 +187,7 @@ def bare_rate(root: Path, settings: PretrainSettings, compute: Compute) -> float
     rows, attention = RowStore(root / "rows"), register_attention(compute.packed_attention)
     model = load_unit_lm(root / "model", attention).train()
     optimiser = make_optimiser(model, settings.optim)
-    per_step, steps = settings.tokens_per_step // rows.context, int(settings.budget.partition(":")[2])
+    per_step, steps = settings.tokens_per_step // rows.row_tokens, int(settings.budget.partition(":")[2])
     micro_batch = fit_micro_batch(per_step, compute.micro_batch, 1)
     tokens, ends = 0, list[float]()
     for step in range(steps):

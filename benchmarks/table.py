@@ -39,6 +39,8 @@ COMMANDS = (
     "benchmarks/pretraining.py shape=opt against=packed steps=2 pairs=3",
 )
 WITH_SLAMKIT = (
+    "benchmarks/packing.py",
+    "benchmarks/extraction.py whole=true seconds=1800 pairs=1",
     "benchmarks/evaluation.py lm_alone=true",
     "benchmarks/evaluation.py items=100 pairs=1",
 )

@@ -96,6 +96,9 @@ class ScoringSettings(Settings):
         "mean", description="log-likelihood over targets incl. the final special; paper: mean"
     )
     interval: float = Field(0.95, gt=0, lt=1, description="confidence of the intervals")
+    perplexity_tokens: int = Field(
+        1_000_000, ge=1, description="perplexity is measured on at most so many tokens of the validation rows; chosen"
+    )
     sampling: SamplingSettings = SamplingSettings()
     vocoder: Annotated[str, folder_field("evaluate.vocoder")] = Field(
         ASSETS + "vocoder", description="folder of the unit-to-waveform decoder of the report's audio"

@@ -7,15 +7,15 @@ from slamray.config.compute import Compute
 # The peaks are NVIDIA's dense bf16 figures; the A100s are those of 80 GB (the paper does not say which it
 # used; on the ones of 40 GB say compute.memory_gb=40); the numbers of actors on GPU machines are chosen, not tuned.
 PROFILES: dict[str, Compute] = {
-    # A CPU gains nothing from large batches and pays for their padding; scoring is 1.4 times as fast at 2048 as at
-    # 8192 (docs/LOG.md, 2026-11-27).
+    # A CPU gains nothing from large batches, which leave its caches: training and scoring are fastest at some 1,024
+    # tokens in a pass (docs/LOG.md, 2026-11-30).
     "laptop": Compute(
         cpus_per_worker=2,
-        micro_batch=4,
+        micro_batch=2,
         report_every_steps=10,
         encoder_actors=2,
         encoder_batch_seconds=10,
-        score_batch_tokens=2048,
+        score_batch_tokens=1024,
     ),
     "a5000": Compute(
         device="cuda",

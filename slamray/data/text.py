@@ -36,6 +36,7 @@ _PLAIN = str.maketrans(
         "\u00a0": " ",
     }
 )
+_CONTROL = {code: " " for code in range(128) if not chr(code).isprintable()}
 _ABBREVIATED = "mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt rev jr sr vs"
 _TITLES = frozenset(_ABBREVIATED.split())  # a full stop after one of these ends no sentence
 _END = re.compile(r"[.!?]+[\"')\]]*\s+")
@@ -66,6 +67,8 @@ class TextDocument:
 
 def normalise(text: str) -> str:
     """Unicode NFC, plain quotes and dashes, no control characters, one space between words."""
+    if text.isascii():  # most stories: the same, ten times as fast
+        return " ".join(text.translate(_CONTROL).split())
     text = unicodedata.normalize("NFC", text).translate(_PLAIN)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 

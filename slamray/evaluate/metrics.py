@@ -36,7 +36,7 @@ class Material(Protocol):
     batch_tokens: int  # padded tokens in a forward pass
 
     def validation_pieces(self) -> Sequence[Document]:
-        """Every piece of the packed validation rows."""
+        """Pieces of the packed validation rows: of all, or of at most evaluate.perplexity_tokens."""
 
     def prompts(self, n: int, seed: int) -> Sequence[Prompt]:
         """The first evaluate.sampling.prompt_seconds of n validation documents, drawn by seed, by order of id."""

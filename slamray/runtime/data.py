@@ -22,13 +22,13 @@ BLOCKS = 4096  # of one stream, at most: the driver keeps a reference to each, s
 
 
 class _Actor:
-    """Adapts a kernel to Ray Data, which gives it one row at a time."""
+    """Adapts a kernel to Ray Data, which gives it a block of rows and takes them one at a time, as they are made."""
 
     def __init__(self, pool: Pool) -> None:
         self._kernel, self._takes, self._gives = pool.load()
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.concat_tables([self._one(table.slice(place, 1)) for place in range(len(table))])
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        return (self._one(table.slice(place, 1)) for place in range(len(table)))
 
     def _one(self, envelope: pa.Table) -> pa.Table:
         """BadInput travels as a row, through later pools untouched: Ray keeps only the text of an exception's cause."""
@@ -78,7 +78,7 @@ def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[
         dataset = dataset.map_batches(
             _Actor,
             fn_constructor_args=(pool,),
-            batch_size=1,
+            batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(pool.actors, rows)),
             num_cpus=pool.cpus,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slamray.stage.folder import Folder
-from slamray.stage.records import to_table
+from slamray.stage.records import schema_of, to_table
 
 Record = TypeVar("Record")
 
@@ -46,40 +46,39 @@ def part_file(name: str, number: int) -> str:
 
 
 class PartWriter:
-    """Writes records of one kind as a table, one at a time. The same records give the same bytes."""
+    """Writes a table, some rows at a time. The same rows give the same bytes, however they come."""
 
-    def __init__(self, folder: Folder, name: str, kind: type) -> None:
-        self._folder, self._name, self._kind = folder, name, kind
-        self._waiting: list[Any] = []
+    def __init__(self, folder: Folder, name: str, schema: pa.Schema) -> None:
+        self._folder, self._name = folder, name
+        self._waiting = schema.empty_table()
         self._parts = self.rows = 0
 
     def __enter__(self) -> PartWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None and (
-            self._waiting or not self._parts
-        ):  # a table of no rows has one part, which says its columns
+        # A table of no rows has one part, which says its columns.
+        if kind is None and (len(self._waiting) or not self._parts):
             self._write()
 
-    def add(self, record: Any) -> None:
-        self._waiting.append(record)
-        self.rows += 1
-        if len(self._waiting) == PART_ROWS:
+    def add(self, rows: pa.Table) -> None:
+        self._waiting = pa.concat_tables([self._waiting, rows])
+        self.rows += len(rows)
+        while len(self._waiting) >= PART_ROWS:
             self._write()
 
     def _write(self) -> None:
-        table = to_table(self._waiting, self._kind)
-        self._folder.write_table(part_file(self._name, self._parts), table, group_rows=GROUP_ROWS)
-        self._waiting = []
+        part = self._waiting.slice(0, PART_ROWS).combine_chunks()
+        self._folder.write_table(part_file(self._name, self._parts), part, group_rows=GROUP_ROWS)
+        self._waiting = self._waiting.slice(PART_ROWS)
         self._parts += 1
 
 
 def write_parts(folder: Folder, name: str, records: Iterable[Any], kind: type) -> int:
     """Write records of one kind as a table; how many there were."""
-    with PartWriter(folder, name, kind) as writer:
-        for record in records:
-            writer.add(record)
+    with PartWriter(folder, name, schema_of(kind)) as writer:
+        for some in in_lists(records, PART_ROWS):
+            writer.add(to_table(some, kind))
     return writer.rows
 
 

@@ -38,12 +38,16 @@ def schema_of(kind: type) -> pa.Schema:
 
 def to_table(records: Sequence[Any], kind: type) -> pa.Table:
     """One row for each record."""
-    return pa.Table.from_pylist([_plain(record, kind) for record in records], schema_of(kind))
+    schema = schema_of(kind)
+    columns = {name: [_plain(getattr(record, name), hint) for record in records] for name, hint in _hints(kind).items()}
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema)
 
 
 def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
     """The inverse of `to_table`."""
-    return [_typed(row, kind) for row in table.to_pylist()]
+    make: Any = kind
+    columns = [[_typed(value, hint) for value in table[name].to_pylist()] for name, hint in _hints(kind).items()]
+    return [make(*values) for values in zip(*columns, strict=True)]
 
 
 @cache
@@ -63,7 +67,7 @@ def _plain(value: Any, hint: Any) -> Any:
         return _plain(value, args[0])
     if get_origin(hint) is tuple and Ellipsis not in args:
         return {str(place): _plain(one, kind) for place, (one, kind) in enumerate(zip(value, args, strict=True))}
-    return [_plain(one, args[0]) for one in value]
+    return list(value) if args[0] in _SCALARS else [_plain(one, args[0]) for one in value]
 
 
 def _typed(value: Any, hint: Any) -> Any:
@@ -77,4 +81,4 @@ def _typed(value: Any, hint: Any) -> Any:
         return _typed(value, args[0])
     if get_origin(hint) is tuple and Ellipsis not in args:
         return tuple(_typed(value[str(place)], kind) for place, kind in enumerate(args))
-    return tuple(_typed(one, args[0]) for one in value)
+    return tuple(value) if args[0] in _SCALARS else tuple(_typed(one, args[0]) for one in value)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from heapq import merge
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
@@ -17,13 +18,15 @@ from slamray.config.tree import Recipe
 from slamray.data.text import SPLITS, TextDocument, read_documents, to_document
 from slamray.stage.folder import Folder
 from slamray.stage.parts import GROUP_ROWS, PartWriter, in_lists, read_parts
-from slamray.stage.records import from_table, to_table
+from slamray.stage.records import from_table, schema_of, to_table
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.tables import check_bad_share, write_quarantine
 from slamray.stage.work import Machine
 
 RUNS = ".runs"  # in the stage's folder: sorted stretches of documents that are not merged yet
-RUN_DOCUMENTS = 100_000  # held in memory at once, 200 MB of stories; chosen, not tuned
+RUN_DOCUMENTS = 50_000  # held in memory at once, 100 MB of stories; chosen, not tuned
+MERGED_DOCUMENTS = 4096  # merged at once; chosen, not tuned
+COLUMNS = schema_of(TextDocument)
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,13 @@ def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -
         documents.sort(key=lambda document: document.doc_id)  # stable: of equal texts the first one read stays first
         out.write_table(f"{RUNS}/{number:05d}.parquet", to_table(documents, TextDocument), group_rows=GROUP_ROWS)
     write_quarantine(out, bad)
-    runs = out.names(f"{RUNS}/*.parquet")
     found = _Counter()
     with ExitStack() as open_parts:
-        parts = {split: open_parts.enter_context(PartWriter(out, split, TextDocument)) for split in SPLITS}
-        for document in found.distinct(merge(*(_read(out, name) for name in runs), key=lambda d: d.doc_id)):
-            parts[document.split].add(document)
+        parts = {split: open_parts.enter_context(PartWriter(out, split, COLUMNS)) for split in SPLITS}
+        for some in _in_order(out):
+            distinct = found.distinct(some)
+            for split, part in parts.items():
+                part.add(distinct.filter(pc.field("split") == split))
         check_bad_share(bad, found.read + len(bad), corpus.max_bad_share, "corpus.max_bad_share")
     out.remove(RUNS)
     splits = {split: part.rows for split, part in parts.items()}
@@ -72,17 +76,59 @@ class _Counter:
 
     def __init__(self) -> None:
         self.read = self.words = self.duplicates = 0
+        self._last = ""
 
-    def distinct(self, in_order: Iterable[TextDocument]) -> Iterator[TextDocument]:
-        last = ""
-        for document in in_order:
-            self.read += 1
-            if document.doc_id == last:
-                self.duplicates += 1
-                continue
-            last = document.doc_id
-            self.words += sum(sentence.count(" ") + 1 for sentence in document.sentences)
-            yield document
+    def distinct(self, in_order: pa.Table) -> pa.Table:
+        """Those of the next documents that are not the same as the one before."""
+        ids = in_order["doc_id"].to_pylist()
+        new = [one != before for before, one in zip([self._last, *ids], ids, strict=False)]
+        found = in_order.filter(pa.array(new, pa.bool_()))
+        sentences = pc.list_flatten(found["sentences"])
+        spaces = pc.sum(pc.count_substring(sentences, " ")).as_py() or 0
+        self._last = ids[-1]
+        self.read += len(ids)
+        self.words += spaces + len(sentences)
+        self.duplicates += len(ids) - len(found)
+        return found
+
+
+def _in_order(out: Folder) -> Iterator[pa.Table]:
+    """The documents of all runs by their ids, some thousand at a time; of equal ones the first that was read first.
+
+    Memory holds the ids, 8 bytes each, and of each run what is read at a time.
+    """
+    names = out.names(f"{RUNS}/*.parquet")
+    ids = [_numbers(out.read_table(name, ["doc_id"])["doc_id"]) for name in names]
+    run_D = np.repeat(np.arange(len(names), dtype=np.int32), [len(own) for own in ids])
+    order_D = np.argsort(np.concatenate([np.zeros(0, ">u8"), *ids]), kind="stable")
+    readers = [_Reader(out, name) for name in names]
+    for first in range(0, len(order_D), MERGED_DOCUMENTS):
+        run_M = run_D[order_D[first : first + MERGED_DOCUMENTS]]
+        counts = np.bincount(run_M, minlength=len(names)).tolist()
+        rows = [reader.take(count) for reader, count in zip(readers, counts, strict=True)]
+        place_M = np.empty(len(run_M), np.int64)
+        place_M[np.argsort(run_M, kind="stable")] = np.arange(len(run_M))
+        yield pa.concat_tables(rows).take(pa.array(place_M))
+
+
+def _numbers(ids: pa.ChunkedArray) -> np.ndarray:
+    """Ids of 16 hexadecimal digits as numbers of the same order."""
+    return np.frombuffer(bytes.fromhex("".join(ids.to_pylist())), ">u8")
+
+
+class _Reader:
+    """Reads a run from its first document to its last."""
+
+    def __init__(self, out: Folder, name: str) -> None:
+        self._batches = pq.ParquetFile(out.fetch(name)).iter_batches(GROUP_ROWS)
+        self._waiting = COLUMNS.empty_table()
+
+    def take(self, count: int) -> pa.Table:
+        """The next documents."""
+        while len(self._waiting) < count:
+            self._waiting = pa.concat_tables([self._waiting, pa.Table.from_batches([next(self._batches)])])
+        found, self._waiting = self._waiting.slice(0, count), self._waiting.slice(count)
+        return found
 
 
 def _good(corpus: CorpusSettings, bad: list[dict[str, str]]) -> Iterator[TextDocument]:
@@ -96,12 +142,6 @@ def _good(corpus: CorpusSettings, bad: list[dict[str, str]]) -> Iterator[TextDoc
                 bad.append({"id": raw.place, "reason": document})
             else:
                 yield document
-
-
-def _read(out: Folder, name: str) -> Iterator[TextDocument]:
-    with pq.ParquetFile(out.fetch(name)) as file:
-        for batch in file.iter_batches(GROUP_ROWS):
-            yield from from_table(pa.Table.from_batches([batch]), TextDocument)
 
 
 def read(folder: Folder, split: str, at_most: int = 0) -> Iterator[TextDocument]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from slamray.config.speech import EncoderSettings
 from slamray.speech.audio import RATE_HZ, from_pcm, to_flac
@@ -14,7 +15,7 @@ from slamray.speech.encoders.table import open_encoder
 from slamray.speech.spans import Span
 from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Pool
-from slamray.stages.shards import Shard, ShardDone, write_shard
+from slamray.stages.shards import SCHEMA, Shard, ShardDone, write_shard
 from slamray.stages.speak_and_listen import ShardOfSound, Sound
 from slamray.stages.speech_kernels import one_thread
 
@@ -69,7 +70,7 @@ class Encode:
         good = [sound for sound in sounds if not sound.reason]
         for sound in good[: shard.samples]:
             shard.folder.write(f"{SAMPLES}/{sound.utterance_id}.flac", to_flac(from_pcm(sound.pcm)))
-        write_shard(shard, rows, bad)
+        write_shard(shard, pa.Table.from_pylist(rows, SCHEMA), bad)
 
 
 class MakeAndEncode:

@@ -112,7 +112,7 @@ class RunMaterial:
         rows = RowStore(self._folders["packed"].fetch(VALIDATION))
         if rows.vocabulary is not None:
             reconcile(self._encoder.vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
-        return rows.pieces()
+        return rows.pieces(self._scoring.perplexity_tokens)
 
     def prompts(self, n: int, seed: int) -> Sequence[Prompt]:
         folder, seconds, rate_hz = self._folders["units"], self._scoring.sampling.prompt_seconds, self._encoder.rate_hz

@@ -135,9 +135,9 @@ class Todo(Sequence[Shard]):
         return self._plan.shard(int(self._numbers[place]))
 
 
-def write_shard(shard: Shard, rows: Sequence[dict[str, Any]], bad: Sequence[dict[str, str]]) -> None:
-    """Leave a shard's units, and the requests that could not be made into any with the reason."""
-    table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata({b"bad": json.dumps(list(bad)).encode()}))
+def write_shard(shard: Shard, table: pa.Table, bad: Sequence[dict[str, str]]) -> None:
+    """Leave a shard's units, of SCHEMA, and the requests that could not be made into any with the reason."""
+    table = table.replace_schema_metadata({b"bad": json.dumps(list(bad)).encode()})
     buffer = pa.BufferOutputStream()
     with pa.ipc.new_file(buffer, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)

@@ -213,10 +213,14 @@ class RowStore:
             targets[:, :-1][~self.mask_RC[rows][:, 1:]] = IGNORE
         return Batch(inputs, targets, positions, boundaries, self.context)
 
-    def pieces(self) -> list[Document]:
-        """The pieces of all rows in their order, each with its mask; padding is left behind."""
+    def pieces(self, at_most_tokens: int = 0) -> list[Document]:
+        """The pieces of rows in their order, each with its mask; padding is left behind.
+
+        at_most_tokens: of as many rows, evenly spaced, as hold no more, padding counted; 0: of all.
+        """
         found = []
-        for row in range(self.rows):
+        wanted = max(1, at_most_tokens // self.row_tokens) if at_most_tokens else self.rows
+        for row in np.unique(np.linspace(0, self.rows - 1, min(wanted, self.rows)).astype(np.int64)):
             ends = np.cumsum(self.lengths_P[self.offsets[row] : self.offsets[row + 1]])
             for first, last in zip([0, *ends[:-1]], ends, strict=True):
                 mask = None if self.mask_RC is None else self.mask_RC[row, first:last]

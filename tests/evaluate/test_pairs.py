@@ -163,6 +163,15 @@ def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary(tmp_path: P
     assert found.targets == store.targets_R.sum()
 
 
+def test_fewer_pieces_are_those_of_rows_evenly_spaced(tmp_path: Path) -> None:
+    write_rows(tmp_path, sequences(), VOCABULARY, 32)
+    store = RowStore(tmp_path)
+    assert store.rows > 3
+    found = [tuple(piece.ids) for piece in store.pieces(3 * 32 + 31)]
+    rows = [store.tokens_RC[row][: store.tokens_R[row]] for row in (0, (store.rows - 1) // 2, store.rows - 1)]
+    assert [token for piece in found for token in piece] == [token for row in rows for token in row]
+
+
 def test_perplexity_is_that_of_the_packed_rows(model: PreTrainedModel, tmp_path: Path) -> None:
     documents = sequences()
     write_rows(tmp_path, documents, VOCABULARY, 32)

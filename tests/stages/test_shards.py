@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from support.machine import InProcess
 
@@ -43,7 +44,7 @@ class Made:
         found = RowReader().read(shard.requests).to_pylist()
         good = [row(one["utterance_id"], one["split"]) for one in found if int(one["utterance_id"]) % 10 != 7]
         bad = [{"id": one["utterance_id"], "reason": "bad"} for one in found if int(one["utterance_id"]) % 10 == 7]
-        write_shard(shard, good, bad)
+        write_shard(shard, pa.Table.from_pylist(good, shards.SCHEMA), bad)
         return ShardDone(shard.number, 1.0)
 
 
