@@ -83,7 +83,18 @@ class Compute(Settings):
     score_batch_tokens: int = Field(
         8192, ge=1, description="padded tokens in a forward pass of scoring: memory of the logits; chosen, not tuned"
     )
-    parallel_stages: int = Field(1, ge=1, description="stages that may run side by side")
+    parallel_stages: int = Field(
+        1,
+        ge=1,
+        description="stages that may run side by side; one that waits for devices that another holds counts, too",
+    )
+    autoscaled_cpus: int | None = Field(
+        None,
+        ge=0,
+        description="CPU cores that the cluster's autoscaler may bring it to: actors that find no room wait for it to "
+        "add nodes, and a stage begins with the first of them; null: what the cluster has is all there is",
+    )
+    autoscaled_gpus: int | None = Field(None, ge=0, description="the same for GPUs")
 
     @property
     def precision(self) -> Literal["bfloat16", "float32"]:

@@ -53,6 +53,6 @@ PROFILES: dict[str, Compute] = {
         encoder_gpus=0.5,
         encoder_batch_seconds=1200,
         score_actors=8,
-        parallel_stages=2,
+        parallel_stages=4,
     ),
 }

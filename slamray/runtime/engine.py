@@ -1,7 +1,8 @@
 """The machine that stages ask: sends their rows through actors and runs their training loops, on Ray.
 
 Stages that are made side by side each have a seat. Where their rows go through equal pools, they go through one set of
-actors, which is started once.
+actors, which is started once. What they ask for waits until its devices are free, those of a training for as long as it
+may start again (budget.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from slamray.config.compute import Compute
 from slamray.progress import Progress
+from slamray.runtime.budget import Budget, Devices, of_pools, of_training
 from slamray.stage.work import NOTICE, Done, Loop, Metrics, Pool
 
 Observe = Callable[[str, Metrics], None]
@@ -32,6 +34,7 @@ class Engine:
         self._connected = False
         self._probed = False
         self._training: set[Path] = set()  # folders of the stages that train now
+        self.budget = Budget(self._devices)
 
     def seats(self, count: int) -> list[EngineSeat]:
         """A machine for each of several stages that are made side by side."""
@@ -52,7 +55,8 @@ class Engine:
 
         self._training.add(out)
         try:
-            return train.train(loop, self.compute, out, heard)
+            with self.budget.hold(of_training(self.compute)):
+                return train.train(loop, self.compute, out, heard)
         except Exception as error:
             raise session.user_error(error) or error from error
         finally:
@@ -64,7 +68,8 @@ class Engine:
 
         self.connect()
         try:
-            return data.call(name, function, gpus, cpus)
+            with self.budget.hold(Devices(cpus, gpus)):
+                return data.call(name, function, gpus, cpus)
         except Exception as error:
             raise session.user_error(error) or error from error
 
@@ -102,6 +107,11 @@ class Engine:
         if self.compute.device == "cuda" and not self._probed:
             gpus.probe_gpus(self.compute, needed_bytes, root)
             self._probed = True
+
+    def _devices(self) -> Devices:
+        from slamray.runtime import session
+
+        return session.devices(self.compute)
 
     def close(self) -> None:
         """Leave the cluster, or stop the one that was started here; for a job's end only."""
@@ -177,13 +187,15 @@ class _Table:
         self._engine.connect()
         shown = [Progress(one.name, one.total, one.unit) for one in joined]
         missing = [len(one.rows) for one in joined]
+        pools = joined[0].pools
         try:
-            for sender, row in data.stream([one.rows for one in joined], joined[0].pools):
-                joined[sender].heard(row)
-                missing[sender] -= 1
-                shown[sender].show(joined[sender].total - missing[sender])
-                if not missing[sender]:
-                    joined[sender].done.set()
+            with self._engine.budget.hold(of_pools(pools, sum(missing))):
+                for sender, row in data.stream([one.rows for one in joined], pools):
+                    joined[sender].heard(row)
+                    missing[sender] -= 1
+                    shown[sender].show(joined[sender].total - missing[sender])
+                    if not missing[sender]:
+                        joined[sender].done.set()
         except Exception as error:
             raise session.user_error(error) or error from error
 

@@ -28,6 +28,9 @@ def probe_gpus(compute: Compute, needed_bytes: int, root: Path) -> None:
     began = time.monotonic()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
     places = [node for node in nodes for _ in range(int(node["Resources"]["GPU"]))]
+    if not places:
+        sys.stderr.write("no GPU is there yet: those that the autoscaler adds are not asked whether they can train\n")
+        return
     root.mkdir(parents=True, exist_ok=True)
     meeting = root / f".probe-{uuid.uuid4().hex}"
     asked = {

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
+from slamray.runtime.budget import Devices
 
 HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # unless it is set, workers that asked for no GPU see all (Ray 2.60)
 
@@ -38,7 +39,7 @@ def connect(compute: Compute) -> None:
         logging_level=logging.WARNING,
     )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    check_resources(compute, ray.cluster_resources())
+    check_resources(compute, devices(compute))
 
 
 def disconnect() -> None:
@@ -46,10 +47,16 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def check_resources(compute: Compute, available: dict[str, float]) -> None:
+def devices(compute: Compute) -> Devices:
+    """What the cluster has now, or what its autoscaler may bring it to: open-source Ray does not tell (2.60)."""
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    return Devices(max(cpus, compute.autoscaled_cpus or 0), max(gpus, compute.autoscaled_gpus or 0))
+
+
+def check_resources(compute: Compute, available: Devices) -> None:
     """BadInput when no stage of this compute could ever be scheduled on a cluster with these resources."""
-    gpus = available.get("GPU", 0.0)
-    cpus = available.get("CPU", 0.0)
+    gpus, cpus = available.gpus, available.cpus
     workers = compute.min_workers or compute.workers
     needs: list[tuple[str, float, str, float]] = [
         ("compute.tts_actors", compute.tts_actors, "CPU", cpus),
@@ -68,8 +75,8 @@ def check_resources(compute: Compute, available: dict[str, float]) -> None:
     for key, need, kind, have in needs:
         if need > have:
             raise BadInput(
-                f"{key}: needs {need:g} {kind}s but the cluster has {have:g}; "
-                "lower it, choose another profile, or add nodes"
+                f"{key}: needs {need:g} {kind}s but the cluster has {have:g}; lower it, choose another profile, add "
+                f"nodes, or say compute.autoscaled_{kind.lower()}s where an autoscaler adds them"
             )
 
 

@@ -72,7 +72,8 @@ class Machine(Protocol):
     def call(self, name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:
         """Run one function on one core, and a GPU where it asks for one, apart from this process.
 
-        cpus=0: seconds of work, beside actors that hold every core.
+        cpus=0: seconds of work, beside actors that hold every core. A stage that asks for more while its own rows are
+        on their way may wait for them.
         """
 
 

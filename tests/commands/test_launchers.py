@@ -22,6 +22,8 @@ import yaml
 
 from slamray import __version__
 from slamray.config.load import load_recipe
+from slamray.runtime.budget import Devices
+from slamray.runtime.session import check_resources
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -79,11 +81,15 @@ def test_the_job_has_what_its_profile_needs_and_the_locks_ray(job: dict[str, Any
     compute = load_recipe([word for word in words if not word.startswith("root=")]).compute
     groups = {group["groupName"]: group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
     cpus = {
-        name: group["replicas"] * int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+        name: group["maxReplicas"] * int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
         for name, group in groups.items()
     }
-    assert cpus["speak"] >= compute.tts_actors and groups["train"]["replicas"] == compute.workers
+    assert cpus["speak"] >= compute.tts_actors and groups["train"]["maxReplicas"] == compute.workers
     assert cpus["train"] >= compute.workers * compute.cpus_per_worker
+    autoscaled = compute.autoscaled_cpus, compute.autoscaled_gpus
+    assert autoscaled == (sum(cpus.values()), groups["train"]["maxReplicas"])
+    assert {group["minReplicas"] for group in groups.values()} == {0}
+    check_resources(compute, Devices(*map(float, filter(None, autoscaled))))
     locked = re.search(r"^ray==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert locked and job["spec"]["rayClusterSpec"]["rayVersion"] == locked.group(1)
 

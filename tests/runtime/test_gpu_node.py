@@ -1,4 +1,4 @@
-"""On a machine with a visible GPU a CPU profile runs on the CPU, and a GPU profile asks its GPUs first."""
+"""On a node with a GPU a CPU profile runs on the CPU, a GPU profile asks its GPUs first, a training keeps its GPU."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def test_a_visible_gpu_is_used_by_those_who_ask_for_it_alone(tmp_path: Path) -> 
     assert found["call"] == found["actor"] == found["loop"].pop("visible") == ""
     assert found["loop"].pop("accelerator without our word") == "cuda"  # the plant is there
     assert found["loop"] == {"accelerator": "cpu", "engine": "cpu", "loss": "cpu"}
+    # a training that starts again finds its GPU free, though scoring has waited for one
+    assert found["side by side"] == ["trains", "trains", "has trained", "scores"]
     said = found["probe of a CPU"]
     assert said.startswith("1 GPUs on 1 nodes can train: the CPU, ") and said.count("\n") == 1
     assert found["probe of the GPU"].startswith(f"node {found['node']}: torch 2.11")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.ports import wait_for
 
 from slamray.commands.run import check_root
 from slamray.errors import BadInput
@@ -31,15 +30,6 @@ for root in sys.argv[2:]:
     except BadInput as error:
         print(error)
 """
-
-
-def wait_for(port: int) -> None:
-    """Until something listens there."""
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import ray.cloudpickle
 
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
+from slamray.runtime.budget import Devices
 from slamray.runtime.engine import Engine, EngineSeat
 from slamray.stage.work import CHECKPOINTS, METRICS, Pool, Report
 
@@ -251,7 +252,7 @@ def test_a_request_that_can_never_be_met_is_refused(compute: Compute, message: s
     from slamray.runtime.session import check_resources
 
     with pytest.raises(BadInput, match=message):
-        check_resources(compute, {"CPU": 8.0})
+        check_resources(compute, Devices(cpus=8))
 
 
 def write_to_a_full_disk(how: str) -> None:

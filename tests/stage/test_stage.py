@@ -15,7 +15,8 @@ from support.machine import InProcess
 from slamray import store
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
-from slamray.runtime import data
+from slamray.runtime import data, session
+from slamray.runtime.budget import Devices
 from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
@@ -193,6 +194,37 @@ def test_a_stream_that_breaks_ends_the_stages_with_rows_left_and_a_second_run_ma
 
     materialise([target], tmp_path, engine_that(monkeypatch, whole), {})  # locks are free; only a's rows are left
     assert target.is_done(tmp_path) and sent == [3]
+
+
+@pytest.mark.parametrize(("cores", "overlaps"), [(4, True), (3, False)])
+def test_training_begins_beside_the_speech_that_it_needs_not_where_both_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, overlaps: bool
+) -> None:
+    """Two cores speak, two train; units are spoken before pairs."""
+    trains, spoken = threading.Event(), threading.Event()
+
+    def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[Came]:
+        first = min(range(2), key=lambda number: len(senders[number]))
+        yield from ((first, {}) for _ in senders[first])
+        assert trains.wait(20 if overlaps else 0.3) == overlaps
+        yield from ((1 - first, {}) for _ in senders[1 - first])
+        spoken.set()
+
+    def call(name: str, function: Any, gpus: float, cpus: float) -> Any:
+        assert spoken.is_set() != overlaps
+        trains.set()
+
+    def train(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
+        machine.call("training", lambda: None, cpus=2)
+        return {}
+
+    engine = engine_that(monkeypatch, stream)
+    monkeypatch.setattr(data, "call", call)
+    monkeypatch.setattr(session, "devices", lambda compute: Devices(cpus=cores))
+    units, pairs = (Stage(name, asking(2, n), {}, group="speaking") for name, n in (("units", 2), ("pairs", 3)))
+    pretrained = Stage("pretrained", train, {}, (units,))
+    aligned = Stage("aligned", recording([], "aligned"), {}, (pretrained, pairs))
+    assert "aligned" in materialise([aligned], tmp_path, engine, {}, parallel=2)
 
 
 def test_a_second_driver_on_the_same_stage_is_refused_by_name(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import ray
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.runtime import gpus
+from slamray.runtime import train as train_module
 from slamray.runtime.engine import Engine
 from slamray.stage.work import Pool, Report
 
@@ -81,6 +83,46 @@ def loop(report: Report) -> dict[str, Any]:
     }
 
 
+def tell(folder: Path, what: str) -> None:
+    with (folder / "told").open("a") as file:
+        file.write(what + "\n")
+
+
+def train(folder: Path, report: Report) -> dict[str, Any]:
+    """Its worker dies once, when scoring has asked for the GPU."""
+    tell(folder, "trains")
+    if not (folder / "died").exists():
+        while not (folder / "asked").exists():
+            time.sleep(0.1)
+        time.sleep(3)  # an actor of a free GPU would be there now
+        (folder / "died").touch()
+        os._exit(1)
+    tell(folder, "has trained")
+    return {}
+
+
+class Score:
+    def __call__(self, row: Row) -> Row:
+        tell(Path(row.out).parent, "scores")
+        return row
+
+
+def side_by_side(folder: Path) -> list[str]:
+    """What was heard of a training that starts again while scoring wants the same GPU."""
+    nccl = train_module.TorchConfig
+    train_module.TorchConfig = lambda backend, timeout_s: nccl(backend="gloo", timeout_s=timeout_s)
+    engine = Engine(Compute(device="cuda", stall_seconds=5))
+    (seat,) = engine.seats(1)
+    with ThreadPoolExecutor() as beside:
+        training = beside.submit(engine.train, "train", partial(train, folder), folder / "train" / "0")
+        while not (folder / "told").exists():
+            time.sleep(0.1)
+        (folder / "asked").touch()
+        seat.rows("score", [Row(str(folder / "score"))], [Pool(Score, {}, actors=1, gpus=1)], 1, "rows")
+        training.result()
+    return (folder / "told").read_text().splitlines()
+
+
 def main(folder: Path) -> None:
     # annotations stay classes, not strings, so that records travel with their kernels
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -106,6 +148,7 @@ def main(folder: Path) -> None:
         Engine(Compute(device="cuda")).probe(1, folder)
     except BadInput as error:
         found["probe of the GPU"] = str(error)
+    found["side by side"] = side_by_side(folder)
     found["node"] = ray.nodes()[0]["NodeManagerHostname"]
     engine.close()
     (folder / "found.json").write_text(json.dumps(found))
