@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help setup demo sweep test test-long chaos bench check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo sweep test test-long chaos calibrate bench check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ N ?= 50
 JOB ?= demo
 chaos: setup  ## kill N runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
 	$(BIN)/python tests/faults/chaos.py N=$(N) JOB=$(JOB)
+
+calibrate: setup  ## how fast this machine is, for the hours that `--plan` prints (a minute or two)
+	$(BIN)/python jobs/calibrate.py profile=laptop
 
 bench: setup  ## how fast it is: writes docs/results/speed.md (20 minutes on 2 quiet cores); SLAMKIT=FOLDER compares with a clone of it
 	$(BIN)/python benchmarks/table.py

@@ -27,7 +27,7 @@ from slamray.speech.encoders.table import check_encoder
 from slamray.stage.materialise import materialise
 from slamray.stage.mirror import Mirror
 from slamray.stage.stage import Stage, flaws, order
-from slamray.stages import prediction
+from slamray.stages import estimate, prediction
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED
 from slamray.stages.planning import device_bytes
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
@@ -46,7 +46,10 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
         if "--plan" in words:
             recipe = known(recipe)
             targets = build(recipe)
-            print("\n".join([plan(recipe, targets), *prediction.lines(recipe, order(targets))]))
+            stages = order(targets)
+            print(
+                "\n".join([plan(recipe, targets), *prediction.lines(recipe, stages), *estimate.lines(recipe, stages)])
+            )
             return 0
         if "--verify" in words:
             return verify(Path(recipe.root), build(known(recipe)))
@@ -231,7 +234,7 @@ def summary(
 
 def tracked_parameters(recipe: Recipe) -> dict[str, Any]:
     """The recipe as flat dotted keys, for comparison pages."""
-    return dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror"})))
+    return dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror", "rates", "prices"})))
 
 
 def provenance(words: Sequence[str], recipe: Recipe) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from slamray.config.profiles import PROFILES
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 
-EXECUTION = ("compute", "root", "mirror", "tracking")
+EXECUTION = ("compute", "root", "mirror", "tracking", "rates", "prices")
 SEED_KEYS = ("pretrain.seed", "dpo.seed")  # a study's seed sets them: new weights, and the order of rows and of pairs
 
 Tree = dict[str, Any]
@@ -231,7 +231,7 @@ def _read_file(path: Path, name: str) -> Tree:
     if not isinstance(tree, dict):
         raise BadInput(f"recipe={name}: not a mapping of keys")
     if set(EXECUTION) & tree.keys():
-        raise BadInput(f"recipe={name}: compute, root and tracking are execution; give them as words")
+        raise BadInput(f"recipe={name}: compute, root, tracking, rates and prices are execution; give them as words")
     return tree
 
 

@@ -13,6 +13,7 @@ from slamray.config.compute import Compute, TrackingSettings
 from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
 from slamray.config.evaluation import EvaluateSettings
 from slamray.config.model import ModelSettings, PackSettings
+from slamray.config.rates import Prices, Rates
 from slamray.config.speech import SpeechSettings
 from slamray.config.training import DpoSettings, PretrainSettings
 
@@ -42,3 +43,5 @@ class Recipe(Settings):
         None, description="s3://bucket/folder (or gs://, file:///) that keeps a copy of root while the run goes on"
     )
     tracking: TrackingSettings = execution(TrackingSettings())
+    rates: Rates = execution(Rates())
+    prices: Prices = execution(Prices())

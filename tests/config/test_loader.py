@@ -56,7 +56,7 @@ def test_a_parent_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_parent_may_not_hold_execution_either(tmp_path: Path) -> None:
     low = write(tmp_path, low="root: /elsewhere\n")["low"]
     high = write(tmp_path, high=f"extends: {low}\n")["high"]
-    with pytest.raises(BadInput, match=r"low\.yaml: compute, root and tracking are execution"):
+    with pytest.raises(BadInput, match=r"low\.yaml: compute, root, tracking, rates and prices are execution"):
         load_recipe([f"recipe={high}"])
 
 
