@@ -11,11 +11,13 @@ page, and prints one line of JSON.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from extraction import Timed
@@ -24,7 +26,7 @@ from pydantic import Field
 from stream_model import Cluster, Outcome, Work, simulate, strikes
 
 from slamray import store
-from slamray.commands.calibrate import measure_disk
+from slamray.commands.calibrate import apart, measure_disk, measure_speech
 from slamray.commands.words import as_command, split_words
 from slamray.config.base import Settings
 from slamray.config.load import load_recipe
@@ -65,15 +67,17 @@ class Words(Settings):
 
 @dataclass(frozen=True)
 class Measured:
-    """documents_per_second, document_seconds: of all actors, and of one of them, by how many were at work.
+    """documents_per_second: by how many actors were at work; shards_per_second: of no cost; both by the clock.
 
-    start_seconds: until the first actor has its first document. block_seconds, shard_seconds: of the driver, for a
-    block and for each shard in it. merge_seconds: of a document in a part that is merged.
+    load: of the machine when that began. Of processor time, which others on the machine change less: document_seconds,
+    of one actor for a document; block_seconds and shard_seconds, of the driver for a block and for each shard in it;
+    merge_seconds, for a document of a part. start_seconds: until the first actor has its first document.
     """
 
     documents_per_second: Mapping[str, float]
-    document_seconds: Mapping[str, float]
     shards_per_second: Mapping[str, float]
+    load: float
+    document_seconds: float
     start_seconds: float
     block_seconds: float
     shard_seconds: float
@@ -119,26 +123,25 @@ def _main(words: Sequence[str]) -> int:
 
 def measure(recipe: Recipe, root: Path, own: Words) -> Measured:
     """All that this machine can tell."""
+    load = os.getloadavg()[0]
+    core = apart(measure_speech, recipe, 20.0)
     engine = Engine(recipe.compute)
     try:
         engine.connect()
         spoken = {count: _speak(recipe, engine, root, count, own.measured_documents) for count in (1, 2)}
-        handed = {
-            f"{rows} shards, {count} actors": _hand_out(engine, rows, count)
-            for rows in (SHORT, LONG)
-            for count in (1, 2)
-        }
-        per_document, document_bytes = _merge(root / "speech-2")
+        asked = [(rows, count) for rows in (SHORT, LONG) for count in (1, 2)]
+        handed = {of: _hand_out(engine, *of) for of in asked}
     finally:
         engine.close()
+    per_document, document_bytes = _merge(root / "speech-2")
     # a block of one shard, and one of eight
-    one = 1 / handed[f"{SHORT} shards, 2 actors"]
-    eight = LONG / data.BLOCKS / handed[f"{LONG} shards, 2 actors"]
+    one, eight = handed[SHORT, 2][1], handed[LONG, 2][1] * LONG / data.BLOCKS
     shard = max(0.0, (eight - one) / (LONG / data.BLOCKS - 1))
     return Measured(
         {str(count): rate for count, (rate, _) in spoken.items()},
-        {str(count): count / rate for count, (rate, _) in spoken.items()},
-        handed,
+        {f"{rows:,} shards, {count} actors": rate for (rows, count), (rate, _) in handed.items()},
+        load,
+        core["document_seconds"] * (1 / core["speak"] + 1 / core["encode"]),
         spoken[1][1],
         one - shard,
         shard,
@@ -170,15 +173,21 @@ def _speak(recipe: Recipe, engine: Engine, root: Path, actors: int, documents: i
     return rate, ends[0] - began - 1 / rate
 
 
-def _hand_out(engine: Engine, shards: int, actors: int) -> float:
-    """Shards a second through actors that do nothing with them."""
-    ends: list[float] = []
+def _hand_out(engine: Engine, shards: int, actors: int) -> tuple[float, float]:
+    """Shards a second through actors that do nothing with them, and the driver's processor time for one."""
+    ends: list[tuple[float, float]] = []
     (seat,) = engine.seats(1)
     pools = [Pool("slamray.commands.calibrate:Nothing", {}, actors)]
     rows = [Shard(number, Stretch("", 0, 1), "", 0) for number in range(shards)]
-    seat.rows("driver", rows, pools, shards, "shards", lambda row: ends.append(time.perf_counter()))
+    now = partial(_now, ends)
+    seat.rows("driver", rows, pools, shards, "shards", now)
     seat.leave()
-    return (len(ends) - 1) / (ends[-1] - ends[0])
+    (began, spent), (ended, spent_then) = ends[0], ends[-1]
+    return (len(ends) - 1) / (ended - began), (spent_then - spent) / (len(ends) - 1)
+
+
+def _now(ends: list[tuple[float, float]], row: Mapping[str, object]) -> None:
+    ends.append((time.perf_counter(), time.process_time()))
 
 
 def _merge(spoken: Path) -> tuple[float, float]:
@@ -192,18 +201,18 @@ def _merge(spoken: Path) -> tuple[float, float]:
     for number in range(shards):
         write_shard(Shard(number, Stretch("", 0, 8), str(out), 0), rows, [])
     size = sum(path.stat().st_size for path in (out.path / SHARDS).iterdir())
-    began = time.perf_counter()
+    began = time.process_time()
     merge(out, 0, range(shards))
-    return (time.perf_counter() - began) / shards / len(rows), size / shards / len(rows)
+    return (time.process_time() - began) / shards / len(rows), size / shards / len(rows)
 
 
 MEANS = {"a node is lost every 30 days": 30 * DAY, "preempted every 6 hours": 6 * HOUR, "every hour": HOUR}
-BLOCKS_BY_ACTORS = "blocks: four an actor"
-SCENES = ("nothing fails", *MEANS, BLOCKS_BY_ACTORS)
+FIXED = f"nothing fails, at most {data.BLOCKS:,} blocks"
+SCENES = ("nothing fails", *MEANS, FIXED)
 
 
 def model(own: Words, found: Measured, recipe: Recipe, nodes: int, blocks: int) -> tuple[Cluster, Work]:
-    """The cluster and the work as they were measured; every core of a node is busy, as two of two were."""
+    """The cluster and the work as they were measured."""
     size = recipe.speech.shard_documents
     shards = -(-own.documents // size)
     cluster = Cluster(
@@ -215,7 +224,7 @@ def model(own: Words, found: Measured, recipe: Recipe, nodes: int, blocks: int) 
     )
     work = Work(
         shards,
-        shard=size * found.document_seconds["2"],
+        shard=size * found.document_seconds,
         block_shards=-(-shards // blocks),
         block_dispatch=found.block_seconds,
         shard_dispatch=found.shard_seconds,
@@ -229,7 +238,7 @@ def model(own: Words, found: Measured, recipe: Recipe, nodes: int, blocks: int) 
 def _curve(own: Words, found: Measured, recipe: Recipe, scene: str) -> tuple[tuple[float, ...], tuple[Outcome, ...]]:
     outcomes = []
     for nodes in NODES:
-        blocks = max(data.BLOCKS, 4 * nodes * own.node_actors if scene == BLOCKS_BY_ACTORS else 0)
+        blocks = data.BLOCKS if scene == FIXED else data.most_blocks(nodes * own.node_actors)
         cluster, work = model(own, found, recipe, nodes, blocks)
         struck = strikes(nodes, MEANS[scene], own.node_seconds, SEED) if scene in MEANS else iter(())
         outcomes.append(simulate(cluster, work, struck))
@@ -238,7 +247,7 @@ def _curve(own: Words, found: Measured, recipe: Recipe, scene: str) -> tuple[tup
 
 def ideal(own: Words, found: Measured) -> list[float]:
     """Documents a second of so many nodes, if each were as fast as one of them."""
-    return [nodes * own.node_actors / found.document_seconds["2"] for nodes in NODES]
+    return [nodes * own.node_actors / found.document_seconds for nodes in NODES]
 
 
 def draw(curves: Sequence[Curve], best: Sequence[float], path: Path) -> None:
@@ -279,7 +288,9 @@ def text(own: Words, found: Measured, recipe: Recipe, curves: Sequence[Curve], p
         "# From one node to a thousand",
         "",
         f"`{command}` at commit `{found.commit}`, {found.machine}, {found.date}. Measured on this machine, simulated "
-        "beyond; no cluster of more than one machine was at hand.",
+        f"beyond; no cluster of more than one machine was at hand. Others used the machine at the same time (a load of "
+        f"{found.load:.1f} on its cores): what was taken by the clock is a lower bound, and the simulation takes "
+        "processor time.",
         "",
         "## Measured",
         "",
@@ -288,19 +299,20 @@ def text(own: Words, found: Measured, recipe: Recipe, curves: Sequence[Curve], p
         f"| stories spoken and encoded a second, one actor ({own.measured_documents} stories of the package) "
         f"| {one:.2f} |",
         f"| two actors, one a core | {two:.2f} ({two / one:.2f} times) |",
+        f"| processor time of one story | {found.document_seconds:.2f} s |",
         f"| until the first actor is ready: processes and models | {found.start_seconds:.1f} s |",
         *(
             f"| shards of no cost that the driver hands out a second, {name} | {rate:,.0f} |"
             for name, rate in found.shards_per_second.items()
         ),
-        f"| so a block costs the driver, and each shard in it | {1000 * found.block_seconds:.1f} ms, "
+        f"| processor time of the driver for a block, and for each shard in it | {1000 * found.block_seconds:.1f} ms, "
         f"{1000 * found.shard_seconds:.2f} ms |",
-        f"| merging shards to a part, for each document | {1000 * found.merge_seconds:.2f} ms |",
+        f"| processor time of merging shards to a part, for each document | {1000 * found.merge_seconds:.2f} ms |",
         f"| units of a story on disk | {found.document_bytes:,.0f} bytes |",
         f"| the disk takes | {found.disk_mb:,.0f} MB/s |",
         "",
-        f"A shard of {size} documents takes a core {size * found.document_seconds['2']:.1f} s here. A driver that "
-        f"hands out blocks of one shard would keep {size * found.document_seconds['2'] / block:,.0f} cores busy; a "
+        f"A shard of {size} documents takes a core {size * found.document_seconds:.1f} s here. A driver that "
+        f"hands out blocks of one shard would keep {size * found.document_seconds / block:,.0f} cores busy; a "
         "long stream has blocks of many.",
         "",
         "## Simulated",
@@ -308,19 +320,22 @@ def text(own: Words, found: Measured, recipe: Recipe, curves: Sequence[Curve], p
         f"{own.documents:,} stories, {own.node_actors} actors a node, all nodes there at the beginning. Taken and not "
         f"measured: {own.create_per_second:g} actors are created a second, a lost node is noticed after "
         f"{own.notice_seconds:g} s and replaced after {own.node_seconds:g} s, the store takes {own.store_mb:g} MB/s. "
-        f"A stream has at most {data.BLOCKS:,} blocks (`slamray/runtime/data.py`), but for the last curve. Merges go "
-        "on beside the speech and follow one another. A lost node costs the shards that its actors were making; their "
-        "blocks are handed out again, and shards that are there are passed over. The driver, its disk and its memory "
+        f"A stream has at most {data.BLOCKS:,} blocks, or {data.ACTOR_BLOCKS} for each actor if those are more; in the "
+        f"last curve, as it was before, {data.BLOCKS:,} in any case. Merges go on beside the speech and follow one "
+        f"another: all of them take {own.documents * found.merge_seconds / HOUR:.2f} h. A lost node costs the shards "
+        "that its actors were making; their blocks are handed out again, and shards that are there are passed over. "
+        "The driver, its disk and its memory "
         "do not fail.",
         "",
         f"![documents a second over nodes]({picture})",
         "",
-        "| nodes | " + " | ".join(curve.name for curve in curves) + " | ideal | hours, nothing fails |",
-        "|---" * (len(curves) + 3) + "|",
+        "| nodes | " + " | ".join(curve.name for curve in curves) + " | ideal | hours, nothing fails | driver busy |",
+        "|---" * (len(curves) + 4) + "|",
         *(
             f"| {nodes:,} | "
             + " | ".join(f"{curve.rates[place]:,.0f}" for curve in curves)
-            + f" | {best[place]:,.0f} | {curves[0].outcomes[place].seconds / HOUR:.2f} |"
+            + f" | {best[place]:,.0f} | {curves[0].outcomes[place].seconds / HOUR:.2f} "
+            f"| {curves[0].outcomes[place].driver_busy:.0%} |"
             for place, nodes in enumerate(NODES)
         ),
         "",

@@ -67,9 +67,9 @@ def _main(words: Sequence[str]) -> int:
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".calibrate-") as folder:
         for name, work in (
-            ("voice and encoder", partial(_apart, measure_speech, recipe, own.seconds)),
-            ("training", partial(_apart, measure_training, recipe, own.seconds, Path(folder))),
-            ("scoring", partial(_apart, measure_scoring, recipe, own.seconds, Path(folder))),
+            ("voice and encoder", partial(apart, measure_speech, recipe, own.seconds)),
+            ("training", partial(apart, measure_training, recipe, own.seconds, Path(folder))),
+            ("scoring", partial(apart, measure_scoring, recipe, own.seconds, Path(folder))),
             ("disk", partial(measure_disk, Path(folder), own.seconds)),
             ("driver", partial(measure_driver, recipe.compute)),
         ):
@@ -86,7 +86,7 @@ def _main(words: Sequence[str]) -> int:
     return 0
 
 
-def _apart(measure: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
+def apart(measure: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
     """In a process of its own, whose memory is then known."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(measure, *args).result()
@@ -98,25 +98,26 @@ def _held_mb() -> float:
 
 
 def measure_speech(recipe: Recipe, seconds: float) -> dict[str, float]:
-    """Voice and encoder on one core."""
+    """Voice and encoder on one core: its processor time, which others hardly change; on a GPU by the clock."""
     from slamray.data.item_pairs import Utterance
     from slamray.speech.audio import RATE_HZ, from_pcm
     from slamray.speech.encoders.table import open_encoder
     from slamray.stages.speech_kernels import Speak
 
-    voice = Speak(recipe.speech.tts)
-    encode = open_encoder(recipe.speech.encoder, "cuda" if recipe.compute.encoder_gpus else "cpu")
+    voice, on_gpu = Speak(recipe.speech.tts), recipe.compute.encoder_gpus > 0
+    encode = open_encoder(recipe.speech.encoder, "cuda" if on_gpu else "cpu")
+    clock = time.perf_counter if on_gpu else time.process_time
     audios, sentences = [], 0
     spent = {"speak": 0.0, "encode": 0.0}
     for number, story in enumerate(_stories()):
-        began = time.perf_counter()
+        began = clock()
         sound = voice.speak(Utterance(f"{number:08x}", story, None))
         audio = from_pcm(sound.pcm)
-        spoken = time.perf_counter()
+        spoken = clock()
         encode([audio], recipe.compute.encoder_batch_seconds)
         if number:  # the first one warms up
             spent["speak"] += spoken - began
-            spent["encode"] += time.perf_counter() - spoken
+            spent["encode"] += clock() - spoken
             audios.append(len(audio) / RATE_HZ)
             sentences += len(story)
         if audios and sum(spent.values()) > seconds:
@@ -173,7 +174,7 @@ def _write_model(recipe: Recipe, folder: Path) -> None:
 
 def _flops(recipe: Recipe, compute: Compute, seconds: float, folder: Path) -> float:
     """6 N FLOPs a second of steps of one micro-batch, after the first."""
-    from slamray.tokens.documents import unit_document
+    from slamray.tokens.documents import Document, unit_document
     from slamray.tokens.packing import pack
     from slamray.tokens.rows import write_rows
     from slamray.train.pretrain import pretrain
@@ -181,7 +182,8 @@ def _flops(recipe: Recipe, compute: Compute, seconds: float, folder: Path) -> fl
     n_units = check_encoder(recipe.speech.encoder).n_units
     vocabulary = check_encoder(recipe.speech.encoder).vocabulary
     step_tokens = planning.micro_batch(recipe) * recipe.pack.row_tokens
-    rng, documents = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    documents: list[Document] = []
     while sum(len(document) for document in documents) < 4 * step_tokens:
         documents.append(unit_document(rng.integers(0, n_units, max(60, round(rng.normal(700, 200)))), vocabulary))
     lengths = np.array([len(document) for document in documents])

@@ -54,6 +54,11 @@ class Budget:
                 self._asked.remove(asked)
                 self._grant()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until nothing is held or asked for, so long at most; whether it is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._asked, seconds)
+
     def _grant(self) -> None:
         waiting = [one for one in self._asked if not one.granted]
         if waiting and len(waiting) == len(self._asked):

@@ -19,6 +19,7 @@ ROW = "row"  # column of the record
 
 
 BLOCKS = 4096  # of one stream, at most: the driver keeps a reference to each, some kB (chosen, not tuned)
+ACTOR_BLOCKS = 4  # for each actor, if those are more: with fewer, many wait at the end (docs/results/simulation.md)
 
 
 class _Actor:
@@ -52,9 +53,14 @@ def _refusal(sender: int, kind: type, refused: str) -> pa.Table:
     return pa.table({SENDER: [sender], REFUSED: [refused], ROW: pa.nulls(1, arrow_type(kind))})
 
 
-def _blocks(senders: Sequence[Sequence[Any]]) -> list[pa.Table]:
+def most_blocks(actors: int) -> int:
+    """Blocks of one stream through pools of at most so many actors."""
+    return max(BLOCKS, ACTOR_BLOCKS * actors)
+
+
+def _blocks(senders: Sequence[Sequence[Any]], actors: int) -> list[pa.Table]:
     """What Ray hands out at a time: one row of a short stream, some of a long one, whose rows are made bit by bit."""
-    rows = -(-sum(len(own) for own in senders) // BLOCKS)
+    rows = -(-sum(len(own) for own in senders) // most_blocks(actors))
     return [
         _envelope(number, own[first : first + rows], type(own[first]))
         for number, own in enumerate(senders)
@@ -73,7 +79,7 @@ def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     rows = sum(len(own) for own in senders)
-    dataset: Dataset = ray.data.from_arrow(_blocks(senders))
+    dataset: Dataset = ray.data.from_arrow(_blocks(senders, max(pool.actors for pool in pools)))
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,

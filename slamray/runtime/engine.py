@@ -20,6 +20,7 @@ from slamray.runtime.budget import Budget, Devices, of_pools, of_training
 from slamray.stage.work import NOTICE, Done, Loop, Metrics, Pool
 
 Observe = Callable[[str, Metrics], None]
+CLOSING_SECONDS = 30.0  # Ray ends a process that asks something of it when it is shut down; chosen, not tuned
 
 
 class Engine:
@@ -118,6 +119,7 @@ class Engine:
         if self._connected:
             from slamray.runtime import session
 
+            self.budget.wait(CLOSING_SECONDS)  # a stream whose last row was heard still ends its actors
             session.disconnect()
 
 

@@ -31,7 +31,7 @@ WEIGHT_BYTES = 4  # of a parameter
 CHECKPOINT_BYTES = 2 * 3 * WEIGHT_BYTES  # two are kept while a training goes on: weights and two moments
 CHECKPOINT_FILES = 5  # about
 WORD_SENTENCES = 0.2  # a word by itself is about a fifth of a sentence; chosen, not tuned
-CALIBRATE = "run jobs/calibrate.py with the same words"
+UNMEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _load(name: str, recipe: Recipe, rates: Rates, parameters: int, known: dict[
 
 
 def _missing(hours: float | None, rate: str) -> str:
-    return f"rates.{rate} not measured: {CALIBRATE}" if hours is None else ""
+    return f"rates.{rate} {UNMEASURED}" if hours is None else ""
 
 
 def _over(amount: float, rate: float | None) -> float | None:
@@ -202,7 +202,7 @@ def _speech(name: str, recipe: Recipe, rates: Rates, known: dict[str, Stage]) ->
         missing = [f"rates.{rate}" for rate in unsaid if getattr(rates, rate) is None]
         audio = documents * per_document + sentences * (rates.sentence_seconds or 0)
         if missing:
-            unknown = f"{', '.join(missing)} not measured: {CALIBRATE}"
+            unknown = f"{', '.join(missing)} {UNMEASURED}"
         elif rates.speak and rates.encode:
             hours = _speech_seconds(audio / rates.speak, audio / rates.encode, compute) / 3600
     cores = compute.encoder_actors + (compute.tts_actors if compute.encoder_gpus else 0)
@@ -249,9 +249,9 @@ def _units(recipe: Recipe, corpus: Stage) -> tuple[float, float, str]:
 def _text(recipe: Recipe, rates: Rates, source: str, loads: Sequence[Load], others: Sequence[str]) -> list[str]:
     found = [f"the whole recipe, stages one after another, {source}; not counted: {', '.join(others) or 'none'}"]
     for load in loads:
-        hours = f"{_show(load.hours)} h" if load.hours is not None else load.unknown
-        gpus = f" + {load.gpus:g} GPUs" if load.gpus else ""
-        found.append(f"  {load.stage:<19}{hours} x {load.cores:g} cores{gpus}")
+        hours = _show(load.hours) if load.hours is not None else "?"
+        beside = f" + {load.gpus:g} GPUs" if load.gpus else ""
+        found.append(f"  {load.stage:<19}{hours} h x {load.cores:g} cores{beside}{load.unknown and ': '}{load.unknown}")
     sure = all(load.hours is not None for load in loads)
     total, cores, gpus = (_sum(loads, factor) for factor in (_one, _cores, _gpus))
     least = "" if sure else "at least "
@@ -270,7 +270,10 @@ def _text(recipe: Recipe, rates: Rates, source: str, loads: Sequence[Load], othe
     if requests:
         found.append(f"  about {requests:,.0f} requests to an object store, where root or a mirror is one")
     cost = _cost(recipe, cores, gpus, disk, requests)
-    return [*found, f"  cost: {least}{cost}"] if cost else found
+    if cost:
+        found.append(f"  cost: {least}{cost}")
+    unmeasured = any(UNMEASURED in line for line in found)
+    return [*found, f"  {UNMEASURED}: run jobs/calibrate.py with the same words"] if unmeasured else found
 
 
 def _one(load: Load) -> float:
@@ -311,7 +314,7 @@ def _memory(rates: Rates) -> str:
     known = {name: getattr(rates, name) for name in names}
     said = [f"{names[name]} {value / 1000:.1f} GB" for name, value in known.items() if value is not None]
     missing = [names[name] for name, value in known.items() if value is None]
-    return ", ".join(said + ([f"{', '.join(missing)} not measured: {CALIBRATE}"] if missing else []))
+    return ", ".join(said + ([f"{', '.join(missing)} {UNMEASURED}"] if missing else []))
 
 
 def _driver(recipe: Recipe, rates: Rates) -> list[str]:

@@ -105,6 +105,15 @@ def test_work_that_fails_gives_its_devices_back(budget: Budget) -> None:
         work.end()
 
 
+def test_who_closes_waits_until_nothing_is_held_and_not_for_ever(budget: Budget) -> None:
+    assert budget.wait(0)
+    ending = Work(budget, cpus=1)
+    assert ending.runs and not budget.wait(0.1)
+    closing = threading.Timer(0.2, ending.end)
+    closing.start()
+    assert budget.wait(20)
+
+
 def test_pools_and_trainings_say_what_they_hold() -> None:
     pools = [Pool("tts", {}, actors=16), Pool("encoder", {}, actors=4, gpus=0.5)]
     assert of_pools(pools, 1000) == Devices(cpus=20, gpus=2)

@@ -107,6 +107,7 @@ def test_a_long_stream_is_sent_in_blocks_and_every_record_is_heard(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slamray.runtime.data.BLOCKS", 3)
+    monkeypatch.setattr("slamray.runtime.data.ACTOR_BLOCKS", 1)
     heard: list[int] = []
     (seat,) = engine.seats(1)
     seat.rows("test", rows(8, tmp_path), [Pool(Leave, {}, 2)], 8, "rows", lambda row: heard.append(row["number"]))

@@ -54,7 +54,7 @@ def test_hours_core_hours_and_cost_add_up(words: list[str], capsys: pytest.Captu
     assert hours == {name: pytest.approx(count / 3600, rel=5e-3) for name, count in seconds.items()}
     core_seconds = 2 * (90 + 24 + 32.8 + 3 * 13) + 36 + 4
     assert f"  {225.8 / 3600:.3g} hours, {core_seconds / 3600:.3g} core-hours, 0 GPU-hours; " in "\n".join(lines)
-    assert lines[-1] == f"  cost: {core_seconds / 36:,.2f} (cores {core_seconds / 36:,.2f}, GPUs 0.00)"
+    assert lines[-2] == f"  cost: {core_seconds / 36:,.2f} (cores {core_seconds / 36:,.2f}, GPUs 0.00)"
     assert lines[0].endswith("rates given; not counted: corpus, packed, report")
 
 
@@ -74,9 +74,11 @@ def test_what_was_not_measured_is_said_and_the_sum_is_a_least(
 ) -> None:
     lines = planned(capsys, [*words, "rates.speak=10", "pretrain.budget=time:1h", "prices.core_hour=1"])
     (units,) = (line for line in lines if line.startswith("  units"))
-    assert "rates.encode, rates.document_seconds not measured: run jobs/calibrate.py with the same words" in units
+    assert units == "  units              ? h x 2 cores: rates.encode, rates.document_seconds not measured"
     assert any(line.startswith("  at least 1 hours, 1 core-hours") for line in lines)
-    assert lines[-1] == "  cost: at least 1.00 (cores 1.00)"
+    cost, hint = lines[-2:]
+    assert cost == "  cost: at least 1.00 (cores 1.00)"
+    assert hint == "  not measured: run jobs/calibrate.py with the same words"
 
 
 def test_the_number_of_documents_of_a_corpus_that_is_not_read_is_not_known(
