@@ -23,6 +23,7 @@ CONFIG = {
     "provider": {
         "type": "fake_multinode",
         "gcs_address": f"127.0.0.1:{PORT}",
+        "use_node_id_as_ip": True,  # all have the same address
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
     },
