@@ -346,7 +346,7 @@ def text(own: Words, found: Measured, recipe: Recipe, curves: Sequence[Curve], p
         + ".",
         "",
         f"What bends the curve: few blocks for each actor, so that many wait in the last round "
-        f"({data.most_blocks(50 * own.node_actors) / (50 * own.node_actors):.1f} blocks an actor at 50 nodes, and at most "
+        f"({data.most_blocks(50 * own.node_actors) / (50 * own.node_actors):.1f} blocks an actor at 50 nodes, "
         f"{data.ACTOR_BLOCKS} from {data.BLOCKS // data.ACTOR_BLOCKS // own.node_actors:,} on); then merges, which at "
         f"{NODES[-1]:,} nodes take {own.documents * found.merge_seconds / curves[0].outcomes[-1].seconds:.0%} of the "
         f"whole time, as one follows the other; then the driver, which is busy for "
