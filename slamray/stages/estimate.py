@@ -301,7 +301,9 @@ def _bytes(count: float) -> str:
 
 
 def _writing(disk: float, rates: Rates) -> str:
-    return f", written in {_show(disk / 1e6 / rates.disk_mb / 3600)} h at the least" if rates.disk_mb else ""
+    """How long the disk takes for it, where that is worth a word."""
+    hours = _over(disk / 1e6, rates.disk_mb) or 0
+    return f", written in {_show(hours)} h at the least" if hours > 0.01 else ""
 
 
 def _memory(rates: Rates) -> str:
