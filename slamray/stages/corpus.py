@@ -22,7 +22,7 @@ from slamray.stage.stage import Inputs, Stage
 from slamray.stage.tables import check_bad_share, write_quarantine
 from slamray.stage.work import Machine
 
-RUNS = ".runs"  # in the stage's folder: sorted stretches of documents that are not merged yet
+RUNS = ".runs"  # in the stage's scratch folder: sorted stretches of documents that are not merged yet
 RUN_DOCUMENTS = 100_000  # held in memory at once, 200 MB of stories; chosen, not tuned
 
 
@@ -50,19 +50,20 @@ def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -
     Documents are sorted by merging: memory holds one stretch of them, however many there are.
     """
     bad: list[dict[str, str]] = []
-    out.remove(RUNS)
+    scratch = Folder(out.scratch())
+    scratch.remove(RUNS)
     for number, documents in enumerate(in_lists(_good(corpus, bad), RUN_DOCUMENTS)):
         documents.sort(key=lambda document: document.doc_id)  # stable: of equal texts the first one read stays first
-        out.write_table(f"{RUNS}/{number:05d}.parquet", to_table(documents, TextDocument), group_rows=GROUP_ROWS)
+        scratch.write_table(f"{RUNS}/{number:05d}.parquet", to_table(documents, TextDocument), group_rows=GROUP_ROWS)
     write_quarantine(out, bad)
-    runs = out.names(f"{RUNS}/*.parquet")
+    runs = scratch.names(f"{RUNS}/*.parquet")
     found = _Counter()
     with ExitStack() as open_parts:
         parts = {split: open_parts.enter_context(PartWriter(out, split, TextDocument)) for split in SPLITS}
-        for document in found.distinct(merge(*(_read(out, name) for name in runs), key=lambda d: d.doc_id)):
+        for document in found.distinct(merge(*(_read(scratch, name) for name in runs), key=lambda d: d.doc_id)):
             parts[document.split].add(document)
         check_bad_share(bad, found.read + len(bad), corpus.max_bad_share, "corpus.max_bad_share")
-    out.remove(RUNS)
+    scratch.remove(RUNS)
     splits = {split: part.rows for split, part in parts.items()}
     return CorpusFacts(sum(splits.values()), found.words, found.duplicates, len(bad), **splits)
 
@@ -98,8 +99,8 @@ def _good(corpus: CorpusSettings, bad: list[dict[str, str]]) -> Iterator[TextDoc
                 yield document
 
 
-def _read(out: Folder, name: str) -> Iterator[TextDocument]:
-    with pq.ParquetFile(out.fetch(name)) as file:
+def _read(scratch: Folder, name: str) -> Iterator[TextDocument]:
+    with pq.ParquetFile(scratch.fetch(name)) as file:
         for batch in file.iter_batches(GROUP_ROWS):
             yield from from_table(pa.Table.from_batches([batch]), TextDocument)
 
