@@ -243,17 +243,20 @@ class Objects:
 
     def _patiently(self, work: Callable[[], Result]) -> Result:
         """Try again while the store fails, a bounded while; BadInput then."""
-        patience = float(os.environ.get("SLAMRAY_STORE_SECONDS") or PATIENCE_SECONDS)
-        end, wait = time.monotonic() + patience, 0.5
+        patience, client = float(os.environ.get("SLAMRAY_STORE_SECONDS") or PATIENCE_SECONDS), self._client
+        end, wait = time.monotonic() + (0 if client.gave_up else patience), 0.5
         while True:
             try:
-                return work()
+                result = work()
+                client.gave_up = False
+                return result
             except FileNotFoundError:
                 raise
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of this machine
                     raise
                 if time.monotonic() + wait > end:
+                    client.gave_up = True
                     raise BadInput(
                         f"root={self.address}: {_in_short(error)}; the store has failed for {patience:.0f} s; what is "
                         "there is whole: mend the store, and the same command goes on"
@@ -268,27 +271,38 @@ class Objects:
 
     @property
     def _fs(self) -> fs.FileSystem:
+        return self._client.files
+
+    @property
+    def _client(self) -> Client:
         scheme, _, rest = self.address.partition("://")
         told = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID")
-        return _file_system(scheme, rest.partition("/")[0], TIMEOUT_SECONDS, tuple(map(os.environ.get, told)))
+        return _client(scheme, rest.partition("/")[0], TIMEOUT_SECONDS, tuple(map(os.environ.get, told)))
 
     def _path(self, name: str) -> str:
         return f"{self.address.partition('://')[2]}/{name}".rstrip("/")
 
 
+@dataclass
+class Client:
+    """A store as a process knows it. gave_up: it was waited for in vain, so nobody waits for it until it answers."""
+
+    files: fs.FileSystem
+    gave_up: bool = False
+
+
 @lru_cache(maxsize=4)
-def _file_system(scheme: str, bucket: str, timeout: float, told: tuple[str | None, ...]) -> fs.FileSystem:
+def _client(scheme: str, bucket: str, timeout: float, told: tuple[str | None, ...]) -> Client:
     """One a process, for it keeps connections open. told: what it depends on of the environment."""
     if scheme != "s3":
-        found, _ = fs.FileSystem.from_uri(f"{scheme}://{bucket}")
-        return found
+        return Client(fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0])
     endpoint, *regions, _ = told
     region = next(filter(None, regions), None)
     if region is None and endpoint is None:
         region = fs.resolve_s3_region(bucket)
     settings: dict[str, Any] = {"background_writes": False, "allow_delayed_open": True}
     times = {"connect_timeout": timeout, "request_timeout": timeout}
-    return fs.S3FileSystem(endpoint_override=endpoint, region=region, **settings, **times)
+    return Client(fs.S3FileSystem(endpoint_override=endpoint, region=region, **settings, **times))
 
 
 def _is_hidden(name: str) -> bool:
