@@ -174,6 +174,7 @@ class _Beat(threading.Thread):
 
     def give_up(self) -> None:
         self._done.set()
+        self.join(LOOK_SECONDS)  # a sign that it gives now would outlive the claim
         self._files.remove(self.name)
 
 
