@@ -188,8 +188,10 @@ class Objects:
                 self.send(path, name)
                 return
             files = [one.relative_to(path).as_posix() for one in store.list_files(path)]
-            for one in sorted(files, key=lambda one: one == last):
-                self.send(path / one, f"{name}/{one}".lstrip("/"))
+            with ThreadPoolExecutor(AT_ONCE) as threads:
+                list(threads.map(lambda one: self.send(path / one, f"{name}/{one}".lstrip("/")), set(files) - {last}))
+            if last in files:
+                self.send(path / last, f"{name}/{last}".lstrip("/"))
 
     def scratch(self, name: str = "") -> Path:
         """A folder of this machine alone, for what need not be kept."""
