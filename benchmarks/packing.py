@@ -112,7 +112,7 @@ def _some(numbers: np.ndarray, rng: np.random.Generator) -> pa.Table:
 def our_rate(root: Path, count: int) -> float:
     """Units a second of the stage."""
     out = Folder(root / "packed")
-    shutil.rmtree(out.path, ignore_errors=True)
+    shutil.rmtree(root / "packed", ignore_errors=True)
     (seat,) = Engine(Compute()).seats(1)
     began = time.perf_counter()
     settings, vocabulary = PackSettings(context=CONTEXT), Vocabulary.of_units(UNITS)

@@ -152,7 +152,7 @@ def _main(words: Sequence[str]) -> int:
         round(ended - began, 1),
         round(watch.driver),
         round(watch.actor),
-        sum(1 for folder in folders.values() for path in folder.path.rglob("*") if path.is_file()),
+        sum(len(folder.files()) for folder in folders.values()),
         sum(folder.fetch(MANIFEST).stat().st_size for folder in folders.values()),
         {name: made[name]["wall_seconds"] for name in STAGES} | {"scoring": round(ended - scoring, 1)},
         round(time.monotonic() - planned, 2),

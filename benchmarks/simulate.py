@@ -157,7 +157,7 @@ def measure(recipe: Recipe, root: Path, own: Words) -> Measured:
 def _speak(recipe: Recipe, engine: Engine, root: Path, actors: int, documents: int) -> tuple[float, float]:
     """Documents a second of so many actors, the first of each left out; and when the first document was there."""
     out = Folder(root / f"speech-{actors}")
-    shutil.rmtree(out.path, ignore_errors=True)
+    shutil.rmtree(out.fetch(), ignore_errors=True)
     compute = recipe.compute.model_copy(update={"encoder_actors": actors, "tts_actors": actors})
     speech = recipe.speech.model_copy(update={"shard_documents": 1, "sample_documents": 0})
     (seat,) = engine.seats(1)
@@ -195,12 +195,12 @@ def _merge(spoken: Path) -> tuple[float, float]:
     from slamray.stages.shards import write_shard
 
     out, source = Folder(spoken.with_name("merged")), Folder(spoken)
-    shutil.rmtree(out.path, ignore_errors=True)
-    rows = source.read_table(source.names("units/part-*.parquet")[0]).slice(0, 8).to_pylist()
+    shutil.rmtree(out.fetch(), ignore_errors=True)
+    rows = source.read_table(source.names("units/part-*.parquet")[0]).slice(0, 8)
     shards = 128
     for number in range(shards):
         write_shard(Shard(number, Stretch("", 0, 8), str(out), 0), rows, [])
-    size = sum(path.stat().st_size for path in (out.path / SHARDS).iterdir())
+    size = sum(path.stat().st_size for path in out.fetch(SHARDS).iterdir())
     began = time.process_time()
     merge(out, 0, range(shards))
     return (time.process_time() - began) / shards / len(rows), size / shards / len(rows)

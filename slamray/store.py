@@ -35,9 +35,23 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+def fsync(path: Path) -> None:
+    """Have a file, or the entries of a folder, on the disk for sure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON document; keys sorted, so that equal values are equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON document atomically; keys sorted, so that equal values are equal bytes."""
-    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    """Write a JSON document atomically."""
+    write_atomic(path, json_bytes(value))
 
 
 def read_json(path: Path) -> Any:
@@ -77,6 +91,18 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise BadInput(f"{folder}: {what} needs about {needed_bytes / 1e6:.0f} MB but {free / 1e6:.0f} MB are free")
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system of a path, as the kernel calls it (nfs4, ext4); empty where it does not say."""
+    place, found = path.resolve(), {}
+    try:
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields = line.split()
+            found[Path(fields[4])] = fields[fields.index("-") + 1]  # the last one mounted at a place is seen
+    except OSError:  # no Linux
+        return ""
+    return next((found[folder] for folder in (place, *place.parents) if folder in found), "")
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """The few MLflow calls used. Only the driver calls them; they never raise, never wait, and lose nothing.
 
-Every call becomes an event that a thread sends. Events lie in a file under the root until they are sent, whatever ends
-the process, and go first at the next start of the same command, which continues the run: runs are found by tags.
+Every call becomes an event that a thread sends. Events lie in a file under the root, or beside its cache where the root
+is an object store, until they are sent, whatever ends the process, and go first at the next start of the same command,
+which continues the run: runs are found by tags.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import re
 import sys
@@ -17,9 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slamray import store
+from slamray.errors import BadInput
+from slamray.stage.folder import Folder, Root
 
 CLOSE_SECONDS = 30.0  # a run waits at most this long at its end for a slow server; chosen, not tuned
 _NOT_IN_KEYS = re.compile(r"[^\w./-]")  # MLflow refuses most other characters
+NETWORK = {"nfs", "nfs4", "cifs", "smb3"}  # file systems on which SQLite's locks do not hold (sqlite.org/faq.html, 5)
 PARAM_LENGTH = 500  # MLflow refuses longer values in some stores (user lesson 24)
 
 
@@ -238,9 +243,25 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def open_tracker(enabled: bool, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path) -> Tracker:
-    """MLflow at `uri`, or a null tracker; an empty uri is a SQLite store under the root."""
+def tracking_uri(given: str, root: Folder) -> str:
+    """Where MLflow's store is: the given one, MLFLOW_TRACKING_URI, or an SQLite file under the root.
+
+    BadInput for an SQLite file where its locks do not hold, or beside a root that is on no disk.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI", "")
+    need = "give tracking.uri=http://HOST:5000 (an MLflow server), or tracking.enabled=false"
+    if not root.is_shared and (not uri or uri.startswith("sqlite")):
+        raise BadInput(f"tracking.uri: root={root} is an object store, and an SQLite file lies on a disk; {need}")
+    uri = uri or f"sqlite:///{root.fetch().resolve()}/mlflow.db"
+    kind = store.file_system(Path(uri.removeprefix("sqlite:///")).parent) if uri.startswith("sqlite:///") else ""
+    if kind in NETWORK:
+        raise BadInput(f"tracking.uri: {uri} lies on {kind}, where SQLite's locks do not hold; {need}")
+    return uri
+
+
+def open_tracker(enabled: bool, uri: str, experiment: str, run_name: str, fingerprint: str, root: Root) -> Tracker:
+    """MLflow at `tracking_uri`, or a null tracker."""
     if not enabled:
         return NullTracker()
-    root.mkdir(parents=True, exist_ok=True)
-    return MlflowTracker(uri or f"sqlite:///{root.resolve()}/mlflow.db", experiment, run_name, fingerprint, root)
+    folder = Folder(root)
+    return MlflowTracker(tracking_uri(uri, folder), experiment, run_name, fingerprint, folder.scratch())

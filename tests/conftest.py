@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 from support import tiny
+from support.object_store import BUCKET, CREDENTIALS, ROOT, Gate, free_port, serve
 
 from slamray.config.compute import Compute
 from slamray.runtime.engine import Engine
+from slamray.stage.objects import Objects
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests run on the CPU, where a GPU is visible too."""
+    """Tests run on the CPU, where a GPU is visible too; Ray's workers know, too, where `gate` opens an object store."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ |= {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +29,24 @@ def engine() -> Iterator[Engine]:
     engine.connect()  # by the main thread: a cluster ends with the thread that started it
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def _gate() -> Iterator[Gate]:
+    with serve() as address:
+        gate = Gate(address)
+        with gate.open(int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])):
+            yield gate
+
+
+@pytest.fixture
+def gate(_gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """An object store with an empty bucket, and a cache of this test's own."""
+    monkeypatch.setenv("SLAMRAY_CACHE", str(tmp_path / "cache"))
+    _gate.asked.clear()
+    yield _gate
+    _gate.trouble = lambda method, path: ""
+    Objects(f"s3://{BUCKET}/{ROOT}").remove("")
 
 
 @pytest.fixture(scope="session")

@@ -151,13 +151,14 @@ def _save_and_resume(bench: Bench) -> None:
     assert write is not None, "this is rank 0"
     seconds["stall"] = time.perf_counter() - began
     began = time.perf_counter()
-    saved = save_checkpoint(bench.folder / "checkpoints", WARM_UP, write)
+    folder = bench.folder / "checkpoints"
+    saved = folder / save_checkpoint(folder, WARM_UP, write)
     seconds["write"] = time.perf_counter() - began
     expected = [training.step(number, PROGRESS).losses["loss"] for number in steps]
     del training, write
     device.forget()
     began = time.perf_counter()
-    newest = newest_complete(saved.parent)
+    newest = folder / (newest_complete(folder) or "")
     seconds["verify"] = time.perf_counter() - began
     assert newest == saved
     began = time.perf_counter()

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +23,9 @@ from slamray.errors import BadInput
 from slamray.recipe.ready import known, ready
 from slamray.runtime.engine import Engine
 from slamray.speech.encoders.table import check_encoder
+from slamray.stage import claims
+from slamray.stage.folder import Folder, Root
 from slamray.stage.materialise import materialise
-from slamray.stage.mirror import Mirror
 from slamray.stage.stage import Stage, flaws, order
 from slamray.stages import estimate, prediction
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED
@@ -36,7 +36,7 @@ LIBRARIES = ("ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyar
 JOB_COPY = "working_dir_files"  # Ray's folder of the working directories of jobs (2.60)
 COMMIT = "SLAMRAY_COMMIT"  # in the environment of a job: `ray job submit` takes no .git along
 Build = Callable[[Recipe], list[Stage]]
-Afterwards = Callable[[Path, list[Stage]], None]  # root and targets, when all is made
+Afterwards = Callable[[Folder, list[Stage]], None]  # root and targets, when all is made
 
 
 def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = None) -> int:
@@ -52,7 +52,7 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
             )
             return 0
         if "--verify" in words:
-            return verify(Path(recipe.root), build(known(recipe)))
+            return verify(Folder(recipe.root), build(known(recipe)))
         return run(ready(recipe, build), build, words, afterwards)
     except BadInput as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
@@ -78,18 +78,17 @@ def run(recipe: Recipe, build: Build, words: Sequence[str], afterwards: Afterwar
     finally:
         engine.close()
     if afterwards:
-        afterwards(Path(recipe.root), targets)
+        afterwards(Folder(recipe.root), targets)
     print(summary(recipe, made.wanted, made.manifests, made.done_before, made.seconds))
     return 0
 
 
 def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[str]) -> Made:
     """Make the targets and what they need, and tell people and the tracker; Ray is left as it is found."""
-    root = Path(recipe.root)
+    root = Folder(recipe.root)
     tracker: Tracker = NullTracker()
     wanted = order(targets)
     began = time.monotonic()
-    mirror = Mirror(recipe.mirror, root, wanted) if recipe.mirror else None
     todo = [stage for stage in wanted if not stage.is_done(root)]
     fingerprint = targets[-1].fingerprint
     if todo:
@@ -98,10 +97,9 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
         engine.connect()  # before any work: the cluster may be too small, a node blind to the root, a GPU unable
         engine.check_root(root)
         probe_gpus(recipe, todo, engine)
-    if todo or unsent(root, fingerprint).exists():
-        settings = recipe.tracking
-        uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-        tracker = open_tracker(settings.enabled, uri, settings.experiment, recipe.name, fingerprint, root)
+    if todo or unsent(root.scratch(), fingerprint).exists():
+        told = recipe.tracking
+        tracker = open_tracker(told.enabled, told.uri, told.experiment, recipe.name, fingerprint, root)
         tracker.params(tracked_parameters(recipe))
     engine.observe = tracker.metrics
 
@@ -112,27 +110,23 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
             sys.stderr.write(f"{stage.name:<18} starts, {time.monotonic() - began:.1f} s after the command\n")
         if event in ("end", "done") and todo:
             tracker.finish_stage(stage.name, record)
-        if mirror:
-            mirror.observe(event, stage)
 
     status = "FAILED"
-    _save_when_terminated(engine, mirror)
+    _save_when_terminated(engine)
     try:
-        with mirror or nullcontext():
-            manifests = materialise(
-                targets, root, engine, provenance(words, recipe), observe, recipe.compute.parallel_stages
-            )
-        for page in root.glob(f"report/{fingerprint}/*.html"):
-            tracker.artifact(page)
+        record = provenance(words, recipe)
+        manifests = materialise(targets, root, engine, record, observe, recipe.compute.parallel_stages)
+        for page in root.names(f"report/{fingerprint}/*.html"):
+            tracker.artifact(root.fetch(page))
         status = "FINISHED"
     finally:
         tracker.close(status)
     return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
 
 
-def check_root(root: Path) -> None:
+def check_root(root: Folder) -> None:
     """BadInput when the folder of a run would be deleted with the job: it is in Ray's copy of the job's files."""
-    if JOB_COPY in root.parts:
+    if JOB_COPY in str(root).split("/"):
         raise BadInput(f"root: {root} is Ray's copy of the job's files, which it deletes; give an absolute folder")
 
 
@@ -140,10 +134,10 @@ def probe_gpus(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
     """Where these stages train the unit LM on GPUs: BadInput when one of the cluster's cannot. Others are not asked."""
     trained = {PRETRAINED.stage, ALIGNED.stage} & {stage.name for stage in stages}
     if recipe.compute.device == "cuda" and trained:
-        engine.probe(device_bytes(recipe, check_encoder(recipe.speech.encoder).n_units), Path(recipe.root))
+        engine.probe(device_bytes(recipe, check_encoder(recipe.speech.encoder).n_units))
 
 
-def _save_when_terminated(engine: Engine, mirror: Mirror | None) -> None:
+def _save_when_terminated(engine: Engine) -> None:
     """SIGTERM, the notice of most schedulers, has what trains write a checkpoint before the process ends."""
     if threading.current_thread() is not threading.main_thread():
         return  # only there may signals be handled, and whoever calls from elsewhere handles them
@@ -151,8 +145,7 @@ def _save_when_terminated(engine: Engine, mirror: Mirror | None) -> None:
     def leave(number: int, frame: object) -> None:
         sys.stderr.write("terminated: writing a last checkpoint\n")
         saved = engine.save_now()
-        if saved and mirror:
-            mirror.send()
+        claims.give_up_all()
         sys.stderr.write("saved; the same command goes on from there\n" if saved else "it was not ready in time\n")
         sys.stderr.flush()
         os._exit(128 + number)  # not through threads that still train; Ray's processes end with this one
@@ -160,7 +153,7 @@ def _save_when_terminated(engine: Engine, mirror: Mirror | None) -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
-def verify(root: Path, targets: Sequence[Stage]) -> int:
+def verify(root: Root, targets: Sequence[Stage]) -> int:
     """Compare every finished stage's files with its manifest and print what differs; 1 when something does."""
     done = [stage for stage in order(targets) if stage.is_done(root)]
     found = [flaw for stage in done for flaw in flaws(stage, root)]
@@ -170,7 +163,7 @@ def verify(root: Path, targets: Sequence[Stage]) -> int:
 
 def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
     """Every stage with its fingerprint, whether it is done, its inputs and what it will spend; starts nothing."""
-    root = Path(recipe.root)
+    root = Folder(recipe.root)
     c = recipe.compute
     speaking = f"{c.tts_actors} speaking and " if c.encoder_gpus else ""
     lines = [
@@ -228,13 +221,13 @@ def summary(
     lines += ["", *table] if table else []
     last = wanted[-1]
     if last.name == "report":
-        lines.append(f"report: {last.folder(Path(recipe.root)).fetch('report.html')}")
+        lines.append(f"report: {last.folder(Folder(recipe.root)) / 'report.html'}")
     return "\n".join(lines)
 
 
 def tracked_parameters(recipe: Recipe) -> dict[str, Any]:
     """The recipe as flat dotted keys, for comparison pages."""
-    return dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking", "root", "mirror", "rates", "prices"})))
+    return dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking", "root", "rates", "prices"})))
 
 
 def provenance(words: Sequence[str], recipe: Recipe) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from slamray.commands.run import make, plan, provenance, verify
@@ -24,7 +23,7 @@ from slamray.recipe.ready import known, ready
 from slamray.recipe.slam import build as build_recipe
 from slamray.report.study_figure import Curve, draw
 from slamray.runtime.engine import Engine
-from slamray.stage.folder import Folder
+from slamray.stage.folder import Folder, Root
 from slamray.stage.materialise import materialise
 from slamray.stage.records import to_table
 from slamray.stage.stage import Inputs, Stage, order, unique
@@ -52,7 +51,7 @@ class Trial:
     def scores(self) -> Stage:
         return self.targets[0]
 
-    def is_done(self, root: Path) -> bool:
+    def is_done(self, root: Root) -> bool:
         return all(target.is_done(root) for target in self.targets)
 
     def find(self, name: str) -> Stage | None:
@@ -69,7 +68,7 @@ class Trial:
         """The stage that has measured the checkpoint by a metric."""
         return self.stage(_measured_by(metric, self.checkpoint))
 
-    def facts(self, name: str, root: Path) -> Mapping[str, Any]:
+    def facts(self, name: str, root: Root) -> Mapping[str, Any]:
         """The facts of a finished stage."""
         facts: Mapping[str, Any] = self.stage(name).manifest(root)["facts"]
         return facts
@@ -115,7 +114,7 @@ def _main(words: Sequence[str]) -> int:
     looks = bool({"--plan", "--verify"} & set(words))
     members = each(members, known if looks else lambda recipe: ready(recipe, build_recipe))
     trials = build(members, study.metrics, study.checkpoint)
-    root = Path(members[0].recipe.root)
+    root = Folder(members[0].recipe.root)
     if "--plan" in words:
         print(show_plan(study, trials))
         return 0
@@ -134,7 +133,7 @@ def _main(words: Sequence[str]) -> int:
     target = study_stage(study, made, root)
     facts = materialise([target], root, engine, provenance(words, members[0].recipe))[target.name]["facts"]
     print("\n".join(facts["table"]))
-    print(f"study: {target.folder(root).fetch(PICTURE)}, {RUNS}, {SUMMARY}")
+    print(f"study: {target.folder(root) / PICTURE}, {RUNS}, {SUMMARY}")
     return 1 if failed else 0
 
 
@@ -206,7 +205,7 @@ def show_plan(study: Study, trials: Sequence[Trial]) -> str:
     """The variants, what they change, and every stage once; starts nothing."""
     lines = [f"study {study.title!r} ({study.of}): {len(study.variants)} variants x {len(study.seeds)} seeds"]
     recipe = trials[0].member.recipe
-    root = Path(recipe.root)
+    root = Folder(recipe.root)
     for name, values in study.variants.items():
         seeds = [trial for trial in trials if trial.member.variant == name]
         done = sum(trial.is_done(root) for trial in seeds)
@@ -216,7 +215,7 @@ def show_plan(study: Study, trials: Sequence[Trial]) -> str:
     return "\n".join([*lines, plan(recipe, [*targets, study_stage(study, trials, root)])])
 
 
-def study_stage(study: Study, trials: Sequence[Trial], root: Path) -> Stage:
+def study_stage(study: Study, trials: Sequence[Trial], root: Root) -> Stage:
     """The stage that draws these trials; its inputs are what measured them."""
     settings = {"study": study, "members": [[trial.member.variant, trial.member.seed] for trial in trials]}
     inputs = unique([target for trial in trials for target in trial.targets])
@@ -232,7 +231,7 @@ class StudyFacts:
 
 
 def _draw(
-    trials: Sequence[Trial], root: Path, inputs: Inputs, out: Folder, machine: Machine, study: Study, members: Any
+    trials: Sequence[Trial], root: Root, inputs: Inputs, out: Folder, machine: Machine, study: Study, members: Any
 ) -> StudyFacts:
     """Write both tables and the picture."""
     rows = [row for trial in trials for row in figure_rows(trial, study.metrics, root)]
@@ -240,16 +239,17 @@ def _draw(
     out.write_table(RUNS, to_table(rows, FigureRow))
     out.write_table(SUMMARY, to_table(summary, SpreadRow))
     shown, spread = [asdict(row) for row in rows], [asdict(row) for row in summary]
-    draw(f"{study.title} ({study.of})", study.metrics, shown, spread, _curves(trials, root), out.fetch(PICTURE))
+    title, curves = f"{study.title} ({study.of})", _curves(trials, root)
+    out.write_tree(PICTURE, partial(draw, title, study.metrics, shown, spread, curves))
     return StudyFacts(show(study.metrics, summary), summary)
 
 
-def figure_rows(trial: Trial, metrics: Sequence[str], root: Path) -> list[FigureRow]:
+def figure_rows(trial: Trial, metrics: Sequence[str], root: Root) -> list[FigureRow]:
     """A row for each metric. BadInput for one of which there is no item."""
     return [_figure_row(trial, metric, _facts_of(trial, metric, root), root) for metric in metrics]
 
 
-def _facts_of(trial: Trial, metric: str, root: Path) -> Mapping[str, Any]:
+def _facts_of(trial: Trial, metric: str, root: Root) -> Mapping[str, Any]:
     """The facts of a metric of the trial's checkpoint; none where no item was there."""
     facts: Mapping[str, Any] = trial.measures(metric).manifest(root)["facts"]
     if GENPPL in metric_of(metric).needs:
@@ -258,7 +258,7 @@ def _facts_of(trial: Trial, metric: str, root: Path) -> Mapping[str, Any]:
     return found.get(metric, {})
 
 
-def _figure_row(trial: Trial, name: str, facts: Mapping[str, Any], root: Path) -> FigureRow:
+def _figure_row(trial: Trial, name: str, facts: Mapping[str, Any], root: Root) -> FigureRow:
     metric = metric_of(name)
     value = field_of(facts, metric.value) if facts else None
     if value is None:
@@ -281,7 +281,7 @@ def _figure_row(trial: Trial, name: str, facts: Mapping[str, Any], root: Path) -
     )
 
 
-def _curves(trials: Sequence[Trial], root: Path) -> list[Curve]:
+def _curves(trials: Sequence[Trial], root: Root) -> list[Curve]:
     """Validation loss over tokens while each trial was pre-trained."""
     curves = []
     for trial in trials:

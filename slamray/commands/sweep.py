@@ -8,7 +8,6 @@ and a killed sweep goes on where it was. A trial that fails is reported and cost
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slamray import store
 from slamray.commands.run import make, probe_gpus, provenance, tracked_parameters
 from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, merit, objective
@@ -31,6 +29,7 @@ from slamray.recipe.ready import known, ready
 from slamray.recipe.slam import build as build_recipe
 from slamray.report import runs as compare_runs
 from slamray.runtime.engine import Engine
+from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
 from slamray.stage.stage import Stage, order, prune
 from slamray.stages import planning
@@ -63,9 +62,8 @@ def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
     if plan_only:
         print(run.plan())
         return 0
-    uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    enabled, experiment = recipe.tracking.enabled, recipe.tracking.experiment
-    tracker = open_tracker(enabled, uri, experiment, sweep.title, run.fingerprint, run.root)
+    told = recipe.tracking
+    tracker = open_tracker(told.enabled, told.uri, told.experiment, sweep.title, run.fingerprint, run.root)
     status = "FAILED"
     try:
         failed = run.make(tracker)
@@ -109,8 +107,8 @@ class SweepRun:
         return next(iter(self.trials.values())).member.recipe
 
     @property
-    def root(self) -> Path:
-        return Path(self.recipe.root)
+    def root(self) -> Folder:
+        return Folder(self.recipe.root)
 
     @property
     def fingerprint(self) -> str:
@@ -152,7 +150,7 @@ class SweepRun:
 
     def _make_trials(self, todo: Sequence[str], tracker: Tracker) -> None:
         """First what all trials share, then the trials."""
-        store.require_space(self.root, self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
+        self.root.require_space(self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
         self.engine.connect()
         probe_gpus(self.recipe, order([target for label in todo for target in self.trials[label].targets]), self.engine)
         untracked = self.recipe.tracking.model_copy(update={"enabled": False})
@@ -173,7 +171,7 @@ class SweepRun:
         tracker.note(f"{facts['sentence']}\n\n{facts['cost']}")
         tracker.finish_stage(compare_runs.ANSWER, target.manifest(self.root))
         print("\n".join([*facts["table"], facts["sentence"], facts["cost"]]))
-        print(f"sweep: {target.folder(self.root).fetch(FIGURE)}, {RUNS}, {SUMMARY}, {ANSWER}")
+        print(f"sweep: {target.folder(self.root) / FIGURE}, {RUNS}, {SUMMARY}, {ANSWER}")
 
     def _require_items(self) -> None:
         """BadInput when a metric has no item after all: a small corpus has none of some kinds."""
@@ -229,7 +227,7 @@ class SweepRun:
                 self.failed[ended.name] = ended.reason
             elif ended.how == "stopped":
                 last = {key: ended.told.get(key) for key in (tune.PERCENT, tune.VALUE)}
-                store.write_json(self._stopped(trial), last)
+                self.root.write_json(self._stopped(trial), last)
             done = sum(self._ended(other) for other in self.trials.values())
             how = f"{ended.how} ({ended.reason})" if ended.reason else ended.how
             sys.stderr.write(f"{ended.name}: {how}; {done} of {len(self.trials)} trials have ended\n")
@@ -239,7 +237,7 @@ class SweepRun:
         at_once = self.sweep.at_once or tune.concurrent(self.recipe.compute)
         members = {label: trial.member for label, trial in self.trials.items()}
         work = partial(_make_trial, members, self.sweep, list(self.words))
-        folder = self.root / ".tune" / self.fingerprint
+        folder = self.root.scratch(f".tune/{self.fingerprint}")
         shutil.rmtree(folder, ignore_errors=True)
         tune.run(work, trials, at_once, self.sweep.stop, on_end, folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -262,10 +260,10 @@ class SweepRun:
 
     def _ended(self, trial: Trial) -> bool:
         """Whether a trial is made, or was stopped."""
-        return trial.is_done(self.root) or (self.sweep.stop != "none" and self._stopped(trial).exists())
+        return trial.is_done(self.root) or (self.sweep.stop != "none" and self.root.exists(self._stopped(trial)))
 
-    def _stopped(self, trial: Trial) -> Path:
-        return self.root / STOPPED / f"{trial.scores.fingerprint}.json"
+    def _stopped(self, trial: Trial) -> str:
+        return f"{STOPPED}/{trial.scores.fingerprint}.json"
 
     def _is_scored(self, label: str) -> bool:
         return all(self.trials[label].measures(name).is_done(self.root) for name in self.sweep.objective)
@@ -323,6 +321,6 @@ def _make_trial(
         tell(min(100.0, 100 * metrics["progress"]), metrics["heldout_accuracy"] - max(0.0, gained))
 
     engine.observe = heard
-    root, record = Path(recipe.root), provenance(words, recipe)
+    root, record = Folder(recipe.root), provenance(words, recipe)
     materialise(trial.targets, root, engine, record, parallel=recipe.compute.parallel_stages, wait=True)
     return {"value": merit(judge(trial, sweep.objective, root))}

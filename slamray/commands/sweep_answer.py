@@ -16,7 +16,7 @@ from slamray.commands.sweep_space import Space
 from slamray.config.load import Sweep
 from slamray.evaluate.metrics import GENPPL, PairMetric, ScalarMetric, metric_of
 from slamray.evaluate.summary import item_values
-from slamray.stage.folder import Folder
+from slamray.stage.folder import Folder, Root
 from slamray.stage.records import to_table
 from slamray.stage.stage import Inputs, Stage, order
 from slamray.stage.work import Machine
@@ -123,12 +123,12 @@ def _resample(values_PSI: Mapping[str, npt.NDArray[np.float64]], n_seeds: int, s
     return drawn_RP[~np.isnan(drawn_RP).any(axis=1)]
 
 
-def judge(trial: Trial, metrics: Sequence[str], root: Path) -> Judged:
+def judge(trial: Trial, metrics: Sequence[str], root: Root) -> Judged:
     """By metric, the values of its items for the trial's checkpoint, in the order of their ids."""
     return {metric: _values(trial, metric, root) for metric in metrics}
 
 
-def _values(trial: Trial, name: str, root: Path) -> npt.NDArray[np.float64]:
+def _values(trial: Trial, name: str, root: Root) -> npt.NDArray[np.float64]:
     metric, folder = metric_of(name), trial.measures(name).folder(root)
     if isinstance(metric, PairMetric):
         scores = [score for score in read_scores(folder, trial.checkpoint) if score.metric == name]
@@ -163,7 +163,7 @@ class Cost:
         )
 
 
-def spent(trials: Sequence[Trial], root: Path) -> Cost:
+def spent(trials: Sequence[Trial], root: Root) -> Cost:
     """What the training stages of these trials took, each once, and what they would have without sharing any."""
     took: dict[str, float] = {}
     independent = 0.0
@@ -191,7 +191,7 @@ class SweepFacts:
     sure: float
 
 
-def answer_stage(sweep: Sweep, space: Space, trials: Sequence[Trial], root: Path) -> Stage:
+def answer_stage(sweep: Sweep, space: Space, trials: Sequence[Trial], root: Root) -> Stage:
     """The stage that draws these trials and chooses; its inputs are what measured them."""
     settings = {"sweep": sweep, "members": [[trial.member.variant, trial.member.seed] for trial in trials]}
     inputs = {target.fingerprint: target for trial in trials for target in trial.targets}
@@ -201,7 +201,7 @@ def answer_stage(sweep: Sweep, space: Space, trials: Sequence[Trial], root: Path
 def _run(
     space: Space,
     trials: Sequence[Trial],
-    root: Path,
+    root: Root,
     inputs: Inputs,
     out: Folder,
     machine: Machine,
@@ -218,7 +218,7 @@ def _run(
         judged.setdefault(trial.member.variant, []).append(judge(trial, sweep.objective, root))
     found = choose(judged)
     sentence, cost = found.sentence(sweep.objective), spent(trials, root)
-    _draw(sweep, space, rows, summary, found.point, sentence, out.fetch(FIGURE))
+    out.write_tree(FIGURE, partial(_draw, sweep, space, rows, summary, found.point, sentence))
     out.write(ANSWER, f"{sentence}\n{cost.sentence()}\n".encode())
     merits = {point: float(np.mean([merit(one) for one in seeds])) for point, seeds in judged.items()}
     return SweepFacts(

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ValidationError
 from slamray.config.base import Settings
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.stage.folder import Folder
 from slamray.stages.checkpoints import MODEL, TITLES
 
 
@@ -73,7 +74,7 @@ def find_model(folder: str, checkpoint: str, recipe: Callable[[], Recipe]) -> Pa
     from slamray.stage.stage import order
 
     resolved = known(recipe())
-    root = Path(resolved.root)
+    root = Folder(resolved.root)
     for stage in order(build(resolved)):
         if stage.name == checkpoint:
             if not stage.is_done(root):

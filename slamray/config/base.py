@@ -134,6 +134,13 @@ def asset_path(path: str) -> str:
     return str(resources.files("slamray") / "assets" / path.removeprefix(ASSETS))
 
 
+def absolute(place: str) -> str:
+    """A folder by its whole path; an address of an object store as it is."""
+    if "://" in place and not place.startswith("file://"):
+        return place.rstrip("/")
+    return str(Path(place.removeprefix("file://")).resolve())
+
+
 def cache_folder() -> Path:
     """Where published files are kept; one for all runs of a machine, as the hub's cache is (HF_HOME)."""
     return Path(os.environ.get("SLAMRAY_CACHE") or "~/.cache/slamray").expanduser()

@@ -22,7 +22,7 @@ from slamray.config.profiles import PROFILES
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 
-EXECUTION = ("compute", "root", "mirror", "tracking", "rates", "prices")
+EXECUTION = ("compute", "root", "tracking", "rates", "prices")
 SEED_KEYS = ("pretrain.seed", "dpo.seed")  # a study's seed sets them: new weights, and the order of rows and of pairs
 
 Tree = dict[str, Any]

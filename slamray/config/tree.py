@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from slamray.config.assets import AssetsSettings
-from slamray.config.base import Settings, execution
+from slamray.config.base import Settings, absolute, execution
 from slamray.config.compute import Compute, TrackingSettings
 from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
 from slamray.config.evaluation import EvaluateSettings
@@ -34,13 +33,11 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     assets: AssetsSettings = AssetsSettings()
     compute: Compute = execution(Compute())
-    root: Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))] = execution(
+    root: Annotated[str, AfterValidator(absolute)] = execution(
         "runs",
         validate_default=True,
-        description="folder of all stages; never part of a fingerprint; made absolute for workers on other nodes",
-    )
-    mirror: str | None = execution(
-        None, description="s3://bucket/folder (or gs://, file:///) that keeps a copy of root while the run goes on"
+        description="folder of all stages, on a disk that all nodes see (made absolute for them; file:/// may stand "
+        "before it), or in an object store: s3://bucket/folder, gs://bucket/folder; never part of a fingerprint",
     )
     tracking: TrackingSettings = execution(TrackingSettings())
     rates: Rates = execution(Rates())

@@ -20,6 +20,7 @@ from slamray.evaluate.wer import check_recogniser
 from slamray.recipe.check import check_compute
 from slamray.speech.encoders.table import check_encoder
 from slamray.speech.voices.table import check_phonemes
+from slamray.stage.folder import Folder
 from slamray.stage.stage import Stage
 from slamray.stages import (
     corpus,
@@ -61,7 +62,7 @@ def _understood(recipe: Recipe, documents: Stage, spoken: Stage, encoder: Stage 
     return intelligibility.stage(recipe, documents, spoken, encoder, trained)
 
 
-def install(root: Path, targets: list[Stage]) -> None:
+def install(root: Folder, targets: list[Stage]) -> None:
     """Copy the finished models over the assets of the package; cards stay as they are."""
     assets = Path(asset_path(ASSETS_PREFIX))
     made = {stage.name: stage for target in targets for stage in (target, *target.inputs)}

@@ -21,6 +21,7 @@ from slamray.evaluate.metrics import PUBLISHED_SETS, corpus_metrics, genppl_metr
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.recipe.slam import build as build_run
 from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
 from slamray.stage.stage import Stage, order
 from slamray.stages import evaluation, published
 from slamray.stages.checkpoints import CHECKPOINTS, MODEL, checkpoints_of
@@ -57,7 +58,7 @@ def build(recipe: Recipe, asked: Mapping[str, str]) -> list[Stage]:
 
 def _made(recipe: Recipe, run: Mapping[str, Stage]) -> list[Stage]:
     """The checkpoints that the recipe's run has made; BadInput where there is none."""
-    root = Path(recipe.root)
+    root = Folder(recipe.root)
     found = [stage for stage in checkpoints_of(list(run.values())) if stage.is_done(root)]
     if not found:
         names = " ".join(checkpoint.stage for checkpoint in CHECKPOINTS)
@@ -68,7 +69,7 @@ def _made(recipe: Recipe, run: Mapping[str, Stage]) -> list[Stage]:
     return found
 
 
-def show(root: Path, targets: Sequence[Stage]) -> None:
+def show(root: Folder, targets: Sequence[Stage]) -> None:
     """Print the table, what is not as published, and where the figures lie."""
     (stage,) = targets
     folder = stage.folder(root)
@@ -82,7 +83,7 @@ def show(root: Path, targets: Sequence[Stage]) -> None:
     for metric, lost in first["pairs_without_sound"].items():
         if lost:
             print(f"{metric}: {lost} pairs left out, for a recording of theirs could not be read; see quarantine/")
-    print(f"each pair: {folder.fetch(SCORES)}; figures: {folder.fetch(evaluation.SUMMARY)}")
+    print(f"each pair: {folder / SCORES}; figures: {folder / evaluation.SUMMARY}")
 
 
 def measured(recipe: Recipe) -> list[str]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from slamray import store
 from slamray.config.base import PUBLISHED, Located, Settings
 from slamray.config.corpora import RecordedSettings
 from slamray.config.hub import NotAtHand, commit_of, hub_data, in_one_line
@@ -18,9 +14,10 @@ from slamray.errors import BadInput
 from slamray.speech.encoders.table import check_encoder
 from slamray.speech.fetch import fetch_published
 from slamray.speech.hub_models import fetch_model
-from slamray.stage.mirror import Store
+from slamray.stage.folder import Folder
 from slamray.stage.stage import Stage, order
 from slamray.stages import planning
+from slamray.tracking import tracking_uri
 
 Build = Callable[[Recipe], Sequence[Stage]]
 
@@ -28,8 +25,9 @@ Build = Callable[[Recipe], Sequence[Stage]]
 def known(recipe: Recipe) -> Recipe:
     """The recipe with the commits that earlier runs under its root were told, and as many rows at once as fit.
 
-    No network is used.
+    No network is used, but for a root in an object store.
     """
+    Folder(recipe.root).check(writes=False)
     pinned = pin(recipe, _pins(recipe).get)
     return pinned if any(one.unpinned for one in _basis(pinned)) else _fitted(pinned)
 
@@ -38,9 +36,13 @@ def ready(recipe: Recipe, build: Build) -> Recipe:
     """The recipe with a commit for every name that its stages need, their models and published files fetched.
 
     BadInput, in one line, for all that cannot be had, with what to bring and where to. Commits that the hub was asked
-    for are kept in {root}/pins.json and in the mirror, so that a name is asked for once. A finished run asks nobody.
+    for are kept in {root}/pins.json, so that a name is asked for once. A finished run asks nobody.
     """
-    pins = {**_mirrored_pins(recipe), **_pins(recipe)}
+    root = Folder(recipe.root)
+    root.check()
+    if recipe.tracking.enabled:
+        tracking_uri(recipe.tracking.uri, root)
+    pins = _pins(recipe)
     old = dict(pins)
     trouble = _ask(_basis(recipe), pins)
     _raise(trouble)
@@ -49,12 +51,9 @@ def ready(recipe: Recipe, build: Build) -> Recipe:
     recipe = _fitted(recipe)
     trouble += _ask(outside(order(build(recipe))), pins)
     if pins != old:
-        store.write_json(Path(recipe.root) / PINS, pins)
-        if recipe.mirror:
-            with _of_the_mirror(recipe.mirror) as mirror:
-                mirror.send(Path(recipe.root) / PINS, PINS)
+        root.write_json(PINS, pins)
     pinned = pin(recipe, pins.get)
-    todo = [stage for stage in order(build(pinned)) if not stage.is_done(Path(recipe.root))]
+    todo = [stage for stage in order(build(pinned)) if not stage.is_done(root)]
     trouble += _collect([one for one in outside(todo) if one.unpinned is None], _fetch)
     trouble += [found for stage in todo if (found := _lacks(stage))]
     _raise(trouble)
@@ -129,24 +128,7 @@ def _collect(names: Sequence[Named], do: Callable[[Named], None]) -> list[BadInp
     return trouble
 
 
-def _mirrored_pins(recipe: Recipe) -> dict[str, str]:
-    """What a run on another machine was told."""
-    if not recipe.mirror:
-        return {}
-    with _of_the_mirror(recipe.mirror) as mirror:
-        pins: dict[str, str] = json.loads(mirror.read(PINS) or b"{}")
-    return pins
-
-
-@contextmanager
-def _of_the_mirror(address: str) -> Iterator[Store]:
-    try:
-        yield Store(address)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"mirror={address}: {error}; mend the store, or give mirror=null") from error
-
-
 def _pins(recipe: Recipe) -> dict[str, str]:
-    path = Path(recipe.root) / PINS
-    pins: dict[str, str] = store.read_json(path) if path.is_file() else {}
+    root = Folder(recipe.root)
+    pins: dict[str, str] = root.read_json(PINS) if root.exists(PINS) else {}
     return pins

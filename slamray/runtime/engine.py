@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from slamray.config.compute import Compute
 from slamray.progress import Progress
 from slamray.runtime.budget import Budget, Devices, of_pools, of_training
-from slamray.stage.work import NOTICE, Done, Loop, Metrics, Pool
+from slamray.stage.folder import Folder, Root
+from slamray.stage.work import Done, Loop, Metrics, Pool
 
 Observe = Callable[[str, Metrics], None]
 CLOSING_SECONDS = 30.0  # Ray ends a process that asks something of it when it is shut down; chosen, not tuned
@@ -34,7 +34,7 @@ class Engine:
         self.observe = observe
         self._connected = False
         self._probed = False
-        self._training: set[Path] = set()  # folders of the stages that train now
+        self._training: set[Folder] = set()  # of the stages that train now
         self.budget = Budget(self._devices)
 
     def seats(self, count: int) -> list[EngineSeat]:
@@ -42,7 +42,7 @@ class Engine:
         table = _Table(self, count)
         return [EngineSeat(self, table) for _ in range(count)]
 
-    def train(self, name: str, loop: Loop, out: Path) -> Metrics:
+    def train(self, name: str, loop: Loop, out: Root) -> Metrics:
         """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
         from slamray.runtime import session, train
 
@@ -54,14 +54,15 @@ class Engine:
             if "progress" in metrics:
                 progress.show(min(1.0, metrics["progress"]), f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
 
-        self._training.add(out)
+        folder = Folder(out)
+        self._training.add(folder)
         try:
             with self.budget.hold(of_training(self.compute)):
-                return train.train(loop, self.compute, out, heard)
+                return train.train(loop, self.compute, folder, heard)
         except Exception as error:
             raise session.user_error(error) or error from error
         finally:
-            self._training.discard(out)
+            self._training.discard(folder)
 
     def call(self, name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:
         """Run one function on a core of the cluster, and a GPU where it asks for one, apart from the driver."""
@@ -76,11 +77,15 @@ class Engine:
 
     def save_now(self) -> bool:
         """Have what trains now write a checkpoint; whether it did within `compute.notice_seconds`."""
-        notices = [out / NOTICE for out in self._training]
-        for notice in notices:
-            notice.touch()
+        if not self._training:
+            return True
+        from slamray.runtime.post import open_post
+
+        posts = [open_post(out) for out in self._training]
+        for post in posts:
+            post.ask()
         deadline = time.monotonic() + self.compute.notice_seconds
-        while any(notice.exists() for notice in notices):
+        while any(post.asked() for post in posts):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
@@ -93,20 +98,20 @@ class Engine:
         session.connect(self.compute)
         self._connected = True
 
-    def check_root(self, root: Path) -> None:
+    def check_root(self, root: Folder) -> None:
         """BadInput when a node of the cluster does not see this folder."""
         from slamray.runtime import nodes
 
         self.connect()
         nodes.check_root(root)
 
-    def probe(self, needed_bytes: int, root: Path) -> None:
+    def probe(self, needed_bytes: int) -> None:
         """Where training runs on GPUs: BadInput when one of the cluster's cannot train. Done once."""
         from slamray.runtime import gpus
 
         self.connect()
         if self.compute.device == "cuda" and not self._probed:
-            gpus.probe_gpus(self.compute, needed_bytes, root)
+            gpus.probe_gpus(self.compute, needed_bytes)
             self._probed = True
 
     def _devices(self) -> Devices:

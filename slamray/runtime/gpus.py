@@ -5,12 +5,11 @@ from __future__ import annotations
 import pkgutil
 import sys
 import time
-import uuid
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is exported, but not by name
 
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
@@ -20,10 +19,10 @@ PROBE, GROUP = "slamray.train.probe:probe", "slamray.train.probe:Group"  # impor
 ANSWER_SECONDS = 180  # a process that imports torch from a cold disk may take most of that; chosen, not tuned
 
 
-def probe_gpus(compute: Compute, needed_bytes: int, root: Path) -> None:
+def probe_gpus(compute: Compute, needed_bytes: int) -> None:
     """Probe all GPUs at the same time, so that they can meet; one line that says what was found.
 
-    root: a folder that every node sees. BadInput that names the node where one cannot train or does not answer.
+    They meet at a store of this process. BadInput that names the node where one cannot train or does not answer.
     """
     began = time.monotonic()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
@@ -31,10 +30,10 @@ def probe_gpus(compute: Compute, needed_bytes: int, root: Path) -> None:
     if not places:
         sys.stderr.write("no GPU is there yet: those that the autoscaler adds are not asked whether they can train\n")
         return
-    root.mkdir(parents=True, exist_ok=True)
-    meeting = root / f".probe-{uuid.uuid4().hex}"
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meeting = f"{ray.util.get_node_ip_address()}:{store.port}"
     asked = {
-        _ask(compute, needed_bytes, node["NodeID"], rank, len(places), str(meeting)): node["NodeManagerHostname"]
+        _ask(compute, needed_bytes, node["NodeID"], rank, len(places), meeting): node["NodeManagerHostname"]
         for rank, node in enumerate(places)
     }
     try:
@@ -42,7 +41,6 @@ def probe_gpus(compute: Compute, needed_bytes: int, root: Path) -> None:
     finally:
         for one in ray.wait(list(asked), num_returns=len(asked), timeout=0)[1]:
             ray.cancel(one, force=True)
-        meeting.unlink(missing_ok=True)
     names = ", ".join(sorted({device.name for device in found}))
     least = min(device.free_gb for device in found)
     sys.stderr.write(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slamray.errors import BadInput
+from slamray.stage.folder import Folder
 
 ANSWER_SECONDS = 60  # a node starts a process for it; chosen, not tuned
+ENVIRONMENT = "give them the store's endpoint and credentials (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and the like)"
 
 
-def check_root(root: Path) -> None:
+def check_root(root: Folder) -> None:
     """BadInput that names the nodes where `root` is another folder, or none: each reads what the driver has written.
 
     A cluster of one node is not asked.
@@ -21,30 +22,30 @@ def check_root(root: Path) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    root.mkdir(parents=True, exist_ok=True)
-    token = root / f".seen-{uuid.uuid4().hex}"
-    token.write_text(token.name)
+    token = f".seen-{uuid.uuid4().hex}"
+    root.write(token, token.encode())
     task = ray.remote(num_cpus=0, max_retries=0)(_reads)
     try:
         asked = {
             task.options(
                 name="see root", scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(token)): node["NodeManagerHostname"]
+            ).remote(str(root), token): node["NodeManagerHostname"]
             for node in nodes
         }
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
         blind = [name for one, name in asked.items() if one not in answered or not ray.get(one)]
     finally:
-        token.unlink(missing_ok=True)
+        root.remove(token)
     if blind:
         raise BadInput(
-            f"root: {len(blind)} of {len(nodes)} nodes do not see the driver's {root} ({', '.join(blind[:3])}); give a "
-            "folder on a disk that all nodes share"
+            f"root: {len(blind)} of {len(nodes)} nodes do not see the driver's {root} ({', '.join(blind[:3])}); "
+            + ("give a folder on a disk that all nodes share, or s3://" if root.is_shared else ENVIRONMENT)
         )
 
 
-def _reads(token: str) -> bool:
+def _reads(root: str, token: str) -> bool:
     try:
-        return Path(token).read_text() == Path(token).name
-    except OSError:
+        Folder(root).check(writes=False)
+        return Folder(root).read(token) == token.encode()
+    except (OSError, BadInput):
         return False

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from slamray import store
-from slamray.stage.folder import Folder
+from slamray.stage.folder import Folder, Root
 from slamray.stage.stage import MANIFEST, PRUNED, Manifest, Stage, by_name, order
 from slamray.stage.work import Machines, Seat
 
@@ -20,7 +18,7 @@ Observer = Callable[[str, Stage, Manifest], None]
 
 def materialise(
     targets: Sequence[Stage],
-    root: Path,
+    root: Root,
     machines: Machines,
     provenance: Mapping[str, Any],
     observe: Observer = lambda event, stage, record: None,
@@ -80,7 +78,7 @@ class _Outcome:
 
 def _make(
     stage: Stage,
-    root: Path,
+    root: Root,
     seat: Seat,
     group: _Group,
     provenance: Mapping[str, Any],
@@ -97,15 +95,16 @@ def _make(
 
 
 def _manifest(
-    stage: Stage, root: Path, seat: Seat, group: _Group, provenance: Mapping[str, Any], wait: bool
+    stage: Stage, root: Root, seat: Seat, group: _Group, provenance: Mapping[str, Any], wait: bool
 ) -> Manifest:
-    """One stage from its lock to its manifest."""
+    """One stage from its claim to its manifest."""
     out = stage.folder(root)
-    with store.locked(out.fetch(".lock"), wait):
+    with out.claim(wait=wait) as held:
         if stage.is_done(root):  # another process has finished it while this one waited
             return stage.manifest(root)
         inputs = {name: upstream.folder(root) for name, upstream in by_name(stage.inputs).items()}
         facts = stage.work(inputs, out, seat, **stage.settings)
+        held.check()
         began, group.since = group.since, time.time()
         return _record(stage, out, facts, began, provenance)
 
@@ -118,7 +117,7 @@ def _record(stage: Stage, out: Folder, facts: Any, began: float, provenance: Map
         "identity": stage.identity,
         "inputs": {name: upstream.fingerprint for name, upstream in by_name(stage.inputs).items()},
         "facts": asdict(facts) if is_dataclass(facts) and not isinstance(facts, type) else dict(facts),
-        "files": _files(out.path, store.list_files(out.path)),
+        "files": _files(out),
         "provenance": dict(provenance),
         "began_unix_seconds": round(began, 3),
         "wall_seconds": round(time.time() - began, 3),
@@ -127,14 +126,13 @@ def _record(stage: Stage, out: Folder, facts: Any, began: float, provenance: Map
     return manifest
 
 
-def _files(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)}
-        for path in paths
-    }
+def _files(folder: Folder) -> dict[str, dict[str, Any]]:
+    sizes = folder.files()
+    sums = folder.checksums(list(sizes))
+    return {name: {"bytes": size, "sha256": sum_} for (name, size), sum_ in zip(sizes.items(), sums, strict=True)}
 
 
-def _unprune(stages: Sequence[Stage], root: Path) -> None:
+def _unprune(stages: Sequence[Stage], root: Root) -> None:
     """Forget that pruned stages are done where a missing one needs them; stages: inputs first."""
     for stage in reversed(stages):
         if not stage.is_done(root):

@@ -25,7 +25,7 @@ GROUP_ROWS = 256  # what is read at least, of a part: 0.3 MB of text (chosen, no
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one Parquet file, from the first: all of them unless fewer are wanted."""
+    """Rows of one Parquet file, from the first: all of them unless fewer are wanted. path: a folder's address."""
 
     path: str
     rows: int
@@ -98,9 +98,8 @@ def parts_of(folder: Folder, name: str, at_most: int = 0) -> list[Part]:
     """The parts that hold the first `at_most` rows of a table; 0: all of it."""
     found, left = [], at_most
     for part in folder.names(f"{name}/part-*.parquet"):
-        path = folder.fetch(part)
-        rows = pq.read_metadata(path).num_rows
-        found.append(Part(str(path), min(rows, left) if at_most else rows))
+        rows = folder.footer(part).num_rows
+        found.append(Part(str(folder / part), min(rows, left) if at_most else rows))
         left -= rows
         if at_most and left <= 0:
             break
@@ -136,7 +135,7 @@ class RowReader:
         """The rows of a stretch."""
         last = self._first + len(self._rows)
         if stretch.path != self._path or not self._first <= stretch.start <= stretch.stop <= last:
-            with pq.ParquetFile(stretch.path) as file:
+            with pq.ParquetFile(Folder(stretch.path).fetch()) as file:
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 ends = np.cumsum(sizes)
                 first = int(np.searchsorted(ends, stretch.start, side="right"))

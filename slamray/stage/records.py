@@ -46,7 +46,7 @@ def to_table(records: Sequence[Any], kind: type) -> pa.Table:
 def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
     """The inverse of `to_table`."""
     make: Any = kind
-    columns = [[_typed(value, hint) for value in table[name].to_pylist()] for name, hint in _hints(kind).items()]
+    columns = [[_typed(value, hint) for value in table[name].to_pylist()] for name, hint in _hints(make).items()]
     return [make(*values) for values in zip(*columns, strict=True)]
 
 

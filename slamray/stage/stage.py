@@ -1,6 +1,6 @@
 """What a stage is: a folder and a record. A stage is done exactly when its manifest.json exists.
 
-    path        = {root}/{name}/{fingerprint}
+    folder      = {root}/{name}/{fingerprint}
     fingerprint = hash(name, version, identity, fingerprints of the inputs)
 
 The identity is made of the very settings that the stage's work is called with, so nothing that the work sees can be
@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from slamray import store
 from slamray.config.base import UNKNOWN, identity
 from slamray.errors import BadInput
-from slamray.stage.folder import Folder
+from slamray.stage.folder import Folder, Root
 
 MANIFEST = "manifest.json"
 PRUNED = "pruned"  # in a manifest: files that were removed when they had served
@@ -73,8 +71,8 @@ class Stage:
             raise BadInput(f"{self.name}: the checksum of a published model is {UNKNOWN}; a run fetches it")
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def folder(self, root: Path) -> Folder:
-        return Folder(root / self.name / self.fingerprint)
+    def folder(self, root: Root) -> Folder:
+        return Folder(root) / self.name / self.fingerprint
 
     @cached_property
     def is_known(self) -> bool:
@@ -84,10 +82,10 @@ class Stage:
         except BadInput:
             return False
 
-    def is_done(self, root: Path) -> bool:
+    def is_done(self, root: Root) -> bool:
         return self.is_known and self.folder(root).exists(MANIFEST)
 
-    def manifest(self, root: Path) -> Manifest:
+    def manifest(self, root: Root) -> Manifest:
         """The record of a finished stage."""
         return read_manifest(self.folder(root))
 
@@ -138,32 +136,34 @@ def by_name(stages: Sequence[Stage]) -> dict[str, Stage]:
     return {s.name if names[s.name] == 1 else f"{s.name}/{s.fingerprint}": s for s in stages}
 
 
-def prune(stage: Stage, root: Path, part: str) -> int:
+def prune(stage: Stage, root: Root, part: str) -> int:
     """Remove a finished stage's files below `part`, a folder in its own, keeping their record; the bytes freed.
 
     The stage stays done. Who needs the files again has it made again: `materialise` sees to that.
     """
     manifest, folder = stage.manifest(root), stage.folder(root)
-    gone = {name: facts for name, facts in manifest["files"].items() if Path(name).is_relative_to(part)}
+    gone = {name: facts for name, facts in manifest["files"].items() if PurePosixPath(name).is_relative_to(part)}
     if not gone:
         return 0
     manifest["files"] = {name: facts for name, facts in manifest["files"].items() if name not in gone}
     manifest[PRUNED] = {**manifest.get(PRUNED, {}), **gone}
     folder.write_json(MANIFEST, manifest)  # first: files without a record are no flaw
-    shutil.rmtree(folder.fetch(part), ignore_errors=True)
+    folder.remove(part)
     return sum(facts["bytes"] for facts in gone.values())
 
 
-def flaws(stage: Stage, root: Path) -> list[str]:
+def flaws(stage: Stage, root: Root) -> list[str]:
     """What in a finished stage's folder is not as its manifest says: missing files, other sizes, other checksums."""
-    folder = stage.folder(root)
-    found = []
-    for name, facts in stage.manifest(root)["files"].items():
-        path = folder.fetch(name)
-        if not path.is_file():
-            found.append(f"{path}: missing")
-        elif path.stat().st_size != facts["bytes"]:
-            found.append(f"{path}: {path.stat().st_size} bytes, not {facts['bytes']}")
-        elif store.sha256_of(path) != facts["sha256"]:
-            found.append(f"{path}: does not match its checksum")
-    return found
+    folder, said = stage.folder(root), stage.manifest(root)["files"]
+    there = folder.files()
+    whole = [name for name, facts in said.items() if there.get(name) == facts["bytes"]]
+    found = dict(zip(whole, folder.checksums(whole), strict=True))
+    flawed = []
+    for name, facts in said.items():
+        if name not in there:
+            flawed.append(f"{folder / name}: missing")
+        elif name not in found:
+            flawed.append(f"{folder / name}: {there[name]} bytes, not {facts['bytes']}")
+        elif found[name] != facts["sha256"]:
+            flawed.append(f"{folder / name}: does not match its checksum")
+    return flawed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, get_type_hints
 
 from slamray.config.compute import Compute
+from slamray.stage.folder import Root
 
 Metrics = dict[str, Any]
 Report = Callable[[Metrics], None]  # what every rank of a loop calls with the same metrics
@@ -18,7 +18,7 @@ Done = Callable[[Mapping[str, Any]], None]
 METRICS = "metrics.jsonl"  # in a training stage's folder: a line for each report
 CHECKPOINTS = "checkpoints"  # there too: what a killed loop goes on from, a folder step-N for each
 SHARDS = "shards"  # in a stage's folder: units of work that are merged, and removed before the stage is done
-NOTICE = ".save-now"  # there too: asks for a checkpoint at once; the loop removes it when one is written
+NOTICE = ".save-now"  # in its scratch folder: asks for a checkpoint at once; the loop removes it when one is written
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,11 @@ class Machine(Protocol):
         class may be one that only an actor should import.
         """
 
-    def train(self, name: str, loop: Loop, out: Path) -> Metrics:
-        """Run `loop(report) -> facts` on the training workers; rank 0's facts."""
+    def train(self, name: str, loop: Loop, out: Root) -> Metrics:
+        """Run `loop(report) -> facts` on the training workers; rank 0's facts.
+
+        A worker may be on a machine that sees no disk of this one: a loop fetches what it reads by itself.
+        """
 
     def call(self, name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:
         """Run one function on one core, and a GPU where it asks for one, apart from this process.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
@@ -29,18 +28,19 @@ def stage(recipe: Recipe, pretrained: Stage, pairs: Stage) -> Stage:
 
 def run(inputs: Inputs, out: Folder, machine: Machine, dpo: DpoSettings) -> Metrics:
     """Align on the training pairs; the held-out ones are scored before and after."""
-    model, pairs = inputs[PRETRAINED.stage].fetch(MODEL), inputs["preferences"]
-    return machine.train(ALIGNED.stage, partial(_train, dpo, machine.compute, model, pairs, out.path), out.path)
+    model, pairs = inputs[PRETRAINED.stage] / MODEL, inputs["preferences"]
+    return machine.train(ALIGNED.stage, partial(_train, dpo, machine.compute, model, pairs, out), out)
 
 
-def _train(dpo: DpoSettings, compute: Compute, model: Path, pairs: Folder, out: Path, report: Report) -> Metrics:
+def _train(dpo: DpoSettings, compute: Compute, start: Folder, pairs: Folder, out: Folder, report: Report) -> Metrics:
     from slamray.model.saved_vocabulary import read_unit_vocabulary
-    from slamray.tokens.vocabulary import read_vocabulary, reconcile
+    from slamray.tokens.vocabulary import FILE, read_vocabulary, reconcile
     from slamray.train.cost import dpo_cost
     from slamray.train.dpo.align import train_dpo
 
-    if known := read_vocabulary(pairs.path):
-        reconcile(read_unit_vocabulary(model, "dpo"), known, str(model), str(pairs))
+    model = start.fetch()
+    if known := read_vocabulary(pairs.fetch(FILE).parent):
+        reconcile(read_unit_vocabulary(model, "dpo"), known, str(start), str(pairs))
     training, heldout = preferences.read(pairs, "train"), preferences.read(pairs, "heldout")
     facts = train_dpo(dpo, compute, model, training, heldout, out, report)
     return facts | dpo_cost(dpo, compute.workers, model, training, facts)

@@ -23,7 +23,7 @@ from slamray.stage.stage import Inputs, Stage
 from slamray.stage.tables import check_bad_share, write_quarantine
 from slamray.stage.work import Machine
 
-RUNS = ".runs"  # in the stage's folder: sorted stretches of documents that are not merged yet
+RUNS = ".runs"  # in the stage's scratch folder: sorted stretches of documents that are not merged yet
 RUN_DOCUMENTS = 50_000  # held in memory at once, 100 MB of stories; chosen, not tuned
 MERGED_DOCUMENTS = 4096  # merged at once; chosen, not tuned
 COLUMNS = schema_of(TextDocument)
@@ -53,20 +53,21 @@ def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -
     Documents are sorted by merging: memory holds one stretch of them, however many there are.
     """
     bad: list[dict[str, str]] = []
-    out.remove(RUNS)
+    scratch = Folder(out.scratch())
+    scratch.remove(RUNS)
     for number, documents in enumerate(in_lists(_good(corpus, bad), RUN_DOCUMENTS)):
         documents.sort(key=lambda document: document.doc_id)  # stable: of equal texts the first one read stays first
-        out.write_table(f"{RUNS}/{number:05d}.parquet", to_table(documents, TextDocument), group_rows=GROUP_ROWS)
+        scratch.write_table(f"{RUNS}/{number:05d}.parquet", to_table(documents, TextDocument), group_rows=GROUP_ROWS)
     write_quarantine(out, bad)
     found = _Counter()
     with ExitStack() as open_parts:
         parts = {split: open_parts.enter_context(PartWriter(out, split, COLUMNS)) for split in SPLITS}
-        for some in _in_order(out):
+        for some in _in_order(scratch):
             distinct = found.distinct(some)
             for split, part in parts.items():
                 part.add(distinct.filter(pc.field("split") == split))
         check_bad_share(bad, found.read + len(bad), corpus.max_bad_share, "corpus.max_bad_share")
-    out.remove(RUNS)
+    scratch.remove(RUNS)
     splits = {split: part.rows for split, part in parts.items()}
     return CorpusFacts(sum(splits.values()), found.words, found.duplicates, len(bad), **splits)
 
@@ -92,16 +93,16 @@ class _Counter:
         return found
 
 
-def _in_order(out: Folder) -> Iterator[pa.Table]:
+def _in_order(scratch: Folder) -> Iterator[pa.Table]:
     """The documents of all runs by their ids, some thousand at a time; of equal ones the first that was read first.
 
     Memory holds the ids, 8 bytes each, and of each run what is read at a time.
     """
-    names = out.names(f"{RUNS}/*.parquet")
-    ids = [_numbers(out.read_table(name, ["doc_id"])["doc_id"]) for name in names]
+    names = scratch.names(f"{RUNS}/*.parquet")
+    ids = [_numbers(scratch.read_table(name, ["doc_id"])["doc_id"]) for name in names]
     run_D = np.repeat(np.arange(len(names), dtype=np.int32), [len(own) for own in ids])
     order_D = np.argsort(np.concatenate([np.zeros(0, ">u8"), *ids]), kind="stable")
-    readers = [_Reader(out, name) for name in names]
+    readers = [_Reader(scratch, name) for name in names]
     for first in range(0, len(order_D), MERGED_DOCUMENTS):
         run_M = run_D[order_D[first : first + MERGED_DOCUMENTS]]
         counts = np.bincount(run_M, minlength=len(names)).tolist()
@@ -119,8 +120,8 @@ def _numbers(ids: pa.ChunkedArray) -> np.ndarray:
 class _Reader:
     """Reads a run from its first document to its last."""
 
-    def __init__(self, out: Folder, name: str) -> None:
-        self._batches = pq.ParquetFile(out.fetch(name)).iter_batches(GROUP_ROWS)
+    def __init__(self, scratch: Folder, name: str) -> None:
+        self._batches = pq.ParquetFile(scratch.fetch(name)).iter_batches(GROUP_ROWS)
         self._waiting = COLUMNS.empty_table()
 
     def take(self, count: int) -> pa.Table:

@@ -6,8 +6,8 @@ Two kinds, one folder and one call (`speech.decoders`): the source-filter decode
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,25 @@ def heard_by(recipe: Recipe, encoder: Stage | None) -> dict[str, Any]:
     return {"given": recipe.speech.encoder, "layer": recipe.speech.encoder.layer}
 
 
-def encoder_of(inputs: Inputs, given: EncoderSettings | None, layer: int) -> EncoderSettings:
-    """The given encoder, or else the one that this run has trained."""
-    return given or own_encoder.settings_of(inputs[own_encoder.NAME], layer)
+@dataclass(frozen=True)
+class Hearing:
+    """The given encoder, or else the one that this run has trained, in the folder of its stage."""
+
+    given: EncoderSettings | None
+    trained: Folder | None
+    layer: int
+
+    def settings(self) -> EncoderSettings:
+        """Where the encoder is used: a trained one is fetched there."""
+        if self.given is not None:
+            return self.given
+        assert self.trained is not None
+        return own_encoder.settings_of(self.trained, self.layer)
+
+
+def encoder_of(inputs: Inputs, given: EncoderSettings | None, layer: int) -> Hearing:
+    """The encoder of a stage that hears."""
+    return Hearing(given, inputs.get(own_encoder.NAME), layer)
 
 
 def run(
@@ -76,22 +92,22 @@ def run(
 ) -> Metrics:
     """Train on training recordings; measure on evaluation recordings."""
     encoder = encoder_of(inputs, given, layer)
-    loop = partial(_train, decoder, encoder, machine.compute, inputs["recordings"], out.path)
-    return machine.train(NAME, loop, out.path)
+    loop = partial(_train, decoder, encoder, machine.compute, inputs["recordings"], out)
+    return machine.train(NAME, loop, out)
 
 
 def _train(
-    decoder: DecoderSettings, encoder: EncoderSettings, compute: Compute, audio: Folder, out: Path, report: Report
+    decoder: DecoderSettings, encoder: Hearing, compute: Compute, audio: Folder, out: Folder, report: Report
 ) -> Metrics:
     """Facts on rank 0, which alone saves and measures."""
-    heard = Heard(audio, encoder)
+    heard = Heard(audio, encoder.settings())
     if isinstance(decoder, HifiganSettings):
         return _train_hifigan(decoder, compute, heard, out, report)
     return _train_source_filter(decoder, compute, heard, out, report)
 
 
 def _train_source_filter(
-    decoder: SourceFilterSettings, compute: Compute, heard: Heard, out: Path, report: Report
+    decoder: SourceFilterSettings, compute: Compute, heard: Heard, out: Folder, report: Report
 ) -> Metrics:
     from slamray.train.ranks import rank_and_world
     from slamray.train.source_filter_training import measure_vocoder, train_source_filter
@@ -103,11 +119,11 @@ def _train_source_filter(
     vocoder, facts = train_source_filter(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
     if rank_and_world()[0] > 0:
         return facts
-    vocoder.save(out / MODEL)
+    out.write_tree(MODEL, vocoder.save)
     return facts | measure_vocoder(vocoder, list(pairs("evaluation")))
 
 
-def _train_hifigan(decoder: HifiganSettings, compute: Compute, heard: Heard, out: Path, report: Report) -> Metrics:
+def _train_hifigan(decoder: HifiganSettings, compute: Compute, heard: Heard, out: Folder, report: Report) -> Metrics:
     from slamray.train.hifigan_training import measure_audio, train_hifigan
     from slamray.train.ranks import rank_and_world
 
@@ -115,6 +131,6 @@ def _train_hifigan(decoder: HifiganSettings, compute: Compute, heard: Heard, out
     vocoder, facts = train_hifigan(train, heard.n_units, heard.hop_samples, decoder, compute, out, report)
     if rank_and_world()[0] > 0:
         return facts
-    vocoder.save(out / MODEL)
+    out.write_tree(MODEL, vocoder.save)
     kept = [(units, pcm) for _, units, pcm in heard.read("evaluation", MEASURED_DOCUMENTS)]
     return facts | measure_audio(vocoder, kept, heard.hop_samples)

@@ -268,7 +268,7 @@ def _text(recipe: Recipe, rates: Rates, source: str, loads: Sequence[Load], othe
     found += _driver(recipe, rates)
     requests = _requests(recipe, loads)
     if requests:
-        found.append(f"  about {requests:,.0f} requests to an object store, where root or a mirror is one")
+        found.append(f"  about {requests:,.0f} requests to an object store, where root is one")
     cost = _cost(recipe, cores, gpus, disk, requests)
     if cost:
         found.append(f"  cost: {least}{cost}")

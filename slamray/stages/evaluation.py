@@ -61,7 +61,7 @@ def run(
     encoder: EncoderFacts,
 ) -> EvaluationFacts:
     """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json."""
-    models = {name: at.place if at else inputs[name].fetch(MODEL) for name, at in checkpoints.items()}
+    models = {name: Folder(at.place) if at else inputs[name] / MODEL for name, at in checkpoints.items()}
     others = {name: folder for name, folder in inputs.items() if name not in models}
     outs = {name: out / name for name in models}
     rows, facts = measure("evaluation", models, metrics, others, outs, machine, scoring, encoder)

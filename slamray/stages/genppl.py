@@ -108,7 +108,7 @@ def run(
 ) -> GenPplFacts:
     """Continue, speak, transcribe and judge; a row for each prompt to Parquet."""
     chunks = _chunks(inputs, out, genppl, scoring.sampling, rate_hz)
-    model = str(inputs[checkpoint].fetch(MODEL))
+    model = str(inputs[checkpoint] / MODEL)
     for step, pools in _pools(machine, model, genppl, scoring).items():
         todo = [chunk for chunk in chunks if not out.exists(chunk_file(chunk.number, step))]
         machine.rows(f"genppl_{checkpoint}: {step}", todo, pools, len(chunks), "chunks")

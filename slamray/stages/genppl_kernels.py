@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ class Continue:
 
     def __init__(self, model: str, sampling: SamplingSettings, device: str) -> None:
         one_thread()
-        loaded = load_unit_lm(Path(model))
+        loaded = load_unit_lm(Folder(model).fetch())
         self._model = loaded.to(torch.device(device)).eval()  # type: ignore[arg-type]
         self._sampling = sampling
 
@@ -59,7 +58,7 @@ class Vocode:
         self._vocoder, self._samples = load_decoder(place_of(vocoder, "evaluate.vocoder")), samples
 
     def __call__(self, chunk: Chunk) -> ChunkOfSound:
-        out = Folder(Path(chunk.out))
+        out = Folder(chunk.out)
         continued = out.read_json(chunk_file(chunk.number, "continued"))
         whole, alone = [], []
         for number, (prompt, said) in enumerate(zip(read_prompts(chunk), continued, strict=True)):
@@ -95,7 +94,7 @@ class JudgeTexts:
         self._judge = Judge(asset_path(model), revision, device)
 
     def __call__(self, chunk: Chunk) -> Chunk:
-        heard = Folder(Path(chunk.out)).read_json(chunk_file(chunk.number, "heard"))
+        heard = Folder(chunk.out).read_json(chunk_file(chunk.number, "heard"))
         pairs = zip(self._judge([r["text"] for r in heard]), self._judge([r["text_alone"] for r in heard]), strict=True)
         rows = [
             {"nll": both.nll, "tokens": both.tokens, "nll_alone": last.nll, "tokens_alone": last.tokens}
@@ -106,12 +105,12 @@ class JudgeTexts:
 
 def read_prompts(chunk: Chunk) -> list[dict[str, Any]]:
     """prompt_id and units of each prompt of the chunk."""
-    with pq.ParquetFile(Folder(Path(chunk.out)).fetch(PROMPTS)) as file:
+    with pq.ParquetFile(Folder(chunk.out).fetch(PROMPTS)) as file:
         rows: list[dict[str, Any]] = file.read_row_group(chunk.number).to_pylist()
     return rows
 
 
 def leave(chunk: Chunk, step: str, rows: list[dict[str, Any]]) -> Chunk:
     """Write a step's result for the chunk."""
-    Folder(Path(chunk.out)).write_json(chunk_file(chunk.number, step), rows)
+    Folder(chunk.out).write_json(chunk_file(chunk.number, step), rows)
     return chunk

@@ -55,10 +55,10 @@ def run(
     clusters: of each codebook that is predicted; seed: of their k-means; layer: whose features are clustered, none for
     MFCCs.
     """
-    name, before = (SECOND, inputs[FIRST].fetch(MODEL)) if FIRST in inputs else (FIRST, None)
+    name, before = (SECOND, inputs[FIRST] / MODEL) if FIRST in inputs else (FIRST, None)
     targets = Targets(tuple(clusters), seed, layer, before)
-    loop = partial(_train, training, targets, machine.compute, inputs["recordings"], out.path)
-    return machine.train(name, loop, out.path)
+    loop = partial(_train, training, targets, machine.compute, inputs["recordings"], out)
+    return machine.train(name, loop, out)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Targets:
     clusters: tuple[int, ...]
     seed: int
     layer: int | None
-    model: Path | None
+    model: Folder | None
 
     def of(self, audio: Folder, device: str) -> list[np.ndarray]:
         """int64 (T, codebooks) of each training recording."""
@@ -77,12 +77,12 @@ class Targets:
         if self.model is None or self.layer is None:
             recordings = [document.audio for document in spoken_audio.read(audio, "train")]
             return targets_from_mfcc(recordings, self.clusters[0], self.seed)
-        found = list(features(self.model, self.layer, device, audio, "train"))
+        found = list(features(self.model.fetch(), self.layer, device, audio, "train"))
         return targets_from_features(found, self.clusters, self.seed)
 
 
 def _train(
-    training: HubertTrainingSettings, targets: Targets, compute: Compute, audio: Folder, out: Path, report: Report
+    training: HubertTrainingSettings, targets: Targets, compute: Compute, audio: Folder, out: Folder, report: Report
 ) -> Metrics:
     from transformers import HubertModel
 
@@ -91,7 +91,7 @@ def _train(
 
     recordings = [document.audio for document in spoken_audio.read(audio, "train")]
     found = targets_once(out, lambda: targets.of(audio, compute.device))
-    init = HubertModel.from_pretrained(targets.model) if targets.model else None
+    init = HubertModel.from_pretrained(targets.model.fetch()) if targets.model else None
     facts = train_hubert(recordings, found, nano_config(), training, compute, out, report, init)
     return facts | {"recordings": len(recordings), "audio_seconds": round(sum(map(len, recordings)) / RATE_HZ, 1)}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from slamray.config.speech import EncoderSettings
 from slamray.config.tree import Recipe
@@ -15,7 +14,7 @@ from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import corpus, decoder
 from slamray.stages.checkpoints import MODEL
-from slamray.stages.decoder import Heard, encoder_of, heard_by
+from slamray.stages.decoder import Heard, Hearing, encoder_of, heard_by
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def run(
         inputs["recordings"],
         inputs["corpus"],
         encoder_of(inputs, given, layer),
-        inputs[decoder.NAME].fetch(MODEL),
+        inputs[decoder.NAME] / MODEL,
         documents,
     )
     facts: IntelligibilityFacts = machine.call("intelligibility", work)
@@ -51,17 +50,17 @@ def run(
 
 
 def measure_intelligibility(
-    audio: Folder, texts: Folder, encoder: EncoderSettings, vocoder: Path, documents: int
+    audio: Folder, texts: Folder, encoder: Hearing, vocoder: Folder, documents: int
 ) -> IntelligibilityFacts:
     """Word error rates of the voice and of resynthesis. vocoder: folder of the model."""
     from slamray.evaluate.wer import Recogniser, word_errors
     from slamray.speech.decoders.table import load_decoder
     from slamray.speech.encoders.kmeans import deduplicate
 
-    recognise, speak = Recogniser(), load_decoder(vocoder)
+    recognise, speak = Recogniser(), load_decoder(vocoder.fetch())
     wanted = {document.doc_id: document.text for document in corpus.read(texts, "evaluation")}
     pairs: dict[str, list[tuple[str, str]]] = {"voice": [], "true_durations": [], "predicted_durations": []}
-    for doc_id, units, pcm in Heard(audio, encoder).read("evaluation", documents):
+    for doc_id, units, pcm in Heard(audio, encoder.settings()).read("evaluation", documents):
         runs, durations = deduplicate(units)
         pairs["voice"].append((wanted[doc_id], recognise(pcm)))
         for name, frames in (("true_durations", durations), ("predicted_durations", None)):

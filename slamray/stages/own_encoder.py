@@ -61,8 +61,8 @@ def run(
 ) -> OwnEncoderFacts:
     """k-means on iteration 2's features, and how well units, and MFCCs, tell phones apart."""
     clustering = Clustering(layer, n_units, frames, seed)
-    model, audio = inputs[SECOND].fetch(MODEL), inputs["recordings"]
-    work = partial(_fit, clustering, machine.compute.device, audio, model, out.fetch(MODEL))
+    model, audio = inputs[SECOND] / MODEL, inputs["recordings"]
+    work = partial(_fit, clustering, machine.compute.device, audio, model, out)
     facts: OwnEncoderFacts = machine.call(NAME, work, gpus=1 if machine.compute.device == "cuda" else 0)
     return facts
 
@@ -73,7 +73,13 @@ def settings_of(folder: Folder, layer: int) -> EncoderSettings:
     return EncoderSettings(model=str(model), centroids=str(model / CENTROIDS), layer=layer)
 
 
-def _fit(clustering: Clustering, device: str, audio: Folder, model: Path, target: Path) -> OwnEncoderFacts:
+def _fit(clustering: Clustering, device: str, audio: Folder, model: Folder, out: Folder) -> OwnEncoderFacts:
+    found: list[OwnEncoderFacts] = []
+    out.write_tree(MODEL, lambda target: found.append(_fit_at(clustering, device, audio, model.fetch(), target)))
+    return found[0]
+
+
+def _fit_at(clustering: Clustering, device: str, audio: Folder, model: Path, target: Path) -> OwnEncoderFacts:
     import torch
     from transformers import HubertModel
 

@@ -24,7 +24,7 @@ from slamray.stage.tables import unit_parts
 from slamray.stage.work import Machine
 from slamray.stages import recorded
 from slamray.tokens.documents import Documents, unit_documents
-from slamray.tokens.packing import join_packings, pack, pack_apart
+from slamray.tokens.packing import Packing, join_packings, pack, pack_apart
 from slamray.tokens.rows import MIXTURE, Source, lengths_of, write_rows
 from slamray.tokens.sampler import MixedSource, rows_per_round
 from slamray.tokens.vocabulary import Vocabulary
@@ -100,7 +100,7 @@ def write_documents(
     if not len(lengths_D):
         raise BadInput(f"no {split} document to pack; bring more text or raise corpus.validation_share")
     packing = pack(lengths_D, settings.context, settings.row_tokens)
-    return dict(write_rows(folder.path, documents, vocabulary, packing))
+    return _written(folder, documents, vocabulary, packing)
 
 
 def write_mixture(
@@ -120,7 +120,7 @@ def write_mixture(
     together = np.concatenate(lengths)
     packings = pack_apart(together, [len(own) for own in lengths], settings.context, settings.row_tokens)
     chosen = {name: sources[name] for name in names}
-    facts: dict[str, Any] = write_rows(folder.path, partial(_chained, chosen), vocabulary, join_packings(packings))
+    facts = _written(folder, partial(_chained, chosen), vocabulary, join_packings(packings))
     rows = [packing.rows for packing in packings]
     tokens = [int(packing.length_P.sum()) for packing in packings]
     per_round = rows_per_round([weights[name] for name in names], tokens, rows)
@@ -128,6 +128,13 @@ def write_mixture(
     mixed = [MixedSource(*source) for source in zip(names, firsts.tolist(), rows, per_round, strict=True)]
     folder.write_json(MIXTURE, [asdict(source) for source in mixed])
     facts["sources"] = _shares(mixed, tokens, weights)
+    return facts
+
+
+def _written(folder: Folder, documents: Source, vocabulary: Vocabulary, packing: Packing) -> dict[str, Any]:
+    """Facts of rows that are written."""
+    facts: dict[str, Any] = {}
+    folder.write_tree("", lambda path: facts.update(write_rows(path, documents, vocabulary, packing)))
     return facts
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from slamray.config.budget import parse_budget
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN
 from slamray.evaluate.scaling_law import SPEECH, Use
 from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
 from slamray.stage.stage import Stage
 from slamray.stages import planning
 from slamray.stages.checkpoints import PRETRAINED
@@ -19,7 +19,7 @@ from slamray.stages.checkpoints import PRETRAINED
 def lines(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
     """The law's best use of the recipe's FLOPs beside the recipe's own; none where pre-training is done or no part."""
     known = {stage.name: stage for stage in stages}
-    root = Path(recipe.root)
+    root = Folder(recipe.root)
     if PRETRAINED.stage not in known or known[PRETRAINED.stage].is_done(root):
         return []
     parameters = planning.parameters(recipe.model, check_encoder(recipe.speech.encoder).n_units)

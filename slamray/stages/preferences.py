@@ -33,7 +33,7 @@ from slamray.stages import corpus, units
 from slamray.stages.speak_and_listen import SpeechFacts, listen, speak
 from slamray.stages.units import SPEAKING
 from slamray.tokens.documents import join_units
-from slamray.tokens.vocabulary import Vocabulary, write_vocabulary
+from slamray.tokens.vocabulary import FILE, Vocabulary
 
 PAIRS = "pairs.parquet"
 PUBLISHED_SPLITS = ("train", "validation")  # of SpokenSwag as published; the second is held out
@@ -117,7 +117,7 @@ def run(
     by_id = units.by_id(out)
     rows = [row for split, pair in chosen if (row := _row(split, pair, [by_id.get(key) for key in ids(pair)]))]
     out.write_table(PAIRS, pa.Table.from_pylist(rows, SCHEMA))
-    write_vocabulary(out.path, vocabulary)
+    out.write_json(FILE, vocabulary.to_json())
     return PreferencesFacts(
         **asdict(facts),
         pairs_train=sum(row["split"] == "train" for row in rows),

@@ -29,6 +29,6 @@ def stage(recipe: Recipe, untrained: Stage, rows: Stage, trunk: Sequence[Stage])
 
 def run(inputs: Inputs, out: Folder, machine: Machine, pretrain: PretrainSettings) -> Metrics:
     """Pre-train; where there is a trunk, from its end."""
-    after = inputs["trunk"].fetch(STATE) if "trunk" in inputs else None
+    after = inputs["trunk"] / STATE if "trunk" in inputs else None
     loop = partial(pretraining.train, pretraining.folders(inputs, out), pretrain, machine.compute, after, None)
-    return machine.train(PRETRAINED.stage, loop, out.path)
+    return machine.train(PRETRAINED.stage, loop, out)

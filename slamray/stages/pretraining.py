@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from slamray.config.compute import Compute
 from slamray.config.training import PretrainSettings
@@ -16,25 +15,23 @@ from slamray.stages.checkpoints import MODEL, UNTRAINED
 
 @dataclass(frozen=True)
 class Places:
-    """Where a loop reads and writes."""
+    """Where a loop reads and writes; each worker fetches for itself."""
 
-    model: Path
-    train_rows: Path
-    validation_rows: Path
-    out: Path
+    model: Folder
+    rows: Folder
+    out: Folder
 
 
 def folders(inputs: Inputs, out: Folder) -> Places:
     """Of a stage whose inputs are the untrained model and the packed rows."""
-    rows = inputs["packed"]
-    return Places(inputs[UNTRAINED.stage].fetch(MODEL), rows.fetch(TRAIN), rows.fetch(VALIDATION), out.path)
+    return Places(inputs[UNTRAINED.stage] / MODEL, inputs["packed"], out)
 
 
 def train(
     places: Places,
     pretrain: PretrainSettings,
     compute: Compute,
-    after: Path | None,
+    after: Folder | None,
     until: str | None,
     report: Report,
 ) -> Metrics:
@@ -44,6 +41,7 @@ def train(
     from slamray.train.pretrain import Part
     from slamray.train.pretrain import pretrain as run_loop
 
-    rows = places.train_rows, places.validation_rows
-    facts = run_loop(pretrain, compute, places.model, *rows, places.out, report, Part(after, until))
-    return facts | pretraining_cost(pretrain, compute.workers, places.model, RowStore(places.train_rows), facts)
+    model, rows = places.model.fetch(), places.rows.fetch(TRAIN)
+    part = Part(after.fetch() if after else None, until)
+    facts = run_loop(pretrain, compute, model, rows, places.rows.fetch(VALIDATION), places.out, report, part)
+    return facts | pretraining_cost(pretrain, compute.workers, model, RowStore(rows), facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import soundfile
@@ -45,7 +46,7 @@ class ReportFacts:
 
 def stage(recipe: Recipe, inputs: Sequence[Stage]) -> Stage:
     """Of all the stages of a run, whose identities hold whatever of the recipe matters; the page shows it as given."""
-    shown = recipe.model_dump(mode="json", exclude={"assets", "compute", "root", "mirror", "tracking"})
+    shown = recipe.model_dump(mode="json", exclude={"assets", "compute", "root", "tracking"})
     settings = {"name": recipe.name, "recipe": Located(lambda: None, shown)}
     return Stage("report", run, settings, tuple(inputs), version=3)
 
@@ -76,8 +77,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         provenance=manifests["corpus"]["provenance"] | {"words": manifests[names[-1]]["provenance"]["words"]},
         confidence=config["evaluate"]["interval"],
     )
-    out.path.mkdir(parents=True, exist_ok=True)
-    write_report(data, out.fetch(PAGE))
+    out.write_tree(PAGE, partial(write_report, data))
     table = _table(figures)
     return ReportFacts([*table, "", *published["table"]] if published["table"] else table, changes)
 

@@ -41,7 +41,7 @@ def run(
     encoder: EncoderFacts,
 ) -> CheckpointFacts:
     """Measure a checkpoint, named by its stage; a row for each pair to Parquet."""
-    model = {checkpoint: inputs[checkpoint].fetch(MODEL)}
+    model = {checkpoint: inputs[checkpoint] / MODEL}
     others = {name: folder for name, folder in inputs.items() if name != checkpoint}
     name = f"scores_{checkpoint}"
     table, facts = measure(name, model, metrics, others, {checkpoint: out}, machine, scoring, encoder)

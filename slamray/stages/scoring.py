@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -44,7 +43,7 @@ STAGES = {
 class Task:
     """One metric of one checkpoint; its result goes below `out`, to a file of the task's name.
 
-    model: the checkpoint's folder. Of a metric of pairs: `source` is the stage whose folder holds the pairs, of which
+    model, out: addresses of folders. Of a metric of pairs: `source` is the stage whose folder holds the pairs, of which
     those from start to stop are scored; of a scalar metric it is empty.
     """
 
@@ -63,7 +62,7 @@ class Task:
 
     @property
     def folder(self) -> Folder:
-        return Folder(Path(self.out))
+        return Folder(self.out)
 
     @property
     def is_done(self) -> bool:
@@ -96,7 +95,7 @@ class CheckpointFacts:
 
 def measure(
     name: str,
-    checkpoints: Mapping[str, Path],
+    checkpoints: Mapping[str, Folder],
     metrics: Sequence[str],
     inputs: Inputs,
     out: Mapping[str, Folder],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,9 +68,9 @@ class Measure:
     def _load(self, folder: str) -> PreTrainedModel:
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # before the next one takes its place
-            known = read_unit_vocabulary(Path(folder), "evaluate")
-            reconcile(known, self._encoder.vocabulary, folder, "speech.encoder")
-            model = load_unit_lm(Path(folder))  # float32: a score must not depend on its batch
+            here = Folder(folder).fetch()
+            reconcile(read_unit_vocabulary(here, "evaluate"), self._encoder.vocabulary, folder, "speech.encoder")
+            model = load_unit_lm(here)  # float32: a score must not depend on its batch
             model.to(torch.device(self._device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
             self._loaded = folder, model.eval()
         return self._loaded[1]

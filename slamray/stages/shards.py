@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from slamray.stage.folder import Folder
 from slamray.stage.parts import GROUP_ROWS, PART_ROWS, Stretch, Stretches, part_file
@@ -46,12 +45,12 @@ class Shard:
 
     number: int
     requests: Stretch
-    out: str
+    out: str  # its address
     samples: int
 
     @property
     def folder(self) -> Folder:
-        return Folder(Path(self.out))
+        return Folder(self.out)
 
     @property
     def file(self) -> str:
@@ -160,7 +159,7 @@ def merge(out: Folder, part: int, numbers: Sequence[int]) -> None:
 
 
 def _read(out: Folder, file: str) -> pa.Table:
-    with pa.ipc.open_file(out.fetch(file)) as reader:
+    with pa.ipc.open_file(pa.py_buffer(out.read(file))) as reader:
         return reader.read_all()
 
 
@@ -189,4 +188,4 @@ def total(out: Folder) -> Counts:
 
 
 def _counts(out: Folder, name: str) -> Counts:
-    return Counts(**json.loads(pq.read_metadata(out.fetch(name)).metadata[COUNTS]))
+    return Counts(**json.loads(out.footer(name).metadata[COUNTS]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -88,7 +87,7 @@ def shard_exists(shard: Shard) -> bool:
 
 def folder_of(shard: Shard) -> Folder:
     """The folder of the shard's split."""
-    return Folder(Path(shard.out))
+    return Folder(shard.out)
 
 
 def read(folder: Folder, split: str, at_most: int | None = None) -> Iterator[SpokenDocument]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 from slamray.config.compute import Compute
 from slamray.config.training import PretrainSettings
@@ -24,9 +25,10 @@ def stage(recipe: Recipe, rows: Stage) -> Stage:
 def run(inputs: Inputs, out: Folder, machine: Machine, pretrain: PretrainSettings) -> Metrics:
     """`out/model` is a folder that AutoModelForCausalLM and AutoTokenizer load."""
     rows = inputs["text_rows"]
-    facts = machine.train("text_lm", partial(_train, rows, out, pretrain, machine.compute), out.path)
-    for path in rows.fetch(TOKENISER).iterdir():
-        shutil.copy(path, out.fetch(MODEL) / path.name)
+    facts = machine.train("text_lm", partial(_train, rows, out, pretrain, machine.compute), out)
+    tokeniser = rows / TOKENISER
+    for name in tokeniser.files():
+        out.write(f"{MODEL}/{name}", tokeniser.read(name))
     return facts
 
 
@@ -38,8 +40,14 @@ def _train(rows: Folder, out: Folder, pretrain: PretrainSettings, compute: Compu
     from slamray.train.pretrain import pretrain as run_loop
 
     splits = rows.fetch(TRAIN), rows.fetch(VALIDATION)
-    facts = run_loop(pretrain, compute, rows.fetch(MODEL), *splits, out.path, report)
+    facts = run_loop(pretrain, compute, rows.fetch(MODEL), *splits, out, report)
     if dist.get_rank() == 0:  # TWIST reads it as float32 again; half the bytes are for the repository
-        half = load_unit_lm(out.fetch(MODEL), dtype=torch.bfloat16)
-        half.save_pretrained(out.fetch(MODEL))
+        whole = out.fetch(MODEL)
+        half = load_unit_lm(whole, dtype=torch.bfloat16)
+
+        def write(path: Path) -> None:
+            shutil.copytree(whole, path)
+            half.save_pretrained(path)
+
+        out.write_tree(MODEL, write)
     return facts

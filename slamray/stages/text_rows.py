@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from slamray.config.base import part_of
@@ -37,9 +38,16 @@ def _make(documents: Folder, out: Folder, shape: TextLmShape, seed: int) -> dict
     from slamray.tokens.rows import write_rows
 
     texts = {split: [document.text for document in corpus.read(documents, split)] for split in (TRAIN, VALIDATION)}
+    out.write_tree(TOKENISER, partial(train_tokeniser, texts[TRAIN], shape.vocab_size))
+    out.write_tree(MODEL, build_text_lm(shape, seed).save_pretrained)
     tokeniser = out.fetch(TOKENISER)
-    train_tokeniser(texts[TRAIN], shape.vocab_size, tokeniser)
-    build_text_lm(shape, seed).save_pretrained(out.fetch(MODEL))
     vocabulary = text_vocabulary(tokeniser)
     packed = {split: encode_documents(found, tokeniser, vocabulary) for split, found in texts.items()}
-    return {split: write_rows(out.fetch(split), found, vocabulary, shape.context) for split, found in packed.items()}
+    facts: dict[str, Any] = {}
+
+    def write(split: str, path: Path) -> None:
+        facts[split] = write_rows(path, packed[split], vocabulary, shape.context)
+
+    for split in packed:
+        out.write_tree(split, partial(write, split))
+    return facts

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
-from pathlib import Path
 
-from slamray import store
 from slamray.config.base import identity
 from slamray.config.budget import parse_budget
 from slamray.config.training import PretrainSettings
 from slamray.config.tree import Recipe
 from slamray.stage.folder import Folder
-from slamray.stage.stage import MANIFEST, Inputs, Stage
+from slamray.stage.stage import MANIFEST, Inputs, Stage, read_manifest
 from slamray.stage.work import Machine, Metrics
 from slamray.stages import pretraining
 from slamray.train.trunk_schedule import trunk_config
@@ -39,10 +37,10 @@ def run(inputs: Inputs, out: Folder, machine: Machine, stable: PretrainSettings,
     """
     family = _family(stable, inputs)
     amount = parse_budget(until, "pretrain.trunk").amount
-    with store.locked(out.path.parent / f".{family}.lock", wait=True):
-        after = longest_shorter(out.path, family, amount)
+    with out.parent.claim(f".{family}.lock", wait=True):
+        after = longest_shorter(out.parent, family, amount)
         loop = partial(pretraining.train, pretraining.folders(inputs, out), stable, machine.compute, after, until)
-        facts = machine.train("trunk", loop, out.path)
+        facts = machine.train("trunk", loop, out)
     return facts | {"family": family, "until": amount}
 
 
@@ -51,9 +49,13 @@ def _family(stable: PretrainSettings, inputs: Inputs) -> str:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
-def longest_shorter(out: Path, family: str, until: float) -> Path | None:
+def longest_shorter(trunks: Folder, family: str, until: float) -> Folder | None:
     """The state of the finished trunk of a family that ends nearest before `until`; None where there is none."""
-    found = [store.read_json(path) | {"folder": path.parent} for path in sorted(out.parent.glob(f"*/{MANIFEST}"))]
-    shorter = [one for one in found if one["facts"]["family"] == family and one["facts"]["until"] < until]
-    shorter = [one for one in shorter if (one["folder"] / STATE).is_dir()]
-    return max(shorter, key=lambda one: one["facts"]["until"])["folder"] / STATE if shorter else None
+    found = [(read_manifest(folder)["facts"], folder) for folder in _finished(trunks)]
+    shorter = [one for one in found if one[0]["family"] == family and one[0]["until"] < until]
+    shorter = [one for one in shorter if one[1].exists(STATE)]
+    return max(shorter, key=lambda one: one[0]["until"])[1] / STATE if shorter else None
+
+
+def _finished(trunks: Folder) -> list[Folder]:
+    return [trunks / name.partition("/")[0] for name in trunks.names(f"*/{MANIFEST}")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from slamray.config.base import SHAPE
@@ -50,17 +49,17 @@ def run(
     shape: Any = None,
 ) -> UntrainedFacts:
     """Build the unit LM on one core, apart from the driver. shape: the numbers that the name of a shape stands for."""
-    facts: UntrainedFacts = machine.call(UNTRAINED.stage, partial(_build, model, n_units, seed, out.fetch(MODEL)))
+    facts: UntrainedFacts = machine.call(UNTRAINED.stage, partial(_build, model, n_units, seed, out))
     return facts
 
 
-def _build(model: ModelSettings, n_units: int, seed: int, out: Path) -> UntrainedFacts:
+def _build(model: ModelSettings, n_units: int, seed: int, out: Folder) -> UntrainedFacts:
     from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
     from slamray.tokens.vocabulary import Vocabulary
 
     # Who the units are is not known here: training makes embeddings mean units, and marks the model with the rows'.
     built = build_unit_lm(model, Vocabulary.of_units(n_units), seed)
-    save_unit_lm(built, out)
+    out.write_tree(MODEL, partial(save_unit_lm, built))
     return UntrainedFacts(count_parameters(built))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints, whole or absent: temp folder, fsync, marker with checksums last, rename; the newest whole one wins.
+"""Checkpoints, whole or absent: a folder appears at once, or its marker with checksums last; the newest whole one wins.
 
 A checkpoint holds nothing that depends on the number of workers:
     model/                  the model in plain transformers format: `load_unit_lm` reads it
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,52 +23,53 @@ from safetensors.torch import load_file, save_file
 
 from slamray import store
 from slamray.errors import BadInput
+from slamray.stage.folder import Folder, Root
 
 MARKER = "complete.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STEPS = "step"  # the count of an optimiser that counts for all parameters together (AdEMAMix)
 _PREFIX = "step-"
-_TEMPORARY = ".partial-"
 
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(folder: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
+def save_checkpoint(folder: Root, step: int, write: Callable[[Path], None], keep: int = 2) -> str:
     """Write `folder/step-N` through `write(temporary folder)`; a kill at any moment leaves it whole or absent.
 
-    The newest `keep` checkpoints stay (two by default, so that a torn one can be passed over); returns the new one.
+    The newest `keep` checkpoints stay (two by default, so that a torn one can be passed over); the new one's name.
     """
-    final = folder / f"{_PREFIX}{step:09d}"
-    temporary = folder / f"{_TEMPORARY}{final.name}"
-    for left_over in (temporary, final):
-        if left_over.exists():  # of an earlier attempt at the same step
-            shutil.rmtree(left_over)
+    folder, name = Folder(folder), f"{_PREFIX}{step:09d}"
+    folder.write_tree(name, partial(_write_whole, write), last=MARKER)
+    kept = _begun(folder)[-keep:]
+    for old in folder.names(f"{_PREFIX}*"):
+        if old not in kept:
+            folder.remove(old)
+    return name
+
+
+def _write_whole(write: Callable[[Path], None], temporary: Path) -> None:
+    """What `write` leaves, on the disk for sure, and the marker that names it."""
     temporary.mkdir(parents=True)
     write(temporary)
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     for path in files:
-        _fsync(path)
+        store.fsync(path)
     marker = {
         str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": store.sha256_of(path)}
         for path in files
     }
     (temporary / MARKER).write_text(json.dumps(marker, indent=1, sort_keys=True))
-    _fsync(temporary / MARKER)
-    _fsync(temporary)
-    temporary.rename(final)
-    _fsync(folder)
-    for old in _all_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
+    store.fsync(temporary / MARKER)
+    store.fsync(temporary)
 
 
 class Saver:
     """Writes checkpoints behind training's back: one in flight, for which the next one waits, and the end too."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: Future[Path] | None = None
+        self._writing: Future[str] | None = None
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Begin `save_checkpoint`; what `write` writes must not change any more. Raises what went wrong before."""
@@ -83,23 +83,34 @@ class Saver:
             writing.result()
 
 
-def newest_complete(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None where none was ever begun.
+def newest_complete(folder: Root) -> str | None:
+    """The name of the newest whole checkpoint, or None where none was ever begun.
 
     A torn one is passed over with a warning that names it. BadInput when there are checkpoints and none is whole:
     starting again from nothing without a word would be worse.
     """
-    found = _all_checkpoints(folder)
-    for checkpoint in reversed(found):
-        flaw = _flaw(checkpoint)
+    folder = Folder(folder)
+    found = _begun(folder)
+    for name in reversed(found):
+        flaw = _flaw(folder.fetch(name))
         if not flaw:
-            return checkpoint
-        log.warning("checkpoint %s is torn (%s); trying the one before", checkpoint, flaw)
+            return name
+        log.warning("checkpoint %s is torn (%s); trying the one before", folder / name, flaw)
     if found:
         raise BadInput(
             f"{folder}: none of {len(found)} checkpoints is whole; delete the folder to train from the start"
         )
     return None
+
+
+def _begun(folder: Folder) -> list[str]:
+    """Names of checkpoints, the oldest first.
+
+    In a store one without its marker was cut off while it was written; on a disk it has lost it.
+    """
+    if folder.is_shared:
+        return folder.names(f"{_PREFIX}*")
+    return [name.partition("/")[0] for name in folder.names(f"{_PREFIX}*/{MARKER}")]
 
 
 def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
@@ -189,10 +200,6 @@ def _link(optimiser: Any) -> None:
     optimiser._lazy_init_hp_params_optimizer_state()
 
 
-def _all_checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{_PREFIX}*")) if folder.is_dir() else []
-
-
 def _flaw(checkpoint: Path) -> str:
     """Why a checkpoint is not whole; empty when it is."""
     try:
@@ -206,11 +213,3 @@ def _flaw(checkpoint: Path) -> str:
         if store.sha256_of(path) != facts["sha256"]:
             return f"{name} does not match its checksum"
     return ""
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

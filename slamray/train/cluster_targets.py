@@ -6,13 +6,13 @@ Shapes: T frames, H codebooks (targets of one frame), D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torchaudio
 
 from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans
+from slamray.stage.folder import Folder, Root
 from slamray.stage.work import CHECKPOINTS
 from slamray.train.ranks import made_once
 
@@ -21,14 +21,13 @@ HOP = 640  # samples of a frame, 40 ms: 25 frames a second, as slprl/mhubert-bas
 TARGETS = "targets.safetensors"  # beside the checkpoints: gone when training has ended
 
 
-def targets_once(out: Path, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+def targets_once(out: Root, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Targets of each recording, made by rank 0 at the first start and read by every rank and every restart.
 
     out: the training's folder. So ranks never differ in them, and no k-means is fitted anew.
     """
-    arrays = made_once(
-        out / CHECKPOINTS / TARGETS, lambda: {f"{number:08d}": targets for number, targets in enumerate(make())}
-    )
+    checkpoints = Folder(out) / CHECKPOINTS
+    arrays = made_once(checkpoints, TARGETS, lambda: {f"{number:08d}": one for number, one in enumerate(make())})
     return [arrays[name] for name in sorted(arrays)]
 
 

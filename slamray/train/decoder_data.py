@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from slamray.errors import BadInput
 from slamray.speech.decoders.source_filter import MAX_DURATION
+from slamray.stage.folder import Folder, Root
 from slamray.stage.work import CHECKPOINTS
 from slamray.train.ranks import made_once
 
@@ -44,7 +44,7 @@ class UnitStream:
 
 
 def stream_once(
-    out: Path, recordings: Iterable[Recording], arrays: Callable[[Iterator[Recording]], dict[str, np.ndarray]], who: str
+    out: Root, recordings: Iterable[Recording], arrays: Callable[[Iterator[Recording]], dict[str, np.ndarray]], who: str
 ) -> dict[str, np.ndarray]:
     """`arrays(recordings)`, by rank 0 at the first start alone: elsewhere the recordings are not even read.
 
@@ -58,7 +58,7 @@ def stream_once(
             raise BadInput(f"{who}: no recordings to train on; give some minutes of speech of one voice")
         return arrays(itertools.chain([first], read))
 
-    return made_once(out / CHECKPOINTS / STREAM, make)
+    return made_once(Folder(out) / CHECKPOINTS, STREAM, make)
 
 
 def fit(audio: np.ndarray, samples: int) -> np.ndarray:

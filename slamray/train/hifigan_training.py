@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.speech.decoders.hifigan import CodeGenerator, DurationShape, GeneratorShape, UnitVocoder, build
+from slamray.stage.folder import Root
 from slamray.stage.work import Metrics, Report
 from slamray.tokens.sampler import sample_hash
 from slamray.train.decoder_data import Recording, UnitStream, fit, stream_once
@@ -164,7 +164,7 @@ def train_hifigan(
     hop_samples: int,
     config: HifiganSettings,
     compute: Compute,
-    out: Path,
+    out: Root,
     report: Report,
 ) -> tuple[UnitVocoder, Metrics]:
     """Train on frame-level units and 16 kHz audio of one speaker; the decoder, and facts.

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
-from slamray import store
 from slamray.config.budget import Budget
 from slamray.config.compute import Compute
+from slamray.stage.folder import Folder, Root
 from slamray.stage.work import CHECKPOINTS, NOTICE, Metrics, Report
 from slamray.tokens.sampler import add_hashes
 from slamray.train.checkpoint import Saver, newest_complete, read_state, write_state
@@ -71,21 +71,22 @@ class Run:
     """What a training has spent and told, when it reports and saves, and where it goes on from.
 
     newest: the whole checkpoint in `out/checkpoints` that training goes on from, else `after`, a checkpoint that
-    another training left, else None. until: the budget at which this run ends, before that of the schedules.
-    A file `out/.save-now` asks for a checkpoint at once; it is removed when one is written.
+    another training left, else None; a path on this worker's machine. until: the budget at which this run ends, before
+    that of the schedules. A file `.save-now` in the scratch folder of `out` on rank 0's machine asks for a checkpoint
+    at once; it is removed when one is written.
     """
 
     def __init__(
         self,
         budget: Budget,
         compute: Compute,
-        out: Path,
+        out: Root,
         report: Report,
         after: Path | None = None,
         until: Budget | None = None,
         counts_tokens: bool = True,
     ) -> None:
-        self.budget, self.until, self.compute, self.out = budget, until or budget, compute, out
+        self.budget, self.until, self.compute, self.out = budget, until or budget, compute, Folder(out)
         self.report, self._counts_tokens = report, counts_tokens
         self.rank, self.world = rank_and_world()
         self.spent, self._progress_before = Spent(), 0.0
@@ -95,8 +96,11 @@ class Run:
         self.window: dict[str, float] = {}  # sums since the last report; common ones on rank 0 alone
         self.window_steps = 0
         self.first_step_at: float | None = None
-        self._saver, self._saved_at = Saver(out / CHECKPOINTS), 0.0
-        self.newest = agree(newest_complete(out / CHECKPOINTS) if self.rank == 0 else None) or after
+        checkpoints = self.out / CHECKPOINTS
+        self._saver, self._saved_at = Saver(checkpoints), 0.0
+        self._notice = self.out.scratch() / NOTICE
+        newest = agree(newest_complete(checkpoints) if self.rank == 0 else None)
+        self.newest = checkpoints.fetch(newest) if newest else after
         if self.newest is not None:
             self._resume(read_state(self.newest))
 
@@ -164,7 +168,7 @@ class Run:
     def save_due(self) -> bool:
         """Whether rank 0's clock or a notice asks for a checkpoint; a collective."""
         late = time.perf_counter() - self._saved_at >= self.compute.checkpoint_every_seconds
-        return bool(rank0_number(float(late or (self.out / NOTICE).exists())))
+        return bool(rank0_number(float(late or self._notice.exists())))
 
     def save(self, snapshot: Snapshot) -> None:
         """Copy what a checkpoint holds and let rank 0 write it while training goes on; after a notice, before."""
@@ -177,9 +181,9 @@ class Run:
                 write_state(folder, state)
 
             self._saver.save(self.spent.steps, write_all)
-            if (self.out / NOTICE).exists():
+            if self._notice.exists():
                 self.wait()
-                (self.out / NOTICE).unlink()
+                self._notice.unlink()
         self._saved_at = time.perf_counter()
         self.add({"checkpoint_seconds": self._saved_at - began})
 
@@ -199,7 +203,7 @@ class Run:
     def finish(self) -> Metrics:
         """Write `out/history.json`; what was spent, validated last and trained on, for the manifest."""
         if self.rank == 0:
-            store.write_json(self.out / "history.json", self.history)
+            self.out.write_json("history.json", self.history)
         samples = add_hashes_over_ranks(self.samples)
         return {**self.described(), **self.latest_validation, "workers": self.world, "samples": samples}
 

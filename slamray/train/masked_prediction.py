@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from slamray.config.assets import HubertTrainingSettings, check_crops
 from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.speech.encoders.hubert_net import receptive_field
+from slamray.stage.folder import Root
 from slamray.stage.work import Metrics, Report
 from slamray.tokens.sampler import sample_hash
 from slamray.train.cluster_targets import HOP, as_float
@@ -191,7 +191,7 @@ def train_hubert(
     config: HubertConfig,
     training: HubertTrainingSettings,
     compute: Compute,
-    out: Path,
+    out: Root,
     report: Report,
     init: HubertModel | None = None,
 ) -> Metrics:
@@ -211,5 +211,5 @@ def train_hubert(
     crops = Crops(audios, targets, config, training)
     train(HubertTraining(model.to(compute.device), crops, compute), run)
     if run.rank == 0:
-        model.hubert.save_pretrained(out / "model")
+        run.out.write_tree("model", model.hubert.save_pretrained)
     return run.finish()

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from slamray.errors import BadInput
 from slamray.model.attention import inside_pieces, register_attention
 from slamray.model.saved_vocabulary import adopt_vocabulary
 from slamray.model.unit_lm import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
+from slamray.stage.folder import Root
 from slamray.stage.work import CHECKPOINTS, Report
 from slamray.tokens.rows import Batch, RowStore
 from slamray.tokens.sampler import add_hashes, rank_micro_batches, sample_hash
@@ -61,7 +63,7 @@ def pretrain(
     model_folder: Path,
     train_rows: Path,
     validation_rows: Path,
-    out: Path,
+    out: Root,
     report: Report,
     part: Part = Part(),
 ) -> dict[str, Any]:
@@ -80,13 +82,14 @@ def pretrain(
     training = Pretraining(config, compute, start, *rows)
     train(training, run)
     if run.rank == 0 and part.until is None:
-        save_unit_lm(training.engine.module, out / MODEL)
+        run.out.write_tree(MODEL, partial(save_unit_lm, training.engine.module))
     if run.rank == 0 and part.until is not None:
         # without a step of its own, the step that ended the part before passed this one's end too
-        last = checkpoint.newest_complete(out / CHECKPOINTS) or part.after
+        checkpoints = run.out / CHECKPOINTS
+        newest = checkpoint.newest_complete(checkpoints)
+        last = checkpoints.fetch(newest) if newest else part.after
         assert last is not None, "the last step of a part writes one"
-        shutil.rmtree(out / "state", ignore_errors=True)
-        shutil.copytree(last, out / "state")
+        run.out.write_tree("state", partial(shutil.copytree, last))
     before = Spent(**checkpoint.read_state(part.after)["spent"]) if part.after else Spent()
     return {**run.finish(), "shared_seconds": before.seconds}  # of train_seconds, those of the part before
 

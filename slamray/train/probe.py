@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is exported, but not by name
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from slamray.config.compute import Compute
@@ -28,7 +28,7 @@ GROUP_SECONDS = 60  # for all devices to meet; chosen, not tuned
 
 @dataclass(frozen=True)
 class Group:
-    """The devices that are asked together. meeting: a file that all of them see and that is not there yet."""
+    """The devices that are asked together. meeting: host:port of a torch TCPStore that all of them reach."""
 
     rank: int
     world: int
@@ -129,14 +129,10 @@ def _small_model(attention: str, device: torch.device) -> torch.nn.Module:
 def _check_collective(device: torch.device, group: Group) -> None:
     """A sum over all devices, in a process group that is gone afterwards unless it fails."""
     backend = "nccl" if device.type == "cuda" else "gloo"
+    limit, (host, _, port) = timedelta(seconds=GROUP_SECONDS), group.meeting.rpartition(":")
     try:
-        dist.init_process_group(
-            backend,
-            init_method=f"file://{Path(group.meeting).resolve()}",
-            rank=group.rank,
-            world_size=group.world,
-            timeout=timedelta(seconds=GROUP_SECONDS),
-        )
+        meeting = TCPStore(host, int(port), is_master=False, timeout=limit)
+        dist.init_process_group(backend, store=meeting, rank=group.rank, world_size=group.world, timeout=limit)
         ones = torch.ones(1024, device=device)
         dist.all_reduce(ones)
         total = ones.max().item()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.numpy import load_file, save
 
-from slamray import store
+from slamray.stage.folder import Folder
 from slamray.tokens.sampler import add_hashes
 
 LOOK_SECONDS = 0.2  # between two looks for a file of rank 0; chosen, not tuned
@@ -71,16 +70,16 @@ def add_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         gradient.copy_(total.view_as(gradient))
 
 
-def made_once(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays that rank 0 makes and writes to `path`, whole or absent; every rank and every restart reads them there.
+def made_once(folder: Folder, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays that rank 0 makes and writes to a file, whole or absent; every rank and every restart reads them there.
 
     The other ranks look for the file: in a collective they would give up while rank 0 is at work.
     """
-    if rank_and_world()[0] == 0 and not path.exists():
-        store.write_atomic(path, save(make()))
-    while not path.exists():
+    if rank_and_world()[0] == 0 and not folder.exists(name):
+        folder.write(name, save(make()))
+    while not folder.exists(name):
         time.sleep(LOOK_SECONDS)
-    return load_file(path)
+    return load_file(folder.fetch(name))
 
 
 def _device() -> torch.device:

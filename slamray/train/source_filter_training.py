@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.speech.decoders.source_filter import Vocoder, VocoderNet, VocoderShape
 from slamray.speech.decoders.source_filter_dsp import FRAME_HOP, RATE_HZ, analyse, mel_filters
+from slamray.stage.folder import Root
 from slamray.stage.work import Metrics, Report
 from slamray.tokens.sampler import add_hashes, sample_hash
 from slamray.train.decoder_data import Recording, UnitStream, fit, stream_once
@@ -150,7 +150,7 @@ def train_source_filter(
     hop_samples: int,
     config: SourceFilterSettings,
     compute: Compute,
-    out: Path,
+    out: Root,
     report: Report,
 ) -> tuple[Vocoder, Metrics]:
     """Train on pairs of frame-level units and 16 kHz audio of one speaker; the decoder, and facts.

@@ -338,7 +338,7 @@ def test_only_these_fields_are_said_to_change_no_result() -> None:
         key for key, leaf in LEAVES.items() if leaf.is_marked and key.split(".")[0] not in ("compute", "tracking")
     }
     bounds = {f"{part}.max_bad_share" for part in ("corpus", "recorded", "speech")}  # how much bad data ends a run
-    assert marked == {"note", "root", "mirror", "speech.sample_documents", *bounds}
+    assert marked == {"note", "root", "speech.sample_documents", *bounds}
 
 
 @pytest.mark.parametrize(

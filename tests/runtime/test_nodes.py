@@ -12,20 +12,21 @@ from support.ports import wait_for
 
 from slamray.commands.run import check_root
 from slamray.errors import BadInput
+from slamray.stage.folder import Folder
 
 RAY = str(Path(sys.executable).parent / "ray")
 CODE = """
 import sys
-from pathlib import Path
 import ray
 from slamray.errors import BadInput
 from slamray.runtime.nodes import check_root
+from slamray.stage.folder import Folder
 ray.init(address=sys.argv[1], log_to_driver=False)
 while len(ray.nodes()) < 2:
     pass
 for root in sys.argv[2:]:
     try:
-        check_root(Path(root))
+        check_root(Folder(root))
         print("seen")
     except BadInput as error:
         print(error)
@@ -59,7 +60,7 @@ def test_a_folder_that_is_another_one_on_a_node_is_refused(tmp_path: Path) -> No
 
 
 def test_a_folder_in_a_jobs_own_copy_of_its_files_is_refused() -> None:
-    copy = Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs")
+    copy = Folder("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs")
     with pytest.raises(BadInput, match=r"root: .*_ray_pkg_1/runs is Ray's copy of the job's files, which it deletes"):
         check_root(copy)
-    check_root(Path("/home/somebody/runs"))
+    check_root(Folder("/home/somebody/runs"))

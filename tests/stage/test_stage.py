@@ -109,7 +109,7 @@ def asking(pools: int, rows: int, then: str = "") -> Any:
     def run(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
         if then == "fails before":
             raise BadInput("nothing to speak")
-        name = out.path.parent.name
+        name = out.parent.name
         machine.rows(name, list(range(rows)), [Pool("unused", {}, pools)], rows, "rows")
         if then == "fails after":
             raise BadInput("too many bad rows")

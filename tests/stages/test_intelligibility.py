@@ -56,15 +56,12 @@ def test_the_stage_trains_a_hifigan_that_loads_by_its_folder_and_its_words_are_c
     encoder = EncoderSettings(
         model=str(tiny_encoder), layer=2, centroids=str(tiny_encoder / "centroids.safetensors"), pad_samples=40
     )
-    facts = decoder._train(
-        HIFIGAN, encoder, Compute(report_every_steps=2), audio, tmp_path, lambda metrics: reports.append(metrics)
-    )
+    hearing, out = decoder.encoder_of({}, encoder, 2), Folder(tmp_path)
+    facts = decoder._train(HIFIGAN, hearing, Compute(report_every_steps=2), audio, out, reports.append)
     assert facts["audio_mel_error_db"] > 0 and [row["step"] for row in reports] == [2, 4]
     trained = load_decoder(tmp_path / "model")
     assert trained.rate_hz == 16_000 and len(trained(np.array([1, 2]), np.array([2, 1]))) == 3 * 640
-    measured = intelligibility.measure_intelligibility(
-        audio, spoken / "corpus", encoder, tmp_path / "model", documents=5
-    )
+    measured = intelligibility.measure_intelligibility(audio, spoken / "corpus", hearing, out / "model", documents=5)
     assert (measured.stories, measured.words) == (1, 9 + 10)
     rates = measured.word_error_rate
     assert rates["voice"] < 0.35  # 0.11 over whole stories

@@ -71,7 +71,7 @@ def listen(out: Folder, max_bad: float = 0.2) -> speak_and_listen.SpeechFacts:
 
 
 def files(folder: Folder) -> dict[str, bytes]:
-    return {str(p.relative_to(folder.path)): p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    return {str(p.relative_to(folder.fetch())): p.read_bytes() for p in folder.fetch().rglob("*") if p.is_file()}
 
 
 def test_parts_hold_the_rows_in_the_order_of_the_requests_and_say_what_is_in_them(tmp_path: Path, kernel: Made) -> None:

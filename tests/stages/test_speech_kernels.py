@@ -131,7 +131,7 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path: Path, encode: Encode) -> 
     ]
     speak = Speak(TtsSettings())
     first, again = (encoded(encode, speak(shard(utterances, tmp_path / name))) for name in ("out", "again"))
-    assert files(first.path) == files(again.path)
+    assert files(first.fetch()) == files(again.fetch())
     table = tables.read_units(first)
     assert table["utterance_id"].to_pylist() == ["a", "c"]
     assert [row["id"] for row in tables.read_quarantine(Folder(tmp_path / "out"))] == ["b"]

@@ -42,9 +42,8 @@ def model(tiny_lm: Path, tmp_path: Path) -> Path:
 def test_preference_pairs_of_other_units(model: Path, tmp_path: Path) -> None:
     write_vocabulary(tmp_path / "pairs", OTHERS)
     with pytest.raises(BadInput, match=rf"/model .* and .*/pairs .*: {DIFFERENT}"):
-        aligned._train(
-            DpoSettings(), Compute(), model, Folder(tmp_path / "pairs"), Folder(tmp_path / "out"), lambda _: None
-        )
+        out, pairs = Folder(tmp_path / "out"), Folder(tmp_path / "pairs")
+        aligned._train(DpoSettings(), Compute(), Folder(model), pairs, out, lambda _: None)
 
 
 def test_scores_of_recordings_of_other_units(model: Path, tmp_path: Path) -> None:

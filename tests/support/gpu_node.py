@@ -142,7 +142,7 @@ def main(folder: Path) -> None:
     found: dict[str, Any] = {name: one.result() for name, one in asked.items()}
     found["actor"] = (folder / "actor").read_text()
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        gpus.probe_gpus(Compute(dtype="float32"), 1, folder)
+        gpus.probe_gpus(Compute(dtype="float32"), 1)
     found["probe of a CPU"] = said.getvalue()
     try:
         Engine(Compute(device="cuda")).probe(1, folder)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from slamray.config.compute import Compute
+from slamray.stage.folder import Folder, Root
 from slamray.stage.records import from_table, to_table
 from slamray.stage.work import METRICS, Done, Loop, Metrics, Pool
 
@@ -48,9 +48,8 @@ class InProcess:
             for row in rows:
                 done(asdict(row))
 
-    def train(self, name: str, loop: Loop, out: Path) -> Metrics:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / METRICS).touch()
+    def train(self, name: str, loop: Loop, out: Root) -> Metrics:
+        Folder(out).write(METRICS, b"")
         return loop(lambda metrics: None)
 
     def call(self, name: str, function: Callable[[], Any], gpus: float = 0, cpus: float = 1) -> Any:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from support.object_store import BUCKET, ROOT, Gate
 
+from slamray import store
 from slamray.errors import BadInput
+from slamray.stage.folder import Folder, Root
 from slamray.train.checkpoint import (
     MARKER,
     gather_optimiser,
@@ -21,14 +26,19 @@ from slamray.train.checkpoint import (
 )
 
 
-def _save(folder: Path, step: int, keep: int = 2) -> Path:
+def _save(folder: Root, step: int, keep: int = 2) -> str:
     return save_checkpoint(folder, step, lambda at: write_state(at, {"step": step, "share": 0.1 + 0.2}), keep)
+
+
+def _newest(folder: Path) -> Path | None:
+    name = newest_complete(folder)
+    return folder / name if name else None
 
 
 def test_the_newest_checkpoint_wins_and_old_ones_go(tmp_path: Path) -> None:
     for step in (5, 100, 20_000):
         _save(tmp_path, step)
-    newest = newest_complete(tmp_path)
+    newest = _newest(tmp_path)
     assert newest is not None and read_state(newest) == {"step": 20_000, "share": 0.1 + 0.2}
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -42,7 +52,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_a_torn_checkpoint_is_passed_over_with_a_warning_that_names_it(
     tmp_path: Path, tear: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good, torn = _save(tmp_path, 1), _save(tmp_path, 2)
+    good, torn = (tmp_path / _save(tmp_path, step) for step in (1, 2))
     file = torn / "state.json"
     if tear == "cut":
         file.write_bytes(file.read_bytes()[:-1])
@@ -55,18 +65,18 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning_that_names_it(
     else:
         (torn / MARKER).write_text('{"state.json"')
     with caplog.at_level(logging.WARNING):
-        assert newest_complete(tmp_path) == good
+        assert _newest(tmp_path) == good
     assert torn.name in caplog.text
 
 
 def test_with_none_whole_training_does_not_begin_again(tmp_path: Path) -> None:
-    (_save(tmp_path, 1) / MARKER).unlink()
+    (tmp_path / _save(tmp_path, 1) / MARKER).unlink()
     with pytest.raises(BadInput, match="none of 1 checkpoints is whole"):
         newest_complete(tmp_path)
 
 
 def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
-    good = _save(tmp_path, 1)
+    good = tmp_path / _save(tmp_path, 1)
 
     def killed(folder: Path) -> None:
         (folder / "half").write_text("x")
@@ -74,9 +84,62 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, 2, killed)
-    assert newest_complete(tmp_path) == good
-    again = _save(tmp_path, 2)
-    assert newest_complete(tmp_path) == again and not (again / "half").exists()
+    assert _newest(tmp_path) == good
+    again = tmp_path / _save(tmp_path, 2)
+    assert _newest(tmp_path) == again and not (again / "half").exists()
+
+
+STORE = f"s3://{BUCKET}/{ROOT}/checkpoints"
+
+
+def test_a_save_to_a_store_that_is_cut_off_at_any_request_leaves_the_one_before_or_the_new_one(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLAMRAY_STORE_SECONDS", "0")
+    folder = Folder(STORE)
+
+    def write(step: int, at: Path) -> None:
+        write_state(at, {"step": step})
+        store.write_atomic(at / "model" / "weights", b"w" * 1000)
+
+    before = save_checkpoint(folder, 1, partial(write, 1))
+    new = []
+    for requests in itertools.count(0, 3):
+        passed = itertools.count()
+        gate.trouble = lambda method, path, last=requests, passed=passed: "403" if next(passed) >= last else ""
+        try:
+            save_checkpoint(folder, 2 + requests, partial(write, 2 + requests))
+            ended = True
+        except BadInput:
+            ended = False
+        gate.trouble = lambda method, path: ""
+        newest = newest_complete(folder)
+        assert newest in (before, f"step-{2 + requests:09d}")
+        assert read_state(folder.fetch(newest))["step"] == int(newest[-9:])
+        new.append(newest != before)
+        before = newest
+        if ended:
+            break
+    assert new == sorted(new) and new.count(False) > 2  # once the marker is there the rest may fail
+    assert len(folder.names("step-*")) == 2
+
+
+def test_a_torn_checkpoint_of_a_store_is_passed_over(gate: Gate) -> None:
+    folder = Folder(STORE)
+    names = [_save(folder, step) for step in (1, 2)]
+    folder.write(f"{names[1]}/state.json", b"{}")
+    assert newest_complete(folder) == names[0]
+    folder.write(f"{names[0]}/state.json", b"{}")
+    with pytest.raises(BadInput, match="none of 2 checkpoints is whole"):
+        newest_complete(folder)
+
+
+def test_a_first_checkpoint_that_was_cut_off_on_its_way_to_a_store_is_none(gate: Gate) -> None:
+    folder = Folder(STORE)
+    folder.write("step-000000001/state.json", b"{}")
+    assert newest_complete(folder) is None
+    _save(folder, 2)
+    assert folder.names("step-*") == ["step-000000002"]
 
 
 def test_adamw_goes_on_bit_for_bit(tmp_path: Path) -> None:

@@ -82,14 +82,15 @@ def test_devices_that_do_not_meet_are_refused(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("Timed out after 60 seconds waiting for clients. 1/2 clients joined.\nmore lines")
 
     monkeypatch.setattr(dist, "init_process_group", never)
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with pytest.raises(BadInput, match=r"gloo does not connect 2 devices: Timed out .* 1/2 clients joined\.$"):
-        probing._check_collective(torch.device("cpu"), Group(0, 2, "meeting"))
+        probing._check_collective(torch.device("cpu"), Group(0, 2, f"127.0.0.1:{meeting.port}"))
 
 
-def meet(rank: int, folder: Path) -> None:
+def meet(rank: int, folder: Path, meeting: str) -> None:
     """A probe makes a group of its own, where there is none yet."""
     dist.destroy_process_group()
-    found = probe(Compute(dtype="float32"), 1, Group(rank, 2, str(folder / "meeting")))
+    found = probe(Compute(dtype="float32"), 1, Group(rank, 2, meeting))
     (folder / f"{rank}.txt").write_text(found.name)
     assert not dist.is_initialized()
     join_group(os.environ.__setitem__, 0, 1, folder / f"again-{rank}")  # run_ranks leaves it
@@ -97,5 +98,6 @@ def meet(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_devices_that_meet_are_found_able(tmp_path: Path) -> None:
-    run_ranks(meet, 2, tmp_path)
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    run_ranks(meet, 2, tmp_path, f"127.0.0.1:{meeting.port}")
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["the CPU"] * 2

@@ -12,6 +12,7 @@ from slamray.config.load import load_recipe
 from slamray.config.training import OptimSettings, PretrainSettings
 from slamray.errors import BadInput
 from slamray.recipe.slam import build
+from slamray.stage.folder import Folder
 from slamray.stage.stage import Stage, order
 from slamray.stages.trunk import longest_shorter
 from slamray.train.trunk_schedule import branch_optim, check_trunk, trunk_config
@@ -67,5 +68,5 @@ def test_a_trunk_goes_on_from_the_longest_shorter_one_of_its_family(tmp_path: Pa
         store.write_json(tmp_path / name / "manifest.json", {"facts": {"family": family, "until": until}})
         if name != "pruned":
             (tmp_path / name / "state").mkdir()
-    assert longest_shorter(tmp_path / "new", "mine", 300) == tmp_path / "b" / "state"
-    assert longest_shorter(tmp_path / "new", "mine", 100) is None
+    assert longest_shorter(Folder(tmp_path), "mine", 300) == Folder(tmp_path / "b" / "state")
+    assert longest_shorter(Folder(tmp_path), "mine", 100) is None

@@ -7,7 +7,6 @@ Shapes: P pairs.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,6 +35,7 @@ from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
 from slamray.model.sampling import Prompt, continue_units
 from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
+from slamray.stage.folder import Folder, Root
 from slamray.stage.work import Report
 from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
@@ -48,6 +48,7 @@ from slamray.train.ranks import rank_and_world
 from slamray.train.spent import fit_pairs
 
 MODEL = "model"  # in a checkpoint, and in what is left at the end
+EVALUATED = ".evaluated"  # in the stage's folder: the model in training, while it is evaluated
 PROMPTS, NEW_TOKENS = 16, 100  # of an evaluation on the way: some seconds on a CPU; chosen, not tuned
 
 
@@ -57,7 +58,7 @@ def train_dpo(
     model_folder: Path,
     pairs: Sequence[Mapping[str, Any]],
     heldout: Sequence[Mapping[str, Any]],
-    out: Path,
+    out: Root,
     report: Report,
 ) -> dict[str, Any]:
     """Train the model of `model_folder` on preference pairs and save it in transformers' format under out/model.
@@ -65,8 +66,8 @@ def train_dpo(
     Pairs are rows with `pair_id` and the unit lists `prompt`, `chosen`, `rejected`. The reference is the model as it
     was; its log-likelihoods are computed once, before training and off the clock. `config.evaluations` times, the first
     before training, a report holds `heldout_accuracy` and `auto_bleu` (see `evaluate`). out/checkpoints holds what a
-    second call continues from, on any number of ranks; a file out/.save-now asks for one at once. out/history.json
-    holds every report, out/heldout.parquet the held-out pairs' log-likelihoods before and after.
+    second call continues from, on any number of ranks; see loop.Run. out/history.json holds every report,
+    out/heldout.parquet the held-out pairs' log-likelihoods before and after.
     Every rank returns the same facts. docs/paper.md 1.5 and 1.6.
     """
     began = time.perf_counter()
@@ -92,19 +93,19 @@ def train_dpo(
     if config.evaluations and heldout_tokens:
         if run.newest is None:
             report({"progress": 0.0, **evaluate(model, heldout_tokens, compute)})
-        trainer.lead.evaluate = partial(_evaluate, trainer, out, compute, device, heldout_tokens)
+        trainer.lead.evaluate = partial(_evaluate, trainer, run.out, compute, device, heldout_tokens)
     try:
         trainer.train()
     finally:  # whatever ends it, what is being written is a checkpoint
         run.wait()
     trained = time.perf_counter()
 
-    _save_model(trainer, out / MODEL)
+    _save_model(trainer, run.out, MODEL)
     del trainer, model
     unset_hf_deepspeed_config()  # ZeRO 3 would otherwise shard the next model that is loaded
-    after_P2 = score_pairs(_load(out / MODEL, compute, device), heldout_tokens, compute)
+    after_P2 = score_pairs(_load(run.out.fetch(MODEL), compute, device), heldout_tokens, compute)
     if rank == 0:
-        _write_heldout(out / "heldout.parquet", heldout_tokens, before_P2, after_P2)
+        run.out.write_tree("heldout.parquet", partial(pq.write_table, _heldout(heldout_tokens, before_P2, after_P2)))
     dist.barrier()
     assert run.first_step_at is not None
     return {
@@ -171,13 +172,13 @@ def _trainer(
     return trainer
 
 
-def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Path, parameters: int) -> DPOConfig:
+def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Folder, parameters: int) -> DPOConfig:
     """TRL's arguments; what is not named here (sigmoid loss, AdamW) is TRL's default and the paper's choice."""
     accumulated = accumulation(config.pairs_per_step, compute.dpo_micro_batch, dist.get_world_size())
     optim = config.optim
     buckets = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), bucket_elements(parameters))
     return DPOConfig(
-        output_dir=str(out),
+        output_dir=str(out.scratch()),
         beta=config.beta,
         loss_type=["sigmoid"],
         precompute_ref_log_probs=True,
@@ -246,23 +247,23 @@ def evaluate(model: transformers.PreTrainedModel, heldout: Sequence[PairTokens],
 
 def _evaluate(
     trainer: UnitDPOTrainer,
-    out: Path,
+    out: Folder,
     compute: Compute,
     device: torch.device,
     heldout: Sequence[PairTokens],
 ) -> dict[str, float]:
     """`evaluate` the model in training; by way of a file, as ZeRO 3 shards the weights in memory."""
-    folder = out / ".evaluated"
-    _save_model(trainer, folder)
+    name = f"{EVALUATED}-{trainer.lead.run.spent.steps}"
+    _save_model(trainer, out, name)
     sharding = trainer.args.hf_deepspeed_config
     unset_hf_deepspeed_config()
     try:
-        return evaluate(_load(folder, compute, device), heldout, compute)
+        return evaluate(_load(out.fetch(name), compute, device), heldout, compute)
     finally:
         set_hf_deepspeed_config(sharding)
         dist.barrier()
         if trainer.args.process_index == 0:
-            shutil.rmtree(folder)
+            out.remove(name)
 
 
 def special_tokens() -> transformers.PreTrainedTokenizerFast:
@@ -273,35 +274,28 @@ def special_tokens() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def _save_model(trainer: UnitDPOTrainer, folder: Path) -> None:
-    """Plain transformers format, appearing at once; every rank takes part, as ZeRO 3 gathers the weights."""
+def _save_model(trainer: UnitDPOTrainer, out: Folder, name: str) -> None:
+    """Plain transformers format; every rank takes part, as ZeRO 3 gathers the weights, and may read it then."""
     weights = trainer.gather_weights()
     if trainer.args.process_index == 0:
-        temp = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temp, ignore_errors=True)
-        save_unit_lm(trainer.unit_lm, temp, weights)
-        shutil.rmtree(folder, ignore_errors=True)
-        temp.rename(folder)
+        out.write_tree(name, partial(save_unit_lm, trainer.unit_lm, weights=weights))
     dist.barrier()
 
 
-def _write_heldout(
-    path: Path, pairs: Sequence[PairTokens], before_P2: npt.NDArray[np.float64], after_P2: npt.NDArray[np.float64]
-) -> None:
+def _heldout(
+    pairs: Sequence[PairTokens], before_P2: npt.NDArray[np.float64], after_P2: npt.NDArray[np.float64]
+) -> pa.Table:
     """One row a pair: summed log-likelihoods before and after, and the tokens that they sum over."""
-    pq.write_table(
-        pa.table(
-            {
-                "pair_id": [pair.pair_id for pair in pairs],
-                "chosen_tokens": [len(pair.chosen_ids) for pair in pairs],
-                "rejected_tokens": [len(pair.rejected_ids) for pair in pairs],
-                "chosen_before": before_P2[:, 0],
-                "rejected_before": before_P2[:, 1],
-                "chosen_after": after_P2[:, 0],
-                "rejected_after": after_P2[:, 1],
-            }
-        ),
-        path,
+    return pa.table(
+        {
+            "pair_id": [pair.pair_id for pair in pairs],
+            "chosen_tokens": [len(pair.chosen_ids) for pair in pairs],
+            "rejected_tokens": [len(pair.rejected_ids) for pair in pairs],
+            "chosen_before": before_P2[:, 0],
+            "rejected_before": before_P2[:, 1],
+            "chosen_after": after_P2[:, 0],
+            "rejected_after": after_P2[:, 1],
+        }
     )
 
 
