@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help setup demo sweep test test-long chaos bench check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo sweep test test-long chaos hosts bench check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,10 +32,13 @@ test: setup  ## the tests that CI runs, the fast ones first, on every core
 test-long: setup  ## whole sweeps, studies, assets, a published recipe, struck runs, the GPU benchmark's toy (40 minutes)
 	$(BIN)/python -m pytest -q -m long tests
 
-N ?= 50
 JOB ?= demo
-chaos: setup  ## kill N runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
-	$(BIN)/python tests/faults/chaos.py N=$(N) JOB=$(JOB)
+chaos: setup  ## kill N=50 runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
+	$(BIN)/python tests/faults/chaos.py N=$(or $(N),50) JOB=$(JOB)
+
+ROOT ?= shared
+hosts: setup  ## strike a cluster of four hosts in network namespaces N times in each of nine ways (as root; an hour for N=5); JOB=sweep, ROOT=s3
+	$(BIN)/python tests/faults/hosts.py N=$(or $(N),5) JOB=$(JOB) ROOT=$(ROOT)
 
 bench: setup  ## how fast it is: writes docs/results/speed.md (20 minutes on 2 quiet cores); SLAMKIT=FOLDER compares with a clone of it
 	$(BIN)/python benchmarks/table.py
