@@ -1,17 +1,17 @@
 """Strike a cluster of hosts that makes the demo recipe, and compare with one machine that nobody touched.
 
-    python tests/faults/hosts.py [N=5] [JOB=demo|sweep] [ROOT=shared|s3] [KINDS=kill,power,...] [STRIKES=3] [SEED=0]
+    python tests/faults/hosts.py [N=15] [JOB=demo|sweep] [ROOT=shared|s3] [KINDS=kill,power,...] [STRIKES=3] [SEED=0]
         [AT=units,pretrained,aligned] [FOLDER=folder]
 
 A head and three workers of one core each are network namespaces on this machine (tests/support/namespaces.py): own
 addresses, own /tmp, and a common folder, or with ROOT=s3 none, but moto's server on a host of its own. Ray runs there
 with token authentication. The demo recipe with tiny models, trained by two workers on two hosts, is submitted as a job
 from another host, which does not see the common folder. First come a request without the token (token), a cluster one
-of whose hosts does not see the root (blind, ROOT=shared), and a job from a wheel that nobody strikes (wheel). Then each
-of the other KINDS strikes N times, STRIKES in each run, after random steps or shards of the stages of AT in turn; what
-is struck comes back by itself, and when the job ends badly the same command is given again. Every file of every stage
-must at the end have the checksum that it has on one machine, but for those that say how long things took. The table is
-one line a run; the last line is JSON.
+of whose hosts does not see the root (blind, ROOT=shared), and a job from a wheel that nobody strikes (wheel). Then
+come N jobs, struck STRIKES times each, by the other KINDS in turn, after random steps or shards of the stages of AT.
+What is struck comes back by itself, the next strike waits for that, and when the job ends badly the same command is
+given again. Every file of every stage must at the end have the checksum that it has on one machine; of those that tell
+seconds, the losses and the other facts. The table is one line a run; the last line is JSON.
 
 JOB=sweep: the sweep dpo_budget over two points, trained side by side on two hosts. Each of KINDS strikes N times, a
 host that trains, once in each run, and the sweep's table must be that of one machine in all but the seconds.
@@ -41,7 +41,7 @@ from typing import Any, Protocol
 import boto3
 import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError
-from chaos import LONGER, REPOSITORY, Run, draw
+from chaos import LONGER, REPOSITORY, Outcome, Run, draw
 from killed_sweep import SWEEP, VARIED
 from support import tiny
 from support.namespaces import IMAGE, SHARED, Host, Switch, Views, possible, within
@@ -57,9 +57,8 @@ UNNOTICED_SECONDS = 15.0
 STRAINED_SECONDS = 45.0  # how long a network is bad, or a disk full
 JOINED_SECONDS = 180.0  # until all hosts must be there again
 PORT, STORE_PORT, BUCKET = 8265, 9000, "bucket"
-# Seconds, and what follows from them: the same stage never has these twice. The fields of a manifest's facts that tell
-# seconds are not compared, its files are.
-CLOCKED = ("metrics.jsonl", "history.json", "report.html", ".lock", "curves.json")
+# Files that tell seconds. Losses and facts that they tell besides are compared one by one.
+CLOCKED = ("facts.json", "history.json", "metrics.jsonl", "report.html")
 SHORTER = ["pretrain.budget=steps:120", "dpo.budget=steps:40"]  # `chaos` has more steps; these cross a network
 
 
@@ -422,7 +421,7 @@ TOKEN, BLIND, WHEEL = "token", "blind", "wheel"  # no strikes: what is refused, 
 EVERYTHING = (TOKEN, BLIND, WHEEL, *KINDS)
 
 
-def fault(strike: Strike) -> Callable[[Run, random.Random], str]:
+def fault(kind: str, strike: Strike) -> Callable[[Run, random.Random], str]:
     """A strike as `draw` gives it; none while an earlier one is being mended."""
 
     def struck(run: Run, rng: random.Random) -> str:
@@ -433,19 +432,25 @@ def fault(strike: Strike) -> Callable[[Run, random.Random], str]:
         busy = [one for one in cluster.workers if one.alive and any(mark in one.titles() for mark in WORKING)]
         host = cluster.head if strike is head else rng.choice(busy or cluster.workers)
         strike(cluster, host)
-        return host.name
+        return f"{kind} of {host.name}"
 
     return struck
 
 
 def checksums(root: Root) -> dict[str, str]:
-    """Of every file of every finished stage, as its maker wrote them down; less the files that tell seconds."""
+    """Of every file of every finished stage, as its maker wrote them down; of CLOCKED ones what no clock decides."""
     found = {}
     for path in root.names("*/*/manifest.json"):
         manifest = json.loads(root.read(path))
+        folder = path.removesuffix("/manifest.json")
+        facts = {key: fact for key, fact in manifest["facts"].items() if "second" not in key}
+        found[f"{folder}: facts"] = json.dumps(facts, sort_keys=True)
         for name, file in manifest["files"].items():
             if Path(name).name not in CLOCKED:
-                found[f"{manifest['name']}/{manifest['fingerprint']}/{name}"] = file["sha256"]
+                found[f"{folder}/{name}"] = file["sha256"]
+            elif name == "history.json":
+                rows = json.loads(root.read(f"{folder}/{name}"))
+                found[f"{folder}: losses"] = json.dumps([(row["step"], row.get("loss")) for row in rows])
     return found
 
 
@@ -507,7 +512,7 @@ def main(arguments: Sequence[str]) -> int:
     if not possible():
         sys.stderr.write("error: hosts are made of namespaces, which takes root and /dev/net/tun\n")
         return 2
-    count, seed, strikes = int(given.get("N", 5)), int(given.get("SEED", 0)), int(given.get("STRIKES", 3))
+    count, seed, strikes = int(given.get("N", 15)), int(given.get("SEED", 0)), int(given.get("STRIKES", 3))
     at = given["AT"].split(",") if "AT" in given else list(STAGES)
     folder = Path(given.get("FOLDER") or tempfile.mkdtemp(prefix="hosts-"))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # no host is left behind
@@ -537,44 +542,41 @@ def _table(cluster: Cluster, kinds: Sequence[str], count: int, strikes: int, at:
         result[BLIND] = blind_refused(cluster)
     print(f"refused: {json.dumps(result)}", flush=True)
 
-    def one(name: str, kind: str, moments: list[tuple[str, int]], wheel: Path | None = None) -> tuple[int, list[str]]:
-        run = JobRun(
-            folder / "shared" / name, recipe_words(IMAGE), folder / f"{name}.log", cluster=cluster, wheel=wheel
-        )
-        outcome = draw(run, random.Random(f"{seed}:{name}"), [kind], [2], moments, (), faults)
+    faults: Mapping[str, Any] = {kind: fault(kind, strike) for kind, strike in KINDS.items()}
+    print(f"{'run':<8}{'starts':>7}{'seconds':>9}{'lost':>6}  struck; result")
+
+    def one(name: str, own: Sequence[str], moments: list[tuple[str, int]], wheel: Path | None = None) -> Outcome:
+        root, log = folder / "shared" / name, folder / f"{name}.log"
+        run = JobRun(root, recipe_words(IMAGE), log, cluster=cluster, wheel=wheel)
+        outcome = draw(run, random.Random(f"{seed}:{name}"), own, [2], moments, (), faults)
         if not outcome.differences:
             outcome.differences = differences(alike, run.seen)
         print(
-            f"{name:<12}{outcome.restarts + 1:>7}{outcome.seconds:>9.0f}{outcome.lost_steps:>6}  "
+            f"{name:<8}{outcome.restarts + 1:>7}{outcome.seconds:>9.0f}{outcome.lost_steps:>6}  "
             f"{', '.join(outcome.struck) or 'nothing struck'}; {'; '.join(outcome.differences) or 'the same'}",
             flush=True,
         )
-        return len(outcome.struck), outcome.differences
+        return outcome
 
-    faults: Mapping[str, Any] = {kind: fault(strike) for kind, strike in KINDS.items()}
-    print(f"{'run':<12}{'starts':>7}{'seconds':>9}{'lost':>6}  struck; result")
-    bad = False
+    outcomes = []
     if WHEEL in kinds:
-        _, apart = one(WHEEL, "kill", [], make_wheel(folder))
-        bad = bool(apart)
-        result[WHEEL] = apart or "the same"
-    result["kinds"] = {}
-    for kind in [kind for kind in kinds if kind in KINDS]:
-        done: list[int] = []
-        same = number = 0
-        while sum(done) < count and number < 2 * count:
-            rng = random.Random(f"{seed}:{kind}:{number}")
-            stages = [at[(number + strike) % len(at)] for strike in range(min(strikes, count - sum(done)))]
-            moments = [(stage, rng.randrange(work[stage])) for stage in stages]
-            moments.sort(key=lambda moment: (at.index(moment[0]), moment[1]))
-            struck, apart = one(f"{kind}-{number}", kind, moments)
-            done.append(struck)
-            same += struck if not apart else 0
-            bad = bad or bool(apart)
-            number += 1
-        result["kinds"][kind] = {"strikes": sum(done), "runs": number, "strikes_in_runs_that_came_to_the_same": same}
+        outcomes.append(one(WHEEL, [], [], make_wheel(folder)))
+        result[WHEEL] = outcomes[0].differences or "the same"
+    striking = [kind for kind in kinds if kind in KINDS]
+    for number in range(count if striking else 0):
+        rng = random.Random(f"{seed}:{number}")
+        first = number * strikes % len(striking)
+        stages = [at[strike % len(at)] for strike in range(strikes)]
+        moments = [(stage, rng.randrange(work[stage])) for stage in stages]
+        moments.sort(key=lambda moment: (at.index(moment[0]), moment[1]))
+        outcomes.append(one(f"run-{number}", striking[first:] + striking[:first], moments))
+    struck = [(strike.split()[0], not one.differences) for one in outcomes for strike in one.struck]
+    result["strikes"] = {
+        kind: {"in_all": sum(one == kind for one, _ in struck), "came_to_the_same": struck.count((kind, True))}
+        for kind in striking
+    }
     print(json.dumps(result))
-    return 1 if bad else 0
+    return int(any(one.differences for one in outcomes))
 
 
 def _sweeps(cluster: Cluster, kinds: Sequence[str], count: int, seed: int) -> int:
@@ -600,7 +602,7 @@ def _sweeps(cluster: Cluster, kinds: Sequence[str], count: int, seed: int) -> in
         while True:
             assert run.process is not None
             if not struck and run.steps("pretrained") >= steps:
-                host = fault(KINDS[kind])(run, rng)
+                host = fault(kind, KINDS[kind])(run, rng)
                 struck = host and f"{host} at pretrained {steps}"
             code = run.process.poll()
             if code == 0:

@@ -106,4 +106,4 @@ def test_a_cluster_refuses_the_unknown_and_the_blind_and_survives_the_loss_of_a_
     (said,) = result["blind"]["said"]
     assert said.startswith(f"error: root: 1 of 4 nodes do not see the driver's {SHARED / 'blind'} (host-3)")
     assert result["wheel"] == "the same"
-    assert result["kinds"]["power"] == {"strikes": 1, "runs": 1, "strikes_in_runs_that_came_to_the_same": 1}
+    assert result["strikes"] == {"power": {"in_all": 1, "came_to_the_same": 1}}
