@@ -492,7 +492,7 @@ def blind_refused(cluster: Cluster) -> dict[str, Any]:
     run.start(2)
     assert run.process is not None
     code = run.process.wait()
-    said = [line for line in run.log.read_text().splitlines() if line.startswith("error: ")]
+    said = sorted({line for line in run.log.read_text().splitlines() if line.startswith("error: ")})
     blind.power_off()
     blind.views = seeing
     return {"exit": code, "said": said, "stages_begun": len(list(run.root.glob("*/*")))}
