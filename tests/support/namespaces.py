@@ -224,6 +224,8 @@ class Host:
         with self._lock:
             if self._wire is None:
                 return
+            if self._wire.poll() is not None:
+                raise RuntimeError(f"the wire of {self.name} ended by itself, so the host was cut off")
             self._wire.kill()
             self._wire.wait()
             self._wire = None

@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
@@ -52,7 +53,9 @@ def main(words: Sequence[str]) -> None:
         now = time.monotonic()
         for tap, queue in under_way.items():
             while queue and queue[0][0] <= now:
-                os.write(tap, queue.popleft()[1])
+                frame = queue.popleft()[1]
+                with suppress(OSError):  # the device is not up yet, or no longer: lost, as on a port that is off
+                    os.write(tap, frame)
 
 
 if __name__ == "__main__":
