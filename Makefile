@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help setup demo sweep test test-long chaos calibrate bench check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo sweep test test-long chaos hosts calibrate bench check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,10 +32,13 @@ test: setup  ## the tests that CI runs, the fast ones first, on every core
 test-long: setup  ## whole sweeps, studies, assets, a published recipe, struck runs, the GPU benchmark's toy (40 minutes)
 	$(BIN)/python -m pytest -q -m long tests
 
-N ?= 50
 JOB ?= demo
-chaos: setup  ## kill N runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
-	$(BIN)/python tests/faults/chaos.py N=$(N) JOB=$(JOB)
+chaos: setup  ## kill N=50 runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
+	$(BIN)/python tests/faults/chaos.py N=$(or $(N),50) JOB=$(JOB)
+
+ROOT ?= shared
+hosts: setup  ## N=15 runs on a cluster of four hosts in network namespaces, struck three times each, in nine ways (as root; minutes a run); JOB=sweep, ROOT=s3
+	$(BIN)/python tests/faults/hosts.py N=$(or $(N),15) JOB=$(JOB) ROOT=$(ROOT)
 
 calibrate: setup  ## how fast this machine is, for the hours that `--plan` prints (a minute or two)
 	$(BIN)/python jobs/calibrate.py profile=laptop

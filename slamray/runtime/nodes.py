@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slamray.errors import BadInput
@@ -17,7 +18,7 @@ ENVIRONMENT = "give them the store's endpoint and credentials (AWS_ENDPOINT_URL,
 def check_root(root: Folder) -> None:
     """BadInput that names the nodes where `root` is another folder, or none: each reads what the driver has written.
 
-    A cluster of one node is not asked.
+    A cluster of one node is not asked. A node that goes while it is asked is no longer one of the cluster's.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
@@ -29,11 +30,13 @@ def check_root(root: Folder) -> None:
         asked = {
             task.options(
                 name="see root", scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(root), token): node["NodeManagerHostname"]
+            ).remote(str(root), token): node
             for node in nodes
         }
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-        blind = [name for one, name in asked.items() if one not in answered or not ray.get(one)]
+        silent = [node for one, node in asked.items() if one not in answered or not _answer(one)]
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        blind = [node["NodeManagerHostname"] for node in silent if node["NodeID"] in alive]
     finally:
         root.remove(token)
     if blind:
@@ -41,6 +44,13 @@ def check_root(root: Folder) -> None:
             f"root: {len(blind)} of {len(nodes)} nodes do not see the driver's {root} ({', '.join(blind[:3])}); "
             + ("give a folder on a disk that all nodes share, or s3://" if root.is_shared else ENVIRONMENT)
         )
+
+
+def _answer(asked: ray.ObjectRef) -> bool:
+    try:
+        return bool(ray.get(asked))
+    except RayError:  # its node has gone, or the process that should have read
+        return False
 
 
 def _reads(root: str, token: str) -> bool:

@@ -1,9 +1,10 @@
 """DeepSpeed's CPU communication extension: built at installation by `python -m slamray.runtime.prebuild`, then loaded.
 
-DeepSpeed would build it at the first start of training (about 40 s; needs g++ and ninja) and caches it all the same.
+DeepSpeed would build it at the first start of training (about 40 s; needs g++) and caches it all the same.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,8 +20,12 @@ def load_extension() -> None:
     that file for ever. Processes come here one at a time under a lock that the kernel drops, so a file that is found
     was left behind.
     """
+    import ninja
     from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
 
+    # torch calls the first ninja of PATH. Another version takes what this one has built for stale, and builds it again.
+    if shutil.which("ninja") != os.path.join(ninja.BIN_DIR, "ninja"):
+        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", os.defpath)])
     builder = ShareMemCommBuilder()
     folder = _cache() / builder.name
     with store.locked(folder / FLOCK, wait=True):

@@ -1,5 +1,7 @@
 """The files that start clusters: each is held against the schema of what reads it, and what it types is typed here.
 
+aws.yaml is held against the schema that Ray has for it, and what it asks of EC2 is asked of moto's.
+
 schemas/kuberay-1.7.0-rayjob.json.gz: the schema of `RayJob` v1 in ray-operator/config/crd/bases/ray.io_rayjobs.yaml of
 ray-project/kuberay v1.7.0 (Apache-2.0), without its descriptions.
 """
@@ -16,9 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import boto3
 import jsonschema
 import pytest
 import yaml
+from moto import mock_aws
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from slamray import __version__
 from slamray.config.load import load_recipe
@@ -92,6 +97,64 @@ def test_the_job_has_what_its_profile_needs_and_the_locks_ray(job: dict[str, Any
     check_resources(compute, Devices(*map(float, filter(None, autoscaled))))
     locked = re.search(r"^ray==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert locked and job["spec"]["rayClusterSpec"]["rayVersion"] == locked.group(1)
+
+
+@pytest.fixture
+def aws() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    return found
+
+
+def test_the_aws_cluster_fits_rays_schema_and_its_own_check(aws: dict[str, Any]) -> None:
+    validate_config(prepare_config(aws))
+
+
+@pytest.mark.parametrize("harm", ["min_workers", "head_node_type", "field", "container"])
+def test_an_aws_cluster_that_does_not_fit_is_noticed(harm: str, aws: dict[str, Any]) -> None:
+    if harm == "min_workers":
+        aws["available_node_types"]["speak"]["min_workers"] = 10  # more than all workers together
+    elif harm == "head_node_type":
+        aws["head_node_type"] = "heda"
+    elif harm == "field":
+        aws["setup_comands"] = aws.pop("setup_commands")
+    else:
+        del aws["docker"]["container_name"]
+    with pytest.raises((jsonschema.ValidationError, ValueError, AssertionError)):
+        validate_config(prepare_config(aws))
+
+
+def test_the_aws_cluster_has_what_its_profile_needs(aws: dict[str, Any]) -> None:
+    compute, types = load_recipe(["profile=cluster"]).compute, aws["available_node_types"]
+    have = {
+        name: {kind: count * types[name]["min_workers"] for kind, count in types[name]["resources"].items()}
+        for name in ("speak", "train")
+    }
+    assert have["speak"]["CPU"] >= compute.tts_actors and have["train"]["GPU"] == compute.workers
+    assert have["train"]["CPU"] >= compute.workers * compute.cpus_per_worker
+    assert types["head"]["resources"] == {"CPU": 0}
+
+
+@pytest.mark.slow
+def test_ray_starts_the_aws_clusters_machines_on_an_ec2(
+    aws: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys, subnets, security groups and images are Ray's choice: `ray up` up to where it would log in."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of no use")
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray puts a private key into ~/.ssh
+    (tmp_path / ".ssh").mkdir()
+    with mock_aws():
+        from ray.autoscaler._private.aws.config import bootstrap_aws
+        from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+        boto3.client("iam", "us-east-1").create_instance_profile(InstanceProfileName="PROFILE")
+        config = bootstrap_aws(prepare_config(aws))
+        provider = AWSNodeProvider(config["provider"], "slam")
+        for name, kind in config["available_node_types"].items():
+            provider.create_node(kind["node_config"], {"ray-user-node-type": name}, 1)
+        found = boto3.client("ec2", "us-east-1").describe_instances()["Reservations"]
+    started = {one["InstanceType"] for reservation in found for one in reservation["Instances"]}
+    assert started == {"m7i.2xlarge", "c7i.4xlarge", "p4de.24xlarge"}
 
 
 def test_the_image_copies_what_is_there() -> None:

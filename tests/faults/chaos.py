@@ -271,7 +271,8 @@ def _jump(run: Run, seconds: int) -> str:
     return f"clock {seconds:+d} s"
 
 
-FAULTS: dict[str, Callable[[Run, random.Random], str]] = {
+Fault = Callable[[Run, random.Random], str]  # strikes, and says what it struck; empty when there was nothing to strike
+FAULTS: dict[str, Fault] = {
     "driver": kill_driver, "term": terminate_driver, "worker": kill_worker, "stop": stop_worker,
     "raylet": kill_raylet, "torn": tear_checkpoint, "ahead": clock_ahead,
     "back": clock_back,
@@ -301,6 +302,7 @@ def draw(
     workers: Sequence[int],
     moments: Sequence[tuple[str, int]],
     until: Sequence[str] = (),
+    faults: Mapping[str, Fault] = FAULTS,
 ) -> Outcome:
     """Run under faults, the kinds in turn, to the end, or until these stages have ended.
 
@@ -318,7 +320,7 @@ def draw(
         again |= {path for path, file in run.shards().items() if whole.get(path, file) != file}
         if left and (work := run.work_in(left[0][0])) is not None and work >= left[0][1]:
             whole |= {path: file for path, file in run.shards().items() if path not in whole}
-            struck = FAULTS[kinds[len(outcome.struck) % len(kinds)]](run, rng)
+            struck = faults[kinds[len(outcome.struck) % len(kinds)]](run, rng)
             if struck:
                 moved = time.monotonic()
                 outcome.struck.append(f"{struck} at {left[0][0]} {work}")
