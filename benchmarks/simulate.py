@@ -46,6 +46,7 @@ NODES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 SHORT, LONG = 2_000, 8 * data.BLOCKS  # shards of no cost that are handed out: one in a block, and eight
 DAY, HOUR = 86_400.0, 3_600.0
 SEED = 0
+CALIBRATION_SECONDS = 20.0  # of speaking on one core; chosen, not tuned
 
 
 class Words(Settings):
@@ -124,7 +125,7 @@ def _main(words: Sequence[str]) -> int:
 def measure(recipe: Recipe, root: Path, own: Words) -> Measured:
     """All that this machine can tell."""
     load = os.getloadavg()[0]
-    core = apart(measure_speech, recipe, 20.0)
+    core = apart(measure_speech, recipe, CALIBRATION_SECONDS)
     engine = Engine(recipe.compute)
     try:
         engine.connect()
