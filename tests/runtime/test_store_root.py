@@ -56,6 +56,7 @@ def kill_an_actor() -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_speech_and_rows_have_the_bytes_of_a_disk_whatever_dies(
     root: Folder, gate: Gate, engine: Engine, tiny_words: list[str], tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def counting_loop(out: Folder, report: Report) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_tells_and_is_told_through_ray(root: Folder, engine: Engine) -> None:
     out, saved = root / "pretrained" / "0123", list[bool]()
     heard: list[int] = []
