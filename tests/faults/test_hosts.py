@@ -15,6 +15,8 @@ from support.namespaces import SHARED, Host, Switch, Views, possible
 
 HIDDEN = Path("/usr/share")
 
+PYTHON = Path(sys.executable).resolve()  # a virtual environment below /tmp is hidden from a host
+
 pytestmark = pytest.mark.skipif(not possible(), reason="hosts are made of namespaces, which takes root")
 
 
@@ -30,7 +32,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
             for name, shared in (("one", tmp_path / "shared"), ("two", None))
         ]
         for host in pair:
-            command = f"exec {sys.executable} -I -S -m http.server --directory /mnt 8000"
+            command = f"exec {PYTHON} -I -S -m http.server --directory /mnt 8000"
             host.power_on(command, {"PATH": os.environ["PATH"]})
         for _ in range(100):
             if fetched(*pair) is not None:
@@ -47,7 +49,7 @@ def fetched(one: Host, other: Host, path: str = "") -> float | None:
     read = f"urllib.request.urlopen('{url}', timeout=2).read()"
     code = f"import urllib.request, time; began = time.time(); {read}; print(time.time() - began)"
     try:
-        return float(one.inside(sys.executable, "-I", "-S", "-c", code))
+        return float(one.inside(PYTHON, "-I", "-S", "-c", code))
     except RuntimeError:
         return None
 
