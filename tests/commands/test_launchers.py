@@ -141,6 +141,7 @@ def test_ray_starts_the_aws_clusters_machines_on_an_ec2(
     """Keys, subnets, security groups and images are Ray's choice: `ray up` up to where it would log in."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "of no use")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")  # conftest's store, which is no EC2
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray puts a private key into ~/.ssh
     (tmp_path / ".ssh").mkdir()
     with mock_aws():
