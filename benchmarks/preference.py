@@ -27,6 +27,7 @@ from pydantic import Field
 from slamray.commands.words import as_command, split_words
 from slamray.config.base import Settings
 from slamray.config.load import load_recipe
+from slamray.tokens.vocabulary import Vocabulary
 
 PAIRS = 256
 PEER_MICRO_BATCH = {"small": 8, "opt": 4}  # the faster ones of 4, 8 and 16
@@ -111,7 +112,7 @@ def trl_rate(root: Path, pairs: list[dict[str, Any]], own: Words, dtype: str) ->
         def _send_telemetry(self) -> None:
             pass
 
-    tokens, _ = to_pair_tokens(pairs, alone.UNITS + 2, 1024)
+    tokens, _ = to_pair_tokens(pairs, Vocabulary.of_units(alone.UNITS), 1024)
     parts = ("prompt_ids", "chosen_ids", "rejected_ids")
     rows = datasets.Dataset.from_dict({part: [getattr(pair, part) for pair in tokens] for part in parts})
     model, reference = (AutoModelForCausalLM.from_pretrained(root / "model") for _ in range(2))
@@ -139,7 +140,7 @@ def trl_rate(root: Path, pairs: list[dict[str, Any]], own: Words, dtype: str) ->
             ref_model=None if own.precomputed else reference,
             args=arguments,
             train_dataset=rows,
-            processing_class=special_tokens(),
+            processing_class=special_tokens(Vocabulary.of_units(alone.UNITS)),
             callbacks=[clock],
         ).train()
     return own.steps * STEP[own.shape] / alone.steady(ends)

@@ -188,7 +188,8 @@ def read_for_scoring(folders: dict[str, Folder], words: Sequence[str]) -> int:
 
     recipe = load_recipe(words)
     scoring = part_of(recipe.evaluate, ScoringSettings)
-    material = RunMaterial(folders, scoring, check_encoder(recipe.speech.encoder), 2048, folders["items"])
+    encoder = check_encoder(recipe.speech.encoder)
+    material = RunMaterial(folders, scoring, encoder, encoder.vocabulary, 2048, folders["items"])
     assert len(material.prompts(scoring.sampling.prompts, 0)) == scoring.sampling.prompts
     assert read_pairs(folders, run_metrics())
     tokens = sum(len(piece) for piece in material.validation_pieces())

@@ -137,7 +137,7 @@ def foretell(law: Law, grid: Grid, common: Sequence[str], root: Path) -> float:
     if not path.exists():
         shape, tokens = grid.larger
         recipe = load_recipe([*common, f"model.base=shape:{shape}"])
-        found = law.predict(parameters(recipe.model, 500), tokens)
+        found = law.predict(parameters(recipe), tokens)
         record = {
             "shape": shape,
             "parameters": found.parameters,

@@ -63,7 +63,6 @@ def _main(words: Sequence[str]) -> int:
     recipe = known(load_recipe(others))
     path = Path(recipe.root) / RATES
     path.parent.mkdir(parents=True, exist_ok=True)
-    n_units = check_encoder(recipe.speech.encoder).n_units
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".calibrate-") as folder:
         for name, work in (
@@ -79,7 +78,7 @@ def _main(words: Sequence[str]) -> int:
     rates = Rates.model_validate({name: float(f"{value:.4g}") for name, value in found.items()})
     cores = len(os.sched_getaffinity(0))
     measured = f"{platform.node()}, {cores} cores, {time.strftime('%Y-%m-%d')}"
-    calibration = Calibration(rates, about(recipe, planning.parameters(recipe.model, n_units)), measured)
+    calibration = Calibration(rates, about(recipe, planning.parameters(recipe)), measured)
     store.write_json(path, calibration.to_json())
     print("\n".join(f"rates.{name}={value:g}" for name, value in calibration.to_json()["rates"].items()))
     print(f"written to {path}; --plan with the same root counts with them")
@@ -168,7 +167,7 @@ def _write_model(recipe: Recipe, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    shape = planning.unit_shape(recipe.model, check_encoder(recipe.speech.encoder).n_units)
+    shape = planning.unit_shape(recipe)
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
 
 
@@ -202,7 +201,7 @@ def _flops(recipe: Recipe, compute: Compute, seconds: float, folder: Path) -> fl
     places = folder / "model", folder / "rows", folder / "rows", folder / "pretrained"
     pretrain(settings, compute, *places, lambda metrics: said.append(metrics.get("tokens_per_second", 0.0)))
     speeds = sorted(speed for speed in (said[1:] or said) if speed)
-    return 6.0 * planning.parameters(recipe.model, n_units) * speeds[len(speeds) // 2]
+    return 6.0 * planning.parameters(recipe) * speeds[len(speeds) // 2]
 
 
 def _pairs(recipe: Recipe, compute: Compute, seconds: float, folder: Path) -> float:

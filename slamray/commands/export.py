@@ -21,13 +21,15 @@ from slamray.commands.words import CheckpointName, as_command, find_model, split
 from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
+from slamray.config.model import BaseSettings
 from slamray.errors import BadInput
 from slamray.model.families import FAMILIES
 from slamray.model.sampling import generation_config
 from slamray.model.saved_vocabulary import SLAMKIT_TYPE, read_unit_vocabulary
+from slamray.model.text_tokeniser import TextTokeniser
 from slamray.model.unit_lm import SLAMKIT_PREFIX, count_parameters, load_unit_lm
 from slamray.stages.checkpoints import ALIGNED
-from slamray.tokens.vocabulary import SPECIALS, Vocabulary
+from slamray.tokens.vocabulary import SPECIALS, Vocabulary, reconcile
 
 WEIGHTS = "model.safetensors"
 
@@ -50,20 +52,30 @@ def main(words: Sequence[str]) -> int:
 
     def work() -> int:
         own, others = split_words(words, ExportWords)
-        model = find_model(own.checkpoint, own.stage, lambda: load_recipe(others))
-        for folder in export(model, Path(own.out), own.layout, own.dtype, own.base_model_name):
+        recipe = load_recipe(others)
+        model = find_model(own.checkpoint, own.stage, lambda: recipe)
+        for folder in export(model, Path(own.out), own.layout, own.dtype, own.base_model_name, recipe.model):
             print(folder)
         return 0
 
     return as_command(work)
 
 
-def export(checkpoint: Path, out: Path, layout: str, dtype: str, base_model_name: str = "") -> list[Path]:
+def export(
+    checkpoint: Path,
+    out: Path,
+    layout: str,
+    dtype: str,
+    base_model_name: str = "",
+    base: BaseSettings | None = None,
+) -> list[Path]:
     """Write `out/transformers`, `out/slamkit` or both, each appearing whole; returns the folders.
 
-    BadInput when the checkpoint is a text LM, a folder is there already, or there is no room.
+    base: whose tokeniser reads the text of a model of text and speech. BadInput when the checkpoint is a text LM, a
+    folder is there already, or there is no room.
     """
     vocabulary = read_unit_vocabulary(checkpoint, "checkpoint")
+    text = _text_tokeniser(vocabulary, base, layout) if vocabulary.is_joint else None
     model = load_unit_lm(checkpoint, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     layouts = ("transformers", "slamkit") if layout == "both" else (layout,)
     folders = [out / name for name in layouts]
@@ -74,7 +86,7 @@ def export(checkpoint: Path, out: Path, layout: str, dtype: str, base_model_name
     store.require_space(out, 3 * count_parameters(model) * (2 if dtype == "bfloat16" else 4), "an export")
     plain = out / ".plain.tmp"
     shutil.rmtree(plain, ignore_errors=True)
-    write_transformers(model, vocabulary, plain)
+    write_transformers(model, vocabulary, plain, text)
     if "slamkit" in layouts:
         other = out / ".slamkit.tmp"
         shutil.rmtree(other, ignore_errors=True)
@@ -87,12 +99,31 @@ def export(checkpoint: Path, out: Path, layout: str, dtype: str, base_model_name
     return folders
 
 
-def write_transformers(model: PreTrainedModel, vocabulary: Vocabulary, folder: Path) -> None:
-    """What AutoModelForCausalLM and AutoTokenizer load as it is; `generate` samples as the paper does (Table 6)."""
+def _text_tokeniser(vocabulary: Vocabulary, base: BaseSettings | None, layout: str) -> TextTokeniser:
+    """The tokeniser of a model of text and speech; BadInput where it is not the one that the model was trained with."""
+    if layout != "transformers":
+        raise BadInput("layout: a model of text and speech is written for transformers; say layout=transformers")
+    assert base is not None, "the command gives the recipe's"
+    found = TextTokeniser(base.base, base.revision)
+    own = Vocabulary.joint(found.vocabulary, vocabulary.units_alone)
+    reconcile(vocabulary, own, "checkpoint", f"model.base={base.base}")
+    return found
+
+
+def write_transformers(
+    model: PreTrainedModel, vocabulary: Vocabulary, folder: Path, text: TextTokeniser | None = None
+) -> None:
+    """What AutoModelForCausalLM and AutoTokenizer load as it is; `generate` samples as the paper does (Table 6).
+
+    text: of a model of text and speech, whose units and tags become words of its tokeniser.
+    """
     model.generation_config = generation_config(SamplingSettings(), vocabulary)
     model.save_pretrained(folder)
     config = store.read_json(folder / "config.json")
     store.write_json(folder / "config.json", config | _for_transformers_4(config))
+    if text is not None:
+        text.with_units(vocabulary).save_pretrained(folder)
+        return
     unit_tokeniser(vocabulary).save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 4 knows no other name for it

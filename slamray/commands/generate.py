@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> int:
         torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
         seconds = None if own.whole else recipe.evaluate.sampling.prompt_seconds
         vocabulary = check_encoder(recipe.speech.encoder).vocabulary
-        reconcile(own_units, vocabulary, f"checkpoint={folder}", "speech.encoder")
+        reconcile(own_units.units_alone, vocabulary, f"checkpoint={folder}", "speech.encoder")
         hear = load_hearing(recipe.speech.encoder, device, seconds)
         vocoder = load_decoder(place_of(recipe.evaluate.vocoder, "evaluate.vocoder"), device)
         vocoder(np.array([vocabulary.n_units - 1]))  # raises what is wrong with the decoder, before any work
@@ -143,7 +143,7 @@ def generate(
             except BadInput as error:
                 yield Outcome(source, target, f"error: {_one_line(error, source)}", True)
                 continue
-            tokens = 1 + len(prompt.units) + config.max_new_tokens
+            tokens = 2 + len(prompt.units) + config.max_new_tokens  # <S>, and where there is text a tag
             if limit is not None and tokens > limit:
                 reason = f"{source}: {tokens} tokens with the continuation, the model has {limit} positions; cut it"
                 yield Outcome(source, target, f"error: {reason}", True)

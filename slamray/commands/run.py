@@ -22,7 +22,6 @@ from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.recipe.ready import known, ready
 from slamray.runtime.engine import Engine
-from slamray.speech.encoders.table import check_encoder
 from slamray.stage import claims
 from slamray.stage.folder import Folder, Root
 from slamray.stage.materialise import materialise
@@ -134,7 +133,7 @@ def probe_gpus(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
     """Where these stages train the unit LM on GPUs: BadInput when one of the cluster's cannot. Others are not asked."""
     trained = {PRETRAINED.stage, ALIGNED.stage} & {stage.name for stage in stages}
     if recipe.compute.device == "cuda" and trained:
-        engine.probe(device_bytes(recipe, check_encoder(recipe.speech.encoder).n_units))
+        engine.probe(device_bytes(recipe))
 
 
 def _save_when_terminated(engine: Engine) -> None:
@@ -169,7 +168,7 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
     lines = [
         f"recipe {recipe.name}, root {root}, {c.workers} x {c.device} worker(s) of {c.cpus_per_worker} core(s), "
         f"{c.precision}, ZeRO {c.zero_stage}; {speaking}{c.encoder_actors} encoding actor(s)",
-        f"{'stage':<19}{'fingerprint':<18}{'state':<7}inputs / cost",
+        f"{'stage':<21}{'fingerprint':<18}{'state':<7}inputs / cost",
     ]
     unknown: dict[str, None] = {}  # reasons, each once
     for stage in order(targets):
@@ -179,10 +178,10 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
             fingerprint, done = "not known yet", False
             unknown[" ".join(str(error).split())] = None
         inputs = ", ".join(s.name for s in stage.inputs) or "-"
-        lines.append(f"{stage.name:<19}{fingerprint:<18}{'done' if done else 'to do':<7}{inputs}")
+        lines.append(f"{stage.name:<21}{fingerprint:<18}{'done' if done else 'to do':<7}{inputs}")
         cost = "" if done else _cost(stage)  # finding it may take torch, and a finished stage will spend nothing
         if cost:
-            lines.append(f"{'':<44}{cost}")
+            lines.append(f"{'':<46}{cost}")
     lines += [f"not known yet: {reason}" for reason in unknown]
     return "\n".join(lines + ([f"note: {recipe.note}"] if recipe.note else []))
 
@@ -216,7 +215,7 @@ def summary(
     lines = [
         f"{len(wanted) - done_before} of {len(wanted)} stages made in {seconds:.1f} s, {done_before} were done before"
     ]
-    lines += [f"  {name:<19}{manifest['wall_seconds']:8.1f} s" for name, manifest in manifests.items()]
+    lines += [f"  {name:<21}{manifest['wall_seconds']:8.1f} s" for name, manifest in manifests.items()]
     table = manifests.get("report", {}).get("facts", {}).get("table", [])
     lines += ["", *table] if table else []
     last = wanted[-1]

@@ -285,8 +285,7 @@ class SweepRun:
 
     def _bytes(self, trials: int) -> int:
         """Of all models while the sweep runs: each trial's two and its trunk's state, and checkpoints in training."""
-        n_units = next(iter(self.trials.values())).stage(UNTRAINED.stage).settings["n_units"]
-        model = 4 * max(planning.parameters(trial.member.recipe.model, n_units) for trial in self.trials.values())
+        model = 4 * max(planning.parameters(trial.member.recipe) for trial in self.trials.values())
         return model * (2 * trials + 3 * trials + 6 * max(1, self.sweep.at_once))
 
     def _answer_stage(self, trials: Sequence[Trial]) -> Stage:

@@ -83,6 +83,9 @@ class Compute(Settings):
     score_batch_tokens: int = Field(
         8192, ge=1, description="padded tokens in a forward pass of scoring: memory of the logits; chosen, not tuned"
     )
+    speak_text_batch: int = Field(
+        32, ge=1, description="spans that a text-to-token model speaks at once; changes no unit on a CPU; chosen"
+    )
     parallel_stages: int = Field(
         1,
         ge=1,

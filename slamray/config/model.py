@@ -31,14 +31,19 @@ class PackSettings(Settings):
         return self.context * self.contexts_per_row
 
 
-class ModelSettings(Settings):
-    """The text LM and how it becomes a unit LM (docs/paper.md 1.3)."""
+class BaseSettings(Settings):
+    """The text LM."""
 
     base: Annotated[str, model_field("model.base")] = Field(
         "Qwen/Qwen2.5-0.5B",
         description="text LM to start from: hub id or folder (Table 4), or without TWIST shape:NAME of families.py",
     )
     revision: Revision = Field(None, description="commit of the hub id; null: as the first run finds it")
+
+
+class ModelSettings(BaseSettings):
+    """The text LM and how it becomes a unit LM (docs/paper.md 1.3)."""
+
     twist: bool = Field(
         True, description="start from the text LM's weights; false: keep its shape and draw all weights anew"
     )

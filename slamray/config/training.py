@@ -44,10 +44,10 @@ class OptimSettings(Settings):
     ademamix: Annotated[AdEMAMixSettings, Chosen("name")] = AdEMAMixSettings()
     adalomo: Annotated[AdaLomoSettings, Chosen("name")] = AdaLomoSettings()
     learning_rate: float = Field(1e-3, gt=0, description="peak (Table 4)")
-    schedule: Literal["cosine", "inverse_sqrt", "constant", "wsd"] = Field(
-        "cosine", description="after a linear warm-up (Table 4)"
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant", "wsd"] = Field(
+        "cosine", description="after a linear warm-up (Table 4; linear: 2411.17607)"
     )
-    floor_learning_rate: float = Field(5e-5, ge=0, description="where cosine and wsd end (Table 4)")
+    floor_learning_rate: float = Field(5e-5, ge=0, description="where cosine, linear and wsd end (Table 4)")
     warmup_share: float = Field(0.01, ge=0, lt=1, description="share of the budget (docs/paper.md 1.5: 1 %)")
     decay_share: float = Field(
         0.2, gt=0, le=1, description="wsd only: share of the budget that decays; chosen, not tuned"

@@ -11,6 +11,7 @@ from slamray.config.base import Settings, absolute, execution
 from slamray.config.compute import Compute, TrackingSettings
 from slamray.config.corpora import CorpusSettings, PreferencesSettings, RecordedSettings
 from slamray.config.evaluation import EvaluateSettings
+from slamray.config.joint import JointSettings
 from slamray.config.model import ModelSettings, PackSettings
 from slamray.config.rates import Prices, Rates
 from slamray.config.speech import SpeechSettings
@@ -27,6 +28,7 @@ class Recipe(Settings):
     speech: SpeechSettings = SpeechSettings()
     pack: PackSettings = PackSettings()
     model: ModelSettings = ModelSettings()
+    joint: JointSettings = JointSettings()
     pretrain: PretrainSettings = PretrainSettings()
     preferences: PreferencesSettings = PreferencesSettings()
     dpo: DpoSettings = DpoSettings()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # What metrics are measured on; stages/scoring.py says which stages have made it.
 CORPUS_ITEMS, PUBLISHED_SETS = "corpus_items", "published_sets"
 VALIDATION_PIECES, PROMPTS, GENPPL = "validation_pieces", "prompts", "genppl"
+
+Modality = Literal["speech", "text"]
 
 
 class Material(Protocol):
@@ -80,13 +82,17 @@ class Metric:
 class PairMetric(Metric):
     """A share of items that are scored right; its facts are an ItemSummary.
 
-    make: from the corpus's text; None: read from evaluate.sets. average: how the figure is made of its items.
+    make: from the corpus's text; None: read from evaluate.sets. average: how the figure is made of its items. across:
+    of a model of text and speech alone, whether prompt and ending are heard or read; the pairs are those of metric
+    `pairs_of`.
     """
 
     value: str = "accuracy"
     count: str = "n"
     make: Callable[[CorpusText, int], ItemSet] | None = None
     average: Average = "items"
+    across: tuple[Modality, Modality] | None = None
+    pairs_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,10 @@ class ScalarMetric(Metric):
 
 def _made(title: str, make: Callable[[CorpusText, int], ItemSet]) -> PairMetric:
     return PairMetric(title, (CORPUS_ITEMS,), make=make)
+
+
+def _across(title: str, pairs_of: str, prompt: Modality, ending: Modality) -> PairMetric:
+    return PairMetric(title, (CORPUS_ITEMS,), across=(prompt, ending), pairs_of=pairs_of)
 
 
 AUTO_BLEU_NOTE = (
@@ -201,6 +211,13 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
         digits=2,
         higher_is_better=False,
     ),
+    # Of a model of text and speech; S is heard, T is read, and the ending alone is scored (cross_modal.py).
+    "topic_cloze_ss": _across("Topic cloze S→S", "topic_cloze", "speech", "speech"),
+    "topic_cloze_st": _across("Topic cloze S→T", "topic_cloze", "speech", "text"),
+    "topic_cloze_ts": _across("Topic cloze T→S", "topic_cloze", "text", "speech"),
+    "topic_cloze_tt": _across("Topic cloze T→T", "topic_cloze", "text", "text"),
+    "sentence_order_t": _across("Sentence order, read", "sentence_order", "text", "text"),
+    "grammar_t": _across("Grammar, read", "grammar", "text", "text"),
     **{name: PairMetric(kind.title, (PUBLISHED_SETS,), average=kind.average) for name, kind in KINDS.items()},
 }
 
@@ -222,9 +239,10 @@ def corpus_metrics() -> dict[str, PairMetric]:
     return {name: row for name, row in METRICS.items() if isinstance(row, PairMetric) and row.make}
 
 
-def run_metrics() -> list[str]:
-    """Names of the metrics that a run measures of every checkpoint without published sets."""
-    return [name for name, row in METRICS.items() if (row.make if isinstance(row, PairMetric) else row.measure)]
+def run_metrics(joint: bool = False) -> list[str]:
+    """Names of the metrics that a run measures of every checkpoint without published sets. joint: of text and speech"""
+    made = [name for name, row in METRICS.items() if (row.make if isinstance(row, PairMetric) else row.measure)]
+    return made + [name for name, row in METRICS.items() if joint and isinstance(row, PairMetric) and row.across]
 
 
 def genppl_metrics() -> list[str]:

@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from slamray.data.item_pairs import ItemPair
+
 Average = Literal["items", "parts"]
 INTERVALS = "Wilson's where every item is one pair, otherwise that of a bootstrap over items"  # the rule, for readers
 RESAMPLES = 10_000  # of a bootstrap; the ends of a 95 % interval are then each the mean of many; chosen, not tuned
@@ -167,3 +169,30 @@ def compare(before: Sequence[PairScore], after: Sequence[PairScore], confidence:
         low, high = max(-1.0, mean - half), min(1.0, mean + half)
         found.append(Difference(metric, len(new), float(old.mean()), float(new.mean()), mean, low, high))
     return found
+
+
+@dataclass(frozen=True)
+class PassageGain:
+    """How much likelier endings are after their own passage than after another one, in nats a token.
+
+    Sharper than the share of pairs that are right: an ending is compared with itself, after two passages. n: endings.
+    low, high: of the mean, with the confidence of the other intervals (normal).
+    """
+
+    n: int
+    nats: float
+    low: float
+    high: float
+
+
+def passage_gain(pairs: Sequence[ItemPair], scores: Sequence[PairScore], confidence: float) -> PassageGain | None:
+    """Of pairs whose wrong endings are the right ones of others, as topic cloze's are; None where no two are."""
+    sides = {pair.pair_id: pair for pair in pairs}
+    own = {sides[score.pair_id].chosen: score.ll_chosen for score in scores}
+    other = {sides[score.pair_id].rejected: score.ll_rejected for score in scores}
+    gains = np.array([own[ending] - other[ending] for ending in sorted(own.keys() & other.keys())])
+    if len(gains) < 2:
+        return None
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    mean = float(gains.mean())
+    return PassageGain(len(gains), mean, mean - half, mean + half)

@@ -19,13 +19,17 @@ _UNSEEN = 0  # id at padded places, which attention does not see and no score co
 
 
 def log_likelihoods(
-    model: nn.Module, documents: Sequence[Document], batch_tokens: int = BATCH_TOKENS
+    model: nn.Module,
+    documents: Sequence[Document],
+    batch_tokens: int = BATCH_TOKENS,
+    drawn: range | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """(sum of log-likelihoods in nats (N,) float64, number of targets (N,) int64) of each document.
 
     Documents are sorted by length into batches of at most batch_tokens padded tokens (always at least one), so the
     result does not depend on the batch: load the model in float32 for that to hold to 1e-5. model: a transformers
-    causal LM; run on the device its weights are on.
+    causal LM; run on the device its weights are on. drawn: the ids that a target is one of, and that alone take part in
+    the softmax; None: all ids.
     """
     lengths = np.array([len(document) for document in documents], np.int64)
     assert len(lengths) == 0 or lengths.min() >= 2, "a sequence needs at least one target"
@@ -40,13 +44,13 @@ def log_likelihoods(
             while end < len(order) and lengths[order[end]] * (end + 1 - start) <= batch_tokens:
                 end += 1
             rows = order[start:end]
-            sums[rows] = score_batch(model, [documents[row] for row in rows]).cpu().numpy()
+            sums[rows] = score_batch(model, [documents[row] for row in rows], drawn).cpu().numpy()
             start = end
     model.train(was_training)
     return sums, np.array([document.targets.sum() for document in documents], np.int64)
 
 
-def score_batch(model: nn.Module, documents: Sequence[Document]) -> torch.Tensor:
+def score_batch(model: nn.Module, documents: Sequence[Document], drawn: range | None = None) -> torch.Tensor:
     """Sums of log-likelihoods (B,) float64 in nats over each document's targets, in one forward pass."""
     device = next(model.parameters()).device
     lengths_B = torch.tensor([len(document) for document in documents])
@@ -59,5 +63,8 @@ def score_batch(model: nn.Module, documents: Sequence[Document]) -> torch.Tensor
     tokens_BT, scored_BT, seen_BT = tokens_BT.to(device), scored_BT.to(device), seen_BT.to(device)
     logits_BTV = model(input_ids=tokens_BT, attention_mask=seen_BT, use_cache=False).logits.float()
     next_BT = tokens_BT.roll(-1, dims=1)  # the last place predicts nothing that is scored
+    if drawn is not None:
+        logits_BTV = logits_BTV[..., drawn.start : drawn.stop]
+        next_BT = torch.where(scored_BT.roll(-1, dims=1), next_BT - drawn.start, 0)
     nll_BT = nn.functional.cross_entropy(logits_BTV.flatten(0, 1), next_BT.flatten(), reduction="none").view_as(next_BT)
     return -(nll_BT[:, :-1].double() * scored_BT[:, 1:]).sum(1)

@@ -78,7 +78,10 @@ def continue_units(model: PreTrainedModel, prompts: Sequence[Prompt], config: Sa
 
 
 def generation_config(config: SamplingSettings, vocabulary: Vocabulary) -> GenerationConfig:
-    """The paper's sampling (docs/paper.md 1.5) as transformers takes it; <S> ends a sequence, <PAD> is never drawn."""
+    """The paper's sampling (docs/paper.md 1.5) as transformers takes it; <S> ends a sequence.
+
+    Only units are drawn, and <S>.
+    """
     return GenerationConfig(
         do_sample=True,
         temperature=config.temperature,
@@ -89,8 +92,15 @@ def generation_config(config: SamplingSettings, vocabulary: Vocabulary) -> Gener
         bos_token_id=vocabulary.bos,
         eos_token_id=vocabulary.bos,
         pad_token_id=vocabulary.pad,
-        suppress_tokens=[vocabulary.pad],
+        suppress_tokens=_never_drawn(vocabulary),
     )
+
+
+def _never_drawn(vocabulary: Vocabulary) -> list[int]:
+    if not vocabulary.is_joint:
+        return [vocabulary.pad]
+    drawn = vocabulary.unit_ids
+    return [token for token in range(vocabulary.size) if token not in drawn and token != vocabulary.bos]
 
 
 def describe(continuations: Sequence[Continuation], n: int = 2) -> dict[str, Any]:
@@ -112,12 +122,13 @@ def describe(continuations: Sequence[Continuation], n: int = 2) -> dict[str, Any
 
 def _left_padded(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
     """(token ids, attention mask), both int64 (B, T): `<S> units`, padded on the left so that all continue at T."""
-    width = 1 + max(len(prompt.units) for prompt in prompts)
+    begin = vocabulary.before_units
+    width = len(begin) + max(len(prompt.units) for prompt in prompts)
     tokens_BT = torch.full((len(prompts), width), vocabulary.pad)
     seen_BT = torch.zeros_like(tokens_BT)
     for row, prompt in enumerate(prompts):
-        first = width - 1 - len(prompt.units)
-        tokens_BT[row, first] = vocabulary.bos
-        tokens_BT[row, first + 1 :] = torch.as_tensor(vocabulary.to_tokens(prompt.units).astype(np.int64))
+        first = width - len(begin) - len(prompt.units)
+        tokens_BT[row, first : first + len(begin)] = torch.tensor(begin)
+        tokens_BT[row, first + len(begin) :] = torch.as_tensor(vocabulary.to_tokens(prompt.units).astype(np.int64))
         seen_BT[row, first:] = 1
     return tokens_BT, seen_BT

@@ -1,6 +1,6 @@
 """A text LM turned unit LM (TWIST): build, re-embed, load, save, count parameters and FLOPs.
 
-Legend: V text vocabulary, N rows of the unit vocabulary, H width of the embedding.
+Legend: V text vocabulary, N rows of the unit vocabulary, M of them new, H width of the embedding.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def build_unit_lm(config: ModelSettings, vocabulary: Vocabulary, seed: int, atte
     """A float32 causal LM over units: the body of the text LM `config.base`, or without TWIST its shape alone.
 
     Unit embeddings start as the first rows of the text embedding (as slamkit does, docs/paper.md 1.3), as its mean
-    plus small noise, or as fresh normal rows; an untied head is treated like the embedding. rope_theta is the base of
+    plus small noise, or as fresh normal rows; an untied head is treated like the embedding. In a joint vocabulary the
+    rows of text tokens stay, and units and tags start as the mean or fresh. rope_theta is the base of
     rotary positions and means nothing to a model with learned positions. There is no dropout (docs/paper.md 1.4).
     A base that is a unit LM already, ours or a published one, goes on as it is: embeddings and rope_theta are its own.
     BadInput when the base cannot be read, has fewer rows than the vocabulary, or is a unit LM of other units.
@@ -50,9 +51,14 @@ def build_unit_lm(config: ModelSettings, vocabulary: Vocabulary, seed: int, atte
     except BadInput as error:
         raise BadInput(f"model.base={error}") from error
     known = unit_vocabulary_of_base(text_config, vocabulary, base)
+    kept = vocabulary.size if config.embedding == "first_rows" else vocabulary.n_text  # rows that the base has given
     if known is not None:
         vocabulary = reconcile(known, vocabulary, f"model.base={config.base}", "speech.encoder")
-        config = config.model_copy(update={"embedding": "first_rows", "rope_theta": None})  # its first rows are all
+        config, kept = config.model_copy(update={"rope_theta": None}), vocabulary.size
+    elif vocabulary.is_joint and config.embedding == "first_rows":
+        raise BadInput(
+            "model.embedding=first_rows: units beside text cannot start as rows of text tokens; say mean or normal"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
@@ -62,7 +68,7 @@ def build_unit_lm(config: ModelSettings, vocabulary: Vocabulary, seed: int, atte
         )
         assert isinstance(model, PreTrainedModel)
         if text_lm is not None:
-            _take_weights(model, text_lm, config)
+            _take_weights(model, text_lm, config, kept)
     return model
 
 
@@ -74,7 +80,9 @@ def unit_lm_config(
     config.vocab_size = vocabulary.size
     set_vocabulary(config, vocabulary)
     # The text LM's own pad id may be a unit here, and torch never trains the row of an embedding's padding index.
-    config.pad_token_id, config.bos_token_id, config.eos_token_id = vocabulary.pad, vocabulary.bos, vocabulary.bos
+    # Where padding has no id of its own (Qwen2.5, GPT-NeoX) it is that of <S>, which is to be trained.
+    config.pad_token_id = vocabulary.pad if vocabulary.pad != vocabulary.bos else None
+    config.bos_token_id = config.eos_token_id = vocabulary.bos
     for name, value in text_config.to_dict().items():
         if isinstance(value, float) and (name.endswith(("dropout", "dropout_prob", "pdrop")) or name == "layerdrop"):
             setattr(config, name, 0.0)
@@ -216,8 +224,11 @@ def _load_lm(base: str, revision: str | None, config: PreTrainedConfig, **settin
     return model
 
 
-def _take_weights(model: PreTrainedModel, text_lm: PreTrainedModel, config: ModelSettings) -> None:
-    """Copy the body as it is and re-embed the vocabulary; the head too where it is not tied."""
+def _take_weights(model: PreTrainedModel, text_lm: PreTrainedModel, config: ModelSettings, kept: int) -> None:
+    """Copy the body as it is and re-embed the vocabulary; the head too where it is not tied.
+
+    kept: how many rows stay what they are; the others are new.
+    """
     vocabulary = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     source = dict(text_lm.named_parameters(remove_duplicate=False))
     for name, weight_NH in model.named_parameters():
@@ -226,17 +237,15 @@ def _take_weights(model: PreTrainedModel, text_lm: PreTrainedModel, config: Mode
                 weight_NH.copy_(source[name])
                 continue
             text_VH = source[name]
-            if len(text_VH) < len(weight_NH):
-                raise BadInput(
-                    f"model.base={config.base}: {len(text_VH)} embedding rows, fewer than {len(weight_NH)} units"
-                )
-            if config.embedding == "first_rows":
-                weight_NH.copy_(text_VH[: len(weight_NH)])
-            elif config.embedding == "mean":
-                noise_NH = torch.randn(weight_NH.shape) * text_VH.std(dim=0) * _MEAN_NOISE
-                weight_NH.copy_(text_VH.mean(dim=0) + noise_NH)
-            else:
-                weight_NH.normal_(std=text_VH.std().item())
+            if len(text_VH) < kept:
+                raise BadInput(f"model.base={config.base}: {len(text_VH)} embedding rows, fewer than {kept} ids")
+            weight_NH[:kept] = text_VH[:kept]
+            new_MH = weight_NH[kept:]
+            if config.embedding == "mean":
+                noise_MH = torch.randn(new_MH.shape) * text_VH.std(dim=0) * _MEAN_NOISE
+                new_MH.copy_(text_VH.mean(dim=0) + noise_MH)
+            elif len(new_MH):
+                new_MH.normal_(std=text_VH.std().item())
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from slamray.errors import BadInput
 from slamray.speech.decoders.table import check_decoder
 from slamray.speech.encoders.table import check_encoder
 from slamray.speech.voices.table import check_phonemes, check_voices
-from slamray.stages import planning
+from slamray.stages import joint_rows, planning
 from slamray.stages.items import has_word_tests
 from slamray.stages.packed import STORIES, check_mixture, source_names
 from slamray.stages.preferences import check_source
@@ -18,17 +18,18 @@ from slamray.train.trunk_schedule import check_trunk
 
 def check(recipe: Recipe) -> None:
     """BadInput for the first thing that is wrong."""
-    encoder = check_encoder(recipe.speech.encoder)
+    check_encoder(recipe.speech.encoder)
     check_voices(recipe.speech.tts, recipe.preferences.voices)
     if has_word_tests(recipe.evaluate.items):
         need = "tests of words need them: say evaluate.items.words=0 evaluate.items.words_in_sentence=0"
         check_phonemes(recipe.speech.tts, need)
     check_decoder(recipe.evaluate.vocoder, "evaluate.vocoder")
     check_mixture(recipe.pack.mixture, source_names(recipe.recorded))
+    joint_rows.check(recipe.joint, recipe.pack)
     check_compute(recipe.compute)
     _check_training(recipe)
     _check_dpo(recipe)
-    planning.check_fits(recipe, encoder.n_units)
+    planning.check_fits(recipe)
 
 
 def check_compute(compute: Compute) -> None:

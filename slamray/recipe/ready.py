@@ -11,7 +11,6 @@ from slamray.config.outside import NO_COMMIT, find_files, is_hub_id
 from slamray.config.pins import PINS, Named, named, pin
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.speech.encoders.table import check_encoder
 from slamray.speech.fetch import fetch_published
 from slamray.speech.hub_models import fetch_model
 from slamray.stage.folder import Folder
@@ -66,7 +65,7 @@ def _basis(recipe: Recipe) -> list[Named]:
 
 
 def _fitted(recipe: Recipe) -> Recipe:
-    return planning.fit_to_memory(recipe, check_encoder(recipe.speech.encoder).n_units)
+    return planning.fit_to_memory(recipe)
 
 
 def outside(stages: Sequence[Stage]) -> list[Named]:

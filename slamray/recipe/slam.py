@@ -7,11 +7,15 @@
           +--> items --> scores of untrained, pretrained, aligned --> report
                published --> evaluation of the same ---------------------^   (test sets, where a recipe names some)
 
+    A model of text and speech (joint.kinds) has one stage more: corpus, units, recorded --> documents --> packed.
+
 Each name below is a file of slamray/stages/. Its `stage` says what the stage is given, all of which is its identity;
 its `run` is the work.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from slamray.config.tree import Recipe
 from slamray.recipe.check import check
@@ -22,6 +26,8 @@ from slamray.stages import (
     evaluation,
     genppl,
     items,
+    joint_documents,
+    joint_rows,
     packed,
     preferences,
     pretrained,
@@ -29,10 +35,13 @@ from slamray.stages import (
     recorded,
     report,
     scores,
+    spoken_text,
+    text_to_token,
     trunk,
     units,
     untrained,
 )
+from slamray.stages.vocabulary import vocabulary_of
 
 
 def build(recipe: Recipe) -> list[Stage]:
@@ -41,7 +50,7 @@ def build(recipe: Recipe) -> list[Stage]:
     documents = corpus.stage(recipe)
     spoken = units.stage(recipe, documents)
     recordings = recorded.stages(recipe)
-    rows = packed.stage(recipe, spoken, recordings)
+    rows, *before = _rows(recipe, documents, spoken, recordings)
 
     base = untrained.stage(recipe)
     stable = trunk.stages(recipe, base, rows)
@@ -58,5 +67,19 @@ def build(recipe: Recipe) -> list[Stage]:
     judged = evaluation.stages(recipe, checkpoints, sets)
     heard = genppl.stages(recipe, checkpoints[1:], [tests, *sets])
 
-    made = [documents, spoken, *recordings, rows, base, *trained, tests, *scored, *sets, *judged, *heard]
+    made = [documents, spoken, *recordings, *before, rows, base, *trained, tests, *scored, *sets, *judged, *heard]
     return [report.stage(recipe, made)]
+
+
+def _rows(recipe: Recipe, documents: Stage, spoken: Stage, recordings: Sequence[Stage]) -> list[Stage]:
+    """The packed rows, then the stages before them: none where units are all there is."""
+    vocabulary = vocabulary_of(recipe)
+    if not vocabulary.is_joint:
+        return [packed.stage(recipe, spoken, recordings)]
+    texts = corpus.text_stage(recipe, documents)
+    kinds = joint_documents.stage(recipe, texts, [spoken, *recordings], vocabulary)
+    if not recipe.joint.makes("synthetic"):
+        return [joint_rows.stage(recipe, kinds, [], vocabulary), kinds]
+    speaker = text_to_token.stage(recipe, kinds, vocabulary)
+    synthetic = spoken_text.stage(recipe, texts, speaker, vocabulary)
+    return [joint_rows.stage(recipe, kinds, [synthetic], vocabulary), kinds, speaker, synthetic]

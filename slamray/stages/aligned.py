@@ -7,7 +7,6 @@ from functools import partial
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
 from slamray.config.tree import Recipe
-from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Metrics, Report
@@ -22,7 +21,7 @@ def stage(recipe: Recipe, pretrained: Stage, pairs: Stage) -> Stage:
         run,
         {"dpo": recipe.dpo},
         (pretrained, pairs),
-        cost=lambda: planning.planned_dpo(recipe, check_encoder(recipe.speech.encoder).n_units),
+        cost=lambda: planning.planned_dpo(recipe),
     )
 
 

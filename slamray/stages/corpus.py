@@ -47,6 +47,12 @@ def stage(recipe: Recipe) -> Stage:
     return Stage("corpus", run, {"corpus": recipe.corpus}, version=2)
 
 
+def text_stage(recipe: Recipe, documents: Stage) -> Stage:
+    """Of the text that a model of text and speech reads: a corpus of its own, or the stories' documents."""
+    text = recipe.joint.text
+    return documents if text is None else Stage("text_corpus", run, {"corpus": text}, version=2)
+
+
 def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -> CorpusFacts:
     """Read all sources; good rows to a table for each split by order of id, bad ones to quarantine with the reason.
 

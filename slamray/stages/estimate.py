@@ -17,7 +17,6 @@ from slamray.config.rates import RATES, Rates
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN, VALIDATION
 from slamray.evaluate.metrics import corpus_metrics
-from slamray.speech.encoders.table import check_encoder
 from slamray.stage.parts import PART_ROWS
 from slamray.stage.stage import Stage
 from slamray.stages import planning
@@ -113,7 +112,7 @@ def lines(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
     counted = [stage for stage in todo if _kind(stage)]
     if not counted:
         return []
-    parameters = planning.parameters(recipe.model, check_encoder(recipe.speech.encoder).n_units)
+    parameters = planning.parameters(recipe)
     rates, source = _rates(recipe, about(recipe, parameters))
     known = {stage.name: stage for stage in stages}
     loads = [_load(stage.name, recipe, rates, parameters, known) for stage in counted]

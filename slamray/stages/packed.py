@@ -104,19 +104,23 @@ def write_documents(
 
 
 def write_mixture(
-    folder: Folder, sources: Mapping[str, Source], vocabulary: Vocabulary, settings: PackSettings
+    folder: Folder,
+    sources: Mapping[str, Source],
+    vocabulary: Vocabulary,
+    settings: PackSettings,
+    key: str = "pack.mixture",
 ) -> dict[str, Any]:
     """Pack each source apart, and lay down how many of its rows a round reads so that its token share is its weight.
 
     Facts tell of each source its share, its tokens and how often a round reads them (`passes`). BadInput when a source
-    with a weight has no documents.
+    with a weight has no documents. key: of the weights, for messages.
     """
     weights = settings.mixture
     names = [name for name, weight in weights.items() if weight > 0]
     lengths = [lengths_of(sources[name]) if name in sources else np.zeros(0, np.int64) for name in names]
     for name, lengths_D in zip(names, lengths, strict=True):
         if not len(lengths_D):
-            raise BadInput(f"pack.mixture: {name} has no training document; bring some, or set {name} to 0")
+            raise BadInput(f"{key}: {name} has no training document; bring some, or set {name} to 0")
     together = np.concatenate(lengths)
     packings = pack_apart(together, [len(own) for own in lengths], settings.context, settings.row_tokens)
     chosen = {name: sources[name] for name in names}

@@ -9,7 +9,6 @@ from slamray.config.budget import parse_budget
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN
 from slamray.evaluate.scaling_law import SPEECH, Use
-from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Stage
 from slamray.stages import planning
@@ -22,7 +21,7 @@ def lines(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
     root = Folder(recipe.root)
     if PRETRAINED.stage not in known or known[PRETRAINED.stage].is_done(root):
         return []
-    parameters = planning.parameters(recipe.model, check_encoder(recipe.speech.encoder).n_units)
+    parameters = planning.parameters(recipe)
     flops = budget_flops(recipe, parameters)
     if flops is None:
         return [

@@ -25,13 +25,13 @@ from slamray.data.preference_pairs import PARTS, SPOKEN_COLUMNS, PairSet, Prefer
 from slamray.data.recordings import Recording, parquet_length, published_split
 from slamray.data.text import EVALUATION, TRAIN, cut_sentences
 from slamray.errors import BadInput
-from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import corpus, units
 from slamray.stages.speak_and_listen import SpeechFacts, listen, speak
 from slamray.stages.units import SPEAKING
+from slamray.stages.vocabulary import vocabulary_of
 from slamray.tokens.documents import join_units
 from slamray.tokens.vocabulary import FILE, Vocabulary
 
@@ -77,7 +77,7 @@ def stage(recipe: Recipe, documents: Stage) -> Stage:
         "speaking": part_of(recipe.speech, SpeakingSettings),
         "validation_share": recipe.corpus.validation_share,
         "evaluation_share": recipe.corpus.evaluation_share,
-        "vocabulary": check_encoder(recipe.speech.encoder).vocabulary,
+        "vocabulary": vocabulary_of(recipe),
     }
     many = recipe.preferences.max_pairs or "all"
     return Stage(

@@ -7,7 +7,6 @@ from functools import partial
 
 from slamray.config.training import PretrainSettings
 from slamray.config.tree import Recipe
-from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Metrics
@@ -23,7 +22,7 @@ def stage(recipe: Recipe, untrained: Stage, rows: Stage, trunk: Sequence[Stage])
         run,
         {"pretrain": recipe.pretrain},
         (untrained, rows, *trunk),
-        cost=lambda: planning.planned_pretraining(recipe, check_encoder(recipe.speech.encoder).n_units),
+        cost=lambda: planning.planned_pretraining(recipe),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from slamray.config.evaluation import ScoringSettings
+from slamray.config.model import BaseSettings
 from slamray.data.item_pairs import ItemPair
 from slamray.evaluate.metrics import (
     CORPUS_ITEMS,
@@ -19,13 +20,14 @@ from slamray.evaluate.metrics import (
     ScalarMetric,
     metric_of,
 )
-from slamray.evaluate.summary import Average, ItemSummary, PairScore, summarise_items
+from slamray.evaluate.summary import Average, ItemSummary, PairScore, PassageGain, passage_gain, summarise_items
 from slamray.speech.encoders.base import EncoderFacts
 from slamray.stage.folder import Folder
 from slamray.stage.records import from_table, to_table
 from slamray.stage.stage import Inputs
 from slamray.stage.work import Machine, Pool
 from slamray.stages import items, published
+from slamray.tokens.vocabulary import Vocabulary
 
 AUDIO = "audio"  # continuations to be listened to
 SCORES = "scores.parquet"  # a row for each checkpoint and pair
@@ -37,6 +39,14 @@ STAGES = {
     VALIDATION_PIECES: ("packed",),
     PROMPTS: ("units",),
 }
+
+
+@dataclass(frozen=True)
+class JointText:
+    """What checkpoints of text and speech need besides: their vocabulary, and the base whose tokeniser reads text."""
+
+    vocabulary: Vocabulary
+    base: BaseSettings
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,13 @@ class CheckpointFacts:
 
     figures: of each metric its facts, an ItemSummary or the record of a scalar metric. parts: of metrics of several
     parts, by metric/part. pairs_without_sound: of each metric, pairs left out because a recording could not be read.
+    gains: of metrics that score an ending alone, what it gains from its passage.
     """
 
     figures: Mapping[str, Any]
     parts: Mapping[str, ItemSummary]
     pairs_without_sound: Mapping[str, int]
+    gains: Mapping[str, PassageGain]
 
 
 def measure(
@@ -102,11 +114,13 @@ def measure(
     machine: Machine,
     scoring: ScoringSettings,
     encoder: EncoderFacts,
+    text: JointText | None = None,
 ) -> tuple[pa.Table, dict[str, CheckpointFacts]]:
     """Measure checkpoints by metrics: a row for each checkpoint and pair, and what each checkpoint came to.
 
     name: for the progress line. checkpoints: folders of models by name. inputs: without those of checkpoints, so that
-    all checkpoints of a run give their actors the same and share them. out: where a checkpoint's results go.
+    all checkpoints of a run give their actors the same and share them. out: where a checkpoint's results go. text: of
+    checkpoints of text and speech; None of unit LMs.
     """
     pairs = read_pairs(inputs, metrics)
     tasks = [
@@ -114,7 +128,7 @@ def measure(
         for checkpoint, model in checkpoints.items()
         for task in _tasks(checkpoint, str(model), str(out[checkpoint]), pairs, metrics)
     ]
-    _stream(name, tasks, inputs, machine, scoring, encoder)
+    _stream(name, tasks, inputs, machine, scoring, encoder, text)
     scores = {checkpoint: _scores(checkpoint, tasks) for checkpoint in checkpoints}
     tables = [_table(checkpoint, found) for checkpoint, found in scores.items()]
     facts = {name: _facts(scores[name], _scalars(name, tasks), pairs, scoring.interval) for name in checkpoints}
@@ -130,10 +144,17 @@ def read_pairs(inputs: Inputs, metrics: Sequence[str]) -> dict[tuple[str, str], 
         found["published"] = published.read(inputs["published"])
     by_metric: dict[tuple[str, str], list[ItemPair]] = {}
     for source, pairs in found.items():
-        for pair in pairs:
-            if pair.metric in metrics:
-                by_metric.setdefault((source, pair.metric), []).append(pair)
+        for metric in metrics:
+            if own := pairs_of(pairs, metric):
+                by_metric[source, metric] = own
     return by_metric
+
+
+def pairs_of(pairs: Sequence[ItemPair], metric: str) -> list[ItemPair]:
+    """The pairs that a metric is measured on, under its name."""
+    row = metric_of(metric)
+    source = (isinstance(row, PairMetric) and row.pairs_of) or metric
+    return [pair if source == metric else replace(pair, metric=metric) for pair in pairs if pair.metric == source]
 
 
 def read_scores(folder: Folder, checkpoint: str) -> list[PairScore]:
@@ -159,7 +180,13 @@ def _tasks(
 
 
 def _stream(
-    name: str, tasks: Sequence[Task], inputs: Inputs, machine: Machine, scoring: ScoringSettings, encoder: EncoderFacts
+    name: str,
+    tasks: Sequence[Task],
+    inputs: Inputs,
+    machine: Machine,
+    scoring: ScoringSettings,
+    encoder: EncoderFacts,
+    text: JointText | None,
 ) -> None:
     """Do the tasks that have not left their result yet."""
     cuda = machine.compute.device == "cuda"
@@ -167,6 +194,7 @@ def _stream(
         "folders": dict(inputs),
         "scoring": scoring,
         "encoder": encoder,
+        "text": text,
         "device": "cuda" if cuda else "cpu",
         "batch_tokens": machine.compute.score_batch_tokens,
     }
@@ -196,13 +224,17 @@ def _facts(
     figures: dict[str, Any] = {}
     parts: dict[str, ItemSummary] = {}
     lost: dict[str, int] = {}
+    gains: dict[str, PassageGain] = {}
     for (_, metric), members in pairs.items():
         scored = [score for score in scores if score.metric == metric]
         lost[metric] = len(members) - len(scored)
         if scored:
             figures[metric], *found = summarise_items(scored, average_of(metric), confidence)
             parts |= {f"{metric}/{one.part}": one for one in found}
-    return CheckpointFacts({**figures, **scalars}, parts, lost)
+        row = metric_of(metric)
+        if isinstance(row, PairMetric) and row.across and (gain := passage_gain(members, scored, confidence)):
+            gains[metric] = gain
+    return CheckpointFacts({**figures, **scalars}, parts, lost, gains)
 
 
 def average_of(metric: str) -> Average:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from transformers import PreTrainedModel
 from slamray.config.evaluation import ScoringSettings
 from slamray.data.item_pairs import ItemPair
 from slamray.data.text import VALIDATION
-from slamray.evaluate.metrics import ScalarMetric, metric_of
+from slamray.evaluate.cross_modal import judge_across
+from slamray.evaluate.metrics import PairMetric, ScalarMetric, metric_of
 from slamray.evaluate.pair_scores import judge_pairs
 from slamray.evaluate.summary import PairScore
 from slamray.model.sampling import Prompt, choose_prompts, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
+from slamray.model.text_tokeniser import TextTokeniser
 from slamray.model.unit_lm import load_unit_lm
 from slamray.speech.audio import to_flac
 from slamray.speech.decoders.base import Decoder
@@ -30,11 +32,11 @@ from slamray.speech.fetch import place_of
 from slamray.stage.folder import Folder
 from slamray.stage.tables import unit_parts
 from slamray.stages import items, published, units
-from slamray.stages.scoring import AUDIO, Task, TaskDone
+from slamray.stages.scoring import AUDIO, JointText, Task, TaskDone, pairs_of
 from slamray.stages.speech_kernels import one_thread
 from slamray.tokens.documents import Document
 from slamray.tokens.rows import RowStore
-from slamray.tokens.vocabulary import reconcile
+from slamray.tokens.vocabulary import Vocabulary, reconcile
 
 
 class Measure:
@@ -49,12 +51,14 @@ class Measure:
         folders: Mapping[str, Folder],
         scoring: ScoringSettings,
         encoder: EncoderFacts,
+        text: JointText | None,
         device: str,
         batch_tokens: int,
     ) -> None:
         one_thread()
         self._loaded: tuple[str, PreTrainedModel] | None = None
-        self._folders, self._scoring, self._encoder = folders, scoring, encoder
+        self._folders, self._scoring, self._encoder, self._text = folders, scoring, encoder, text
+        self._vocabulary = text.vocabulary if text else encoder.vocabulary
         self._device, self._batch_tokens = device, batch_tokens
         self._known: dict[str, tuple[list[ItemPair], dict[str, np.ndarray]]] = {}
 
@@ -69,7 +73,7 @@ class Measure:
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # before the next one takes its place
             here = Folder(folder).fetch()
-            reconcile(read_unit_vocabulary(here, "evaluate"), self._encoder.vocabulary, folder, "speech.encoder")
+            reconcile(read_unit_vocabulary(here, "evaluate"), self._vocabulary, folder, self._whose)
             model = load_unit_lm(here)  # float32: a score must not depend on its batch
             model.to(torch.device(self._device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
             self._loaded = folder, model.eval()
@@ -78,7 +82,9 @@ class Measure:
     def _scalar(self, model: PreTrainedModel, task: Task) -> Any:
         metric = metric_of(task.metric)
         assert isinstance(metric, ScalarMetric)
-        material = RunMaterial(self._folders, self._scoring, self._encoder, self._batch_tokens, task.folder)
+        material = RunMaterial(
+            self._folders, self._scoring, self._encoder, self._vocabulary, self._batch_tokens, task.folder
+        )
         return metric.load()(model, material, self._scoring)
 
     def _pairs(self, model: PreTrainedModel, task: Task) -> list[PairScore]:
@@ -87,10 +93,22 @@ class Measure:
             pairs = published.read(folder) if task.source == "published" else list(items.read(folder).pairs)
             self._known[task.source] = pairs, units.by_id(folder)
         pairs, known = self._known[task.source]
-        chunk = [pair for pair in pairs if pair.metric == task.metric][task.start : task.stop]
+        chunk = pairs_of(pairs, task.metric)[task.start : task.stop]
         spoken = [p for p in chunk if all(u in known and len(known[u]) for u in (*p.prompt, *p.chosen, *p.rejected))]
-        vocabulary, scoring = self._encoder.vocabulary, self._scoring
+        metric, vocabulary, scoring = metric_of(task.metric), self._vocabulary, self._scoring
+        if isinstance(metric, PairMetric) and metric.across:
+            judge = partial(judge_across, model, spoken, known, self._encode, vocabulary, *metric.across)
+            return judge(normalise=scoring.normalise, batch_tokens=self._batch_tokens)
         return judge_pairs(model, spoken, known, vocabulary, scoring.normalise, self._batch_tokens)
+
+    @cached_property
+    def _encode(self) -> TextTokeniser:
+        assert self._text is not None, "unit LMs read no text"
+        return TextTokeniser(self._text.base.base, self._text.base.revision)
+
+    @property
+    def _whose(self) -> str:
+        return f"model.base={self._text.base.base} with speech.encoder" if self._text else "speech.encoder"
 
 
 class RunMaterial:
@@ -101,16 +119,18 @@ class RunMaterial:
         folders: Mapping[str, Folder],
         scoring: ScoringSettings,
         encoder: EncoderFacts,
+        vocabulary: Vocabulary,
         batch_tokens: int,
         out: Folder,
     ) -> None:
         self._folders, self._scoring, self._encoder, self._out = folders, scoring, encoder, out
+        self._vocabulary = vocabulary
         self.batch_tokens = batch_tokens
 
     def validation_pieces(self) -> Sequence[Document]:
         rows = RowStore(self._folders["packed"].fetch(VALIDATION))
         if rows.vocabulary is not None:
-            reconcile(self._encoder.vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
+            reconcile(self._vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
         return rows.pieces(self._scoring.perplexity_tokens)
 
     def prompts(self, n: int, seed: int) -> Sequence[Prompt]:

@@ -93,6 +93,7 @@ class Plan:
     out: Folder
     documents: int  # of a shard, at most
     samples: int
+    table: str = UNITS  # below the stage's folder: what the parts are of
 
     @property
     def shards_per_part(self) -> int:
@@ -113,9 +114,9 @@ class Plan:
 
     def missing(self) -> dict[int, set[int]]:
         """Of each part that is not there yet, the shards that are not there either."""
-        parts = set(self.out.names(f"{UNITS}/part-*.parquet"))
+        parts = set(self.out.names(f"{self.table}/part-*.parquet"))
         shards = {int(name[-13:-6]) for name in self.out.names(f"{SHARDS}/shard-*.arrow")}
-        left = [part for part in range(self.parts) if part_file(UNITS, part) not in parts]
+        left = [part for part in range(self.parts) if part_file(self.table, part) not in parts]
         return {part: {number for number in self.shards_of(part) if number not in shards} for part in left}
 
 
@@ -143,17 +144,18 @@ def write_shard(shard: Shard, table: pa.Table, bad: Sequence[dict[str, str]]) ->
     shard.folder.write(shard.file, buffer.getvalue().to_pybytes())
 
 
-def merge(out: Folder, part: int, numbers: Sequence[int]) -> None:
+def merge(out: Folder, part: int, numbers: Sequence[int], table: str = UNITS) -> None:
     """Shards, by their numbers in order, to one part with its quarantine; they are removed when it is there."""
     files = [f"{SHARDS}/shard-{number:07d}.arrow" for number in numbers]
-    if not out.exists(part_file(UNITS, part)):
+    if not out.exists(part_file(table, part)):
         tables = [_read(out, file) for file in files]
         bad = [row for table in tables for row in json.loads(table.schema.metadata[b"bad"])]
         whole = pa.concat_tables([table.replace_schema_metadata() for table in tables])
-        counts = json.dumps(asdict(count(whole, len(bad)))).encode()
+        if table == UNITS:
+            whole = whole.replace_schema_metadata({COUNTS: json.dumps(asdict(count(whole, len(bad)))).encode()})
         write_quarantine(out, bad, Path(part_file(QUARANTINE, part)).stem)
         # Last: the part is done when this file is there.
-        out.write_table(part_file(UNITS, part), whole.replace_schema_metadata({COUNTS: counts}), GROUP_ROWS)
+        out.write_table(part_file(table, part), whole, GROUP_ROWS)
     for file in files:
         out.remove(file)
 

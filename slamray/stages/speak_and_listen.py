@@ -100,13 +100,18 @@ def _encode(
 ) -> None:
     size = listening.shard_documents
     plan = Plan(Stretches(requests, size), out, size, listening.sample_documents)
+    make_shards(name, plan, _pools(first, listening, machine.compute), machine)
+
+
+def make_shards(name: str, plan: Plan, pools: Sequence[Pool], machine: Machine) -> None:
+    """Make all shards of a plan that are not there, and merge them into parts on the way."""
     missing = plan.missing()
     todo = Todo(plan, [number for numbers in missing.values() for number in numbers])
     if missing:
-        out.require_space(DOCUMENT_BYTES * size * len(todo), f"stage {name}")
+        plan.out.require_space(DOCUMENT_BYTES * plan.documents * len(todo), f"stage {name}")
     with _Merging(name, plan, missing, machine) as merging:
-        machine.rows(name, todo, _pools(first, listening, machine.compute), len(plan.requests), "shards", merging.done)
-    out.remove(SHARDS)
+        machine.rows(name, todo, pools, len(plan.requests), "shards", merging.done)
+    plan.out.remove(SHARDS)
 
 
 class _Merging:
@@ -137,7 +142,7 @@ class _Merging:
             self._merge(part)
 
     def _merge(self, part: int) -> None:
-        work = partial(merge, self._plan.out, part, self._plan.shards_of(part))
+        work = partial(merge, self._plan.out, part, self._plan.shards_of(part), self._plan.table)
         self._asked.append(self._threads.submit(self._machine.call, f"{self._name}: merge", work, cpus=0))
 
 

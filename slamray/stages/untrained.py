@@ -10,12 +10,13 @@ from slamray.config.base import SHAPE
 from slamray.config.model import ModelSettings
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import planning
 from slamray.stages.checkpoints import MODEL, UNTRAINED
+from slamray.stages.vocabulary import vocabulary_of
+from slamray.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,16 @@ class UntrainedFacts:
 
 def stage(recipe: Recipe) -> Stage:
     """From the text LM that `model.base` names; it has no inputs."""
-    n_units = check_encoder(recipe.speech.encoder).n_units
-    settings: dict[str, Any] = {"model": recipe.model, "n_units": n_units, "seed": recipe.pretrain.seed}
+    settings: dict[str, Any] = {"model": recipe.model, "seed": recipe.pretrain.seed}
+    known = vocabulary_of(recipe)
+    settings |= {"vocabulary": known} if known.is_joint else {"n_units": known.n_units}
     if recipe.model.base.startswith(SHAPE):
         settings["shape"] = shape_numbers(recipe.model)
     return Stage(
         UNTRAINED.stage,
         run,
         settings,
-        cost=lambda: f"{planning.parameters(recipe.model, n_units):,} parameters",
+        cost=lambda: f"{planning.parameters(recipe):,} parameters",
     )
 
 
@@ -44,21 +46,25 @@ def run(
     out: Folder,
     machine: Machine,
     model: ModelSettings,
-    n_units: int,
     seed: int,
+    n_units: int = 0,
+    vocabulary: Vocabulary | None = None,
     shape: Any = None,
 ) -> UntrainedFacts:
-    """Build the unit LM on one core, apart from the driver. shape: the numbers that the name of a shape stands for."""
-    facts: UntrainedFacts = machine.call(UNTRAINED.stage, partial(_build, model, n_units, seed, out))
+    """Build the LM on one core, apart from the driver.
+
+    vocabulary: of text and units. Without one, who the units are is not known here: training makes embeddings mean
+    units, and marks the model with the rows'. shape: the numbers that the name of a shape stands for.
+    """
+    known = vocabulary or Vocabulary.of_units(n_units)
+    facts: UntrainedFacts = machine.call(UNTRAINED.stage, partial(_build, model, known, seed, out))
     return facts
 
 
-def _build(model: ModelSettings, n_units: int, seed: int, out: Folder) -> UntrainedFacts:
+def _build(model: ModelSettings, vocabulary: Vocabulary, seed: int, out: Folder) -> UntrainedFacts:
     from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm
-    from slamray.tokens.vocabulary import Vocabulary
 
-    # Who the units are is not known here: training makes embeddings mean units, and marks the model with the rows'.
-    built = build_unit_lm(model, Vocabulary.of_units(n_units), seed)
+    built = build_unit_lm(model, vocabulary, seed)
     out.write_tree(MODEL, partial(save_unit_lm, built))
     return UntrainedFacts(count_parameters(built))
 

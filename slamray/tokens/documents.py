@@ -53,8 +53,9 @@ def delimit(ids: Tokens, vocabulary: Vocabulary) -> Document:
 
 
 def unit_document(units: Units, vocabulary: Vocabulary) -> Document:
-    """`<S> u1 .. uT <S>` of units."""
-    return delimit(vocabulary.to_tokens(units), vocabulary)
+    """`<S> u1 .. uT <S>` of units; in a joint vocabulary `<S> <speech> u1 .. uT <S>`."""
+    begin = np.array(vocabulary.before_units, vocabulary.dtype)
+    return Document(np.concatenate([begin, vocabulary.to_tokens(units), begin[:1]]))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,11 @@ def join(documents: Sequence[Document]) -> Documents:
 
 
 def unit_documents(units: Units, lengths_D: npt.NDArray[np.integer], vocabulary: Vocabulary) -> Documents:
-    """The documents of utterances whose units (T,) lie end to end, so many of each: `unit_document` of all at once."""
+    """The documents of utterances whose units (T,) lie end to end, so many of each: `unit_document` of all at once.
+
+    Of a vocabulary of units alone.
+    """
+    assert not vocabulary.is_joint, "stages/joint_kernel.py makes documents of text and speech"
     tokens_D = np.asarray(lengths_D).astype(np.int64) + 2
     ends_D = np.cumsum(tokens_D)
     ids = np.full(len(units) + 2 * len(tokens_D), vocabulary.bos, vocabulary.dtype)

@@ -25,6 +25,9 @@ PAD = 0
 BOS = 1
 FIRST_UNIT = 2
 SPECIALS = ("<PAD>", "<S>")
+# The tags of a joint vocabulary, in slamkit's order (tokeniser/interleaving_tokeniser.py at 388b402): each stands
+# before a stretch of its modality.
+TAGS = ("<speech>", "<text>")
 
 FILE = "vocabulary.json"  # beside packed rows and beside preference pairs
 
@@ -59,6 +62,62 @@ class Vocabulary:
     def of_text(cls, size: int, pad: int, bos: int, identity: str) -> Vocabulary:
         """A text LM's vocabulary, its specials included. identity: checksum of the tokeniser."""
         return cls((Block("text", size, identity),), pad, bos)
+
+    @classmethod
+    def joint(cls, text: Vocabulary, units: Vocabulary) -> Vocabulary:
+        """Text tokens, then units, then the tags, as slamkit's interleaved models have them; specials are the text's.
+
+        text: a text LM's vocabulary; units: a unit-only one. Qwen2.5's 151,665 text tokens and 500 units make 152,167.
+        """
+        only = [block for side in (text, units) for block in side.blocks if block.kind in ("text", "units")]
+        assert [block.kind for block in only] == ["text", "units"], "one block of text and one of units"
+        return cls((*only, Block("specials", len(TAGS), " ".join(TAGS))), text.pad, text.bos)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it holds text and units."""
+        return {"text", "units"} <= {block.kind for block in self.blocks}
+
+    @property
+    def units_alone(self) -> Vocabulary:
+        """The unit-only vocabulary of its units: what a sound is compared by."""
+        (units,) = (block for block in self.blocks if block.kind == "units")
+        return Vocabulary.of_units(units.size, units.identity)
+
+    @property
+    def n_text(self) -> int:
+        """How many text tokens there are, the text LM's specials included; their ids are the first."""
+        return sum(block.size for block in self.blocks if block.kind == "text")
+
+    @property
+    def speech_tag(self) -> int:
+        """The id that stands before units in a joint vocabulary."""
+        return self._tag(0)
+
+    @property
+    def text_tag(self) -> int:
+        """The id that stands before text in a joint vocabulary."""
+        return self._tag(1)
+
+    @property
+    def text_ids(self) -> range:
+        """The ids of text tokens, the text LM's specials included."""
+        return range(self.n_text)
+
+    @property
+    def unit_ids(self) -> range:
+        """The ids of units."""
+        return range(self.first_unit, self.first_unit + self.n_units)
+
+    @property
+    def before_units(self) -> tuple[int, ...]:
+        """The ids that begin a document of speech: <S>, and where there is text too the tag of speech."""
+        return (self.bos, self.speech_tag) if self.is_joint else (self.bos,)
+
+    def _tag(self, number: int) -> int:
+        last = self.blocks[-1]
+        assert self.is_joint and last.identity == " ".join(TAGS), f"{self} has no tags"
+        return self.size - last.size + number
 
     @property
     def size(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slamray.config.training import DpoSettings, PretrainSettings
+from slamray.model.saved_vocabulary import model_vocabulary
 from slamray.model.unit_lm import count_config_parameters, read_lm_config, training_flops
 from slamray.tokens.rows import RowStore
 from slamray.tokens.sampler import batch_rows
@@ -35,7 +36,9 @@ def dpo_cost(
     config: DpoSettings, workers: int, model: Path, pairs: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> dict[str, float]:
     """The same of a preference training on these pairs; what the reference costs is left out, as in its `flops`."""
-    tokens, _ = to_pair_tokens(pairs, read_lm_config(str(model)).vocab_size, config.context)
+    tokens, _ = to_pair_tokens(
+        pairs, model_vocabulary(read_lm_config(str(model)).to_dict(), str(model)), config.context
+    )
     read = [batch_rows(config.seed, step, len(tokens), config.pairs_per_step) for step in range(int(facts["step"]))]
     times = np.bincount(np.concatenate(read), minlength=len(tokens))
     lengths = np.array([[len(p.prompt_ids) + len(end) for end in (p.chosen_ids, p.rejected_ids)] for p in tokens])

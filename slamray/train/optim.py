@@ -20,6 +20,7 @@ def learning_rate(config: OptimSettings, progress: float) -> float:
 
     With progress = step / steps these are transformers' schedules: linear warm-up, then
     cosine        get_cosine_with_min_lr_schedule_with_warmup(min_lr=floor)
+    linear        get_polynomial_decay_schedule_with_warmup(lr_end=floor, power=1)
     inverse_sqrt  get_inverse_sqrt_schedule with its default time scale, the warm-up: peak * sqrt(warm-up / progress)
     constant      get_constant_schedule_with_warmup
     wsd           get_wsd_schedule(decay_type="1-sqrt"): stable, then decay to the floor over the last decay_share
@@ -34,8 +35,10 @@ def learning_rate(config: OptimSettings, progress: float) -> float:
         if warmup == 0:
             raise BadInput("optim.warmup_share=0: inverse_sqrt takes its time scale from the warm-up; give it a share")
         return peak * math.sqrt(warmup / progress)
-    if config.schedule == "cosine":
+    if config.schedule in ("cosine", "linear"):
         share = (progress - warmup) / (1.0 - warmup)
+        if config.schedule == "linear":
+            return peak + (config.floor_learning_rate - peak) * share
         return config.floor_learning_rate + (peak - config.floor_learning_rate) * 0.5 * (
             1.0 + math.cos(math.pi * share)
         )

@@ -43,14 +43,23 @@ SEEN_BY: dict[str, set[str]] = {
     **{f"recorded.{name}": {name} for name in CORPORA},
     "recorded.at_most": {"librispeech"},
     "recorded.validation_share": {"packed"},
+    **{f"joint.{name}": {"documents"} for name in ("interleave", "pair_pieces", "text_documents")},
+    "joint.interleave": {"documents", "spoken_text"},
+    "joint.kinds": {"packed"},
+    "joint.text": {"text_corpus"},
+    "joint.synthetic_documents": {"spoken_text"},
+    "joint.text_to_token.model": {"text_to_token_start"},
+    "joint.text_to_token.pretrain": {"text_to_token"},
+    "joint.text_to_token.pretrain.seed": {"text_to_token", "text_to_token_start"},
+    "joint.text_to_token.sampling": {"spoken_text"},
     "speech.tts": SPEAKING,
     "speech.encoder": LISTENING | DECODER,
     "speech.encoder.centroids": LISTENING | DECODER | SCORES | {"packed"},  # they say who the units are
     "speech.shard_documents": LISTENING - {"published"},
     "speech.train_documents": {"units", "items"},
-    "speech.validation_documents": {"units"},
-    "pack": {"packed"},
-    "model": {"untrained"},
+    "speech.validation_documents": {"units", "documents", "spoken_text"},
+    "pack": {"packed", "text_to_token_rows"},
+    "model": {"untrained", "text_to_token_start"},
     "pretrain": {"pretrained", "trunk"},
     "pretrain.seed": {"pretrained", "trunk", "untrained"},
     "pretrain.optim.floor_learning_rate": {"pretrained"},
@@ -161,6 +170,12 @@ OTHER: dict[str, Any] = {
     "pretrain.tokens_per_step": 2048,
     "pretrain.optim.warmup_share": 0.02,
     "dpo.pairs_per_step": 8,
+    "joint.kinds": {"text": 0.2, "interleaved": 0.4, "synthetic": 0.4},
+    "joint.pair_pieces": [3, 9],
+    "joint.text": {"paths": ["{two}/stories.jsonl"]},
+    "joint.interleave.text_chunk": [3, 9],
+    "joint.interleave.speech_chunk": [3, 9],
+    "joint.text_to_token.model": {"base": "assets:story-lm", "embedding": "normal"},
     "pack.mixture": {"stories": 0.5, "recordings": 0.25, "librispeech": 0.25},
 }
 
@@ -173,6 +188,7 @@ class Base:
     words: tuple[str, ...]
     build: Callable[[Recipe], list[Stage]] = slam.build
     not_given: tuple[str, ...] = ()  # fields that its stages do not see, though they have stages of these names
+    seen_by: tuple[tuple[str, set[str]], ...] = ()  # fields that other stages see than elsewhere
 
 
 BASES = (
@@ -207,6 +223,24 @@ BASES = (
             "speech.tts.fastspeech2.model={one}/fastspeech2",
             "pretrain.optim.name=adalomo",
             "compute.dpo_micro_batch=1",
+        ),
+    ),
+    Base(
+        "text and speech",
+        (
+            "model.base=assets:story-lm",
+            "model.embedding=mean",
+            "joint.kinds={{text: 0.3, interleaved: 0.3, synthetic: 0.4}}",
+            "compute.dpo_micro_batch=1",
+        ),
+        seen_by=(
+            ("recorded.validation_share", {"documents"}),
+            # What units mean is a part of the vocabulary there, and so of every stage that knows it.
+            (
+                "speech.encoder.centroids",
+                SEEN_BY["speech.encoder.centroids"]
+                | {"documents", "untrained", "text_to_token_start", "text_to_token_rows", "spoken_text"},
+            ),
         ),
     ),
     Base("own encoder", (), assets.build, ("speech.encoder",)),
@@ -291,14 +325,15 @@ def expected(case: Case, leaf: Leaf, names: set[str]) -> set[str]:
                 return set()
     if any(isinstance(mark, Within) for mark in leaf.field.metadata):
         return set()  # of a local folder; of a hub id see below
-    prefixes = [prefix for prefix in SEEN_BY if f"{leaf.key}.".startswith(f"{prefix}.")]
-    seen_by = SEEN_BY[max(prefixes, key=len)] if prefixes else set()
+    table = SEEN_BY | dict(case.base.seen_by)
+    prefixes = [prefix for prefix in table if f"{leaf.key}.".startswith(f"{prefix}.")]
+    seen_by = table[max(prefixes, key=len)] if prefixes else set()
     bring_stages = leaf.key in BRING_STAGES and case.base.build is slam.build
     return seen_by if bring_stages else seen_by & names
 
 
 # Fields that bring stages of their own where they are given.
-BRING_STAGES = {"recorded.paths", *(f"recorded.{name}" for name in CORPORA), "evaluate.sets"}
+BRING_STAGES = {"joint.text", "recorded.paths", *(f"recorded.{name}" for name in CORPORA), "evaluate.sets"}
 # Fields that choose which stages there are, beside what they change in those that stay.
 CHOOSE = {"assets.decoder_only", "dpo.budget", "evaluate.genppl.prompts", "speech.tts.backend"}
 
@@ -337,7 +372,7 @@ def test_only_these_fields_are_said_to_change_no_result() -> None:
     whole = ("compute", "tracking", "rates", "prices")  # parts of a recipe that are execution altogether
     marked = {key for key, leaf in LEAVES.items() if leaf.is_marked and key.split(".")[0] not in whole}
     bounds = {f"{part}.max_bad_share" for part in ("corpus", "recorded", "speech")}  # how much bad data ends a run
-    assert marked == {"note", "root", "speech.sample_documents", *bounds}
+    assert marked == {"note", "root", "speech.sample_documents", "joint.text_tokens", *bounds}
 
 
 @pytest.mark.parametrize(

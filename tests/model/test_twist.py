@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
+from slamray.config.load import load_recipe
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
 from slamray.model.families import SHAPES, family_config
@@ -104,15 +105,16 @@ def test_what_is_trained_on_one_end_of_a_tied_head_shows_on_the_other_and_is_sav
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_is_trained_from_nothing(name: str) -> None:
-    config = ModelSettings(base=f"shape:{name}", twist=False)
-    model = build_unit_lm(config, Vocabulary.of_units(500), seed=0)
-    assert count_parameters(model) == parameters(config, 500)
+    recipe = load_recipe([f"model.base=shape:{name}", "model.twist=false"])
+    model = build_unit_lm(config := recipe.model, Vocabulary.of_units(500), seed=0)
+    assert count_parameters(model) == parameters(recipe)
     assert type(read_lm_config(f"shape:{name}")) is SHAPES[name][0]
     assert shape_numbers(config)["hidden_size"] == family_config(name).hidden_size
 
 
 def test_shapes_of_one_width_have_about_the_same_size() -> None:
-    nano = [parameters(ModelSettings(base=f"shape:{name}", twist=False), 500) for name in SHAPES if "nano" in name]
+    names = [name for name in SHAPES if "nano" in name]
+    nano = [parameters(load_recipe([f"model.base=shape:{name}", "model.twist=false"])) for name in names]
     assert max(nano) < 1.35 * min(nano)
 
 

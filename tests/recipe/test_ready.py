@@ -26,7 +26,6 @@ from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.recipe.ready import known, outside
 from slamray.recipe.slam import build
-from slamray.speech.encoders.table import check_encoder
 from slamray.speech.fetch import fetch_file
 from slamray.stage.stage import order
 from slamray.stages import planning
@@ -63,10 +62,9 @@ def test_a_published_recipe_is_planned_with_no_other_word_and_nothing_at_hand(
 def test_a_recipe_gets_as_many_rows_at_once_as_fit_and_is_refused_when_not_one_does() -> None:
     recipe = load_recipe([])
     assert (recipe.compute.micro_batch, recipe.compute.dpo_micro_batch) == (2, 4)
-    units = check_encoder(recipe.speech.encoder).n_units
-    whole = planning.memory(recipe, units).total / GIB
+    whole = planning.memory(recipe).total / GIB
     less = known(load_recipe([f"compute.memory_gb={0.99 * whole}"]))
-    assert less.compute.micro_batch == 1 and planning.memory(less, units).total / GIB < 0.99 * whole
+    assert less.compute.micro_batch == 1 and planning.memory(less).total / GIB < 0.99 * whole
     assert known(load_recipe([f"compute.memory_gb={1.01 * whole}"])).compute.micro_batch == 2
     with pytest.raises(BadInput, match=r"compute\.memory_gb=0\.01: pre-training is planned to need 0\.\d+ GB a device"):
         build(known(load_recipe(["compute.memory_gb=0.01"])))

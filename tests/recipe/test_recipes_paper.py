@@ -137,8 +137,8 @@ def test_two_epochs_of_dpo_are_the_steps_of_47000_pairs() -> None:
 def test_predicted_optimal_has_table_2s_parameters_and_near_a_batch_of_section_4_1() -> None:
     recipe = loaded("predicted_optimal")
     # 11 layers of 4 x 768^2 + 3 x 768 x 2048 + 2 x 768, a last norm, 502 rows: 78M
-    assert parameters(recipe.model, 500) == 11 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768 + 502 * 768
-    assert round(parameters(recipe.model, 500) / 1e6) == 78
+    assert parameters(recipe) == 11 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768 + 502 * 768
+    assert round(parameters(recipe) / 1e6) == 78
     assert recipe.pretrain.tokens_per_step == pytest.approx(256 * 512, rel=0.001)
 
 

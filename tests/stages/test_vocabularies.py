@@ -47,7 +47,7 @@ def test_preference_pairs_of_other_units(model: Path, tmp_path: Path) -> None:
 
 
 def test_scores_of_recordings_of_other_units(model: Path, tmp_path: Path) -> None:
-    measure = Measure({}, ScoringSettings(), EncoderFacts(20, 25.0, "b" * 64), "cpu", 1000)
+    measure = Measure({}, ScoringSettings(), EncoderFacts(20, 25.0, "b" * 64), None, "cpu", 1000)
     with pytest.raises(BadInput, match=rf"/model .* and speech.encoder .*: {DIFFERENT}"):
         measure(Task("model", str(model), "perplexity", str(tmp_path)))
 
@@ -55,7 +55,7 @@ def test_scores_of_recordings_of_other_units(model: Path, tmp_path: Path) -> Non
 def test_perplexity_of_rows_of_other_units(model: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / packed.VALIDATION, [unit_document(range(20), OTHERS)], OTHERS, 32)
     encoder = EncoderFacts(20, 25.0, "a" * 64)
-    measure = Measure({"packed": Folder(tmp_path)}, ScoringSettings(), encoder, "cpu", 1000)
+    measure = Measure({"packed": Folder(tmp_path)}, ScoringSettings(), encoder, None, "cpu", 1000)
     with pytest.raises(BadInput, match=rf"speech.encoder .* and .*/validation .*: {DIFFERENT}"):
         measure(Task("model", str(model), "perplexity", str(tmp_path)))
 

@@ -107,3 +107,29 @@ def test_a_mismatch_is_one_line_that_names_both_sides_and_what_differs(other: Vo
         reconcile(UNITS, other, "model m", "rows r")
     line = str(caught.value)
     assert "\n" not in line and "model m (2 specials, 500 units (aaaaaaaa)) and rows r (" in line and message in line
+
+
+def test_a_joint_vocabulary_is_text_then_units_then_tags_as_slamkits() -> None:
+    joint = Vocabulary.joint(Vocabulary.of_text(151_665, 151_643, 151_643, "t"), UNITS)
+    # slamkit's interleaving tokeniser adds <Un0> .. <Un499>, <speech> and <text> to Qwen2.5's tokens, in this order.
+    assert (joint.size, joint.first_unit, joint.speech_tag, joint.text_tag) == (152_167, 151_665, 152_165, 152_166)
+    assert (joint.pad, joint.bos, joint.before_units) == (151_643, 151_643, (151_643, 152_165))
+    assert joint.is_joint and not UNITS.is_joint and UNITS.before_units == (1,)
+    assert Vocabulary.from_json(joint.to_json(), "here") == joint
+    assert (joint.text_ids, joint.unit_ids) == (range(151_665), range(151_665, 152_165))
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (Vocabulary.joint(Vocabulary.of_text(100, 0, 1, "x" * 64), UNITS), "the text are ttt"),
+        (Vocabulary.joint(Vocabulary.of_text(101, 0, 1, "t" * 64), UNITS), "100 text here, 101 there"),
+        (Vocabulary.joint(Vocabulary.of_text(100, 0, 1, "t" * 64), Vocabulary.of_units(500, "c" * 64)), "the units"),
+        (Vocabulary.joint(Vocabulary.of_text(100, 0, 2, "t" * 64), UNITS), "<PAD> and <S>"),
+        (UNITS, "the order of ids is text units specials here, specials units there"),
+    ],
+)
+def test_a_joint_vocabulary_that_changed_is_refused_by_what_changed(other: Vocabulary, difference: str) -> None:
+    joint = Vocabulary.joint(Vocabulary.of_text(100, 0, 1, "t" * 64), UNITS)
+    with pytest.raises(BadInput, match=difference):
+        reconcile(joint, other, "the rows", "the model")

@@ -26,6 +26,7 @@ from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
 from slamray.stage.work import NOTICE
 from slamray.tokens.sampler import batch_rows
+from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.dpo import align as dpo
 from slamray.train.dpo import pairs as dpo_pairs
 from slamray.train.dpo.shared_prompt import pair_rows, score_pairs, visible
@@ -95,7 +96,7 @@ def dpo_loss(scores_P2: torch.Tensor, reference_P2: torch.Tensor, beta: float) -
 
 def test_a_pair_is_laid_out_with_one_special_at_either_end() -> None:
     pair = {"pair_id": "a", "prompt": [0, 7], "chosen": np.array([499], np.uint16), "rejected": [3, 3, 4]}
-    (tokens,), dropped = dpo_pairs.to_pair_tokens([pair], 502, 64)
+    (tokens,), dropped = dpo_pairs.to_pair_tokens([pair], Vocabulary.of_units(500), 64)
     assert tokens.prompt_ids == [1, 2, 9]
     assert tokens.chosen_ids == [501, 1]
     assert tokens.rejected_ids == [5, 5, 6, 1]
@@ -134,7 +135,7 @@ def test_long_and_empty_pairs_are_left_out_and_counted_never_truncated() -> None
         {"pair_id": "long", "prompt": [1] * 5, "chosen": [2], "rejected": [3] * 4},
         {"pair_id": "empty", "prompt": [1], "chosen": [], "rejected": [3]},
     ]
-    kept, dropped = dpo_pairs.to_pair_tokens(pairs, 502, 10)
+    kept, dropped = dpo_pairs.to_pair_tokens(pairs, Vocabulary.of_units(500), 10)
     assert [pair.pair_id for pair in kept] == ["fits"]
     assert dropped == {"longer than 10 tokens": 1, "no units in a part": 1}
 
@@ -142,9 +143,9 @@ def test_long_and_empty_pairs_are_left_out_and_counted_never_truncated() -> None
 def test_units_outside_the_vocabulary_and_repeated_ids_are_refused_by_name() -> None:
     pair = {"pair_id": "p7", "prompt": [1], "chosen": [500], "rejected": [3]}
     with pytest.raises(BadInput, match="pair p7: unit 500 is outside the model's 500 units"):
-        dpo_pairs.to_pair_tokens([pair], 502, 64)
+        dpo_pairs.to_pair_tokens([pair], Vocabulary.of_units(500), 64)
     with pytest.raises(BadInput, match="pair p7 stands twice"):
-        dpo_pairs.to_pair_tokens([{**pair, "chosen": [1]}] * 2, 502, 64)
+        dpo_pairs.to_pair_tokens([{**pair, "chosen": [1]}] * 2, Vocabulary.of_units(500), 64)
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_numbers() -> None:
@@ -185,7 +186,7 @@ def test_a_sampler_that_starts_later_gives_the_rest_of_the_same_batches() -> Non
 
 def test_scores_equal_unpadded_cross_entropy(group: None) -> None:
     model = build_model()
-    tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(7, 1), 502, 64)
+    tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(7, 1), Vocabulary.of_units(500), 64)
     with torch.no_grad():
         expected = by_hand(model, tokens).numpy()
     for pairs_at_once in (1, 2):
@@ -195,7 +196,7 @@ def test_scores_equal_unpadded_cross_entropy(group: None) -> None:
 
 def test_loss_and_rewards_equal_the_formula(group: None, tmp_path: Path) -> None:
     policy, reference = build_model(1), build_model(2)
-    tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(4, 1), 502, 64)
+    tokens, _ = dpo_pairs.to_pair_tokens(build_pairs(4, 1), Vocabulary.of_units(500), 64)
     with torch.no_grad():
         scores_P2, reference_P2 = by_hand(policy, tokens), by_hand(reference, tokens)
     dpo._claim_device(COMPUTE)
@@ -220,7 +221,7 @@ def test_a_run_equals_a_hand_written_loop(group: None, tmp_path: Path, model_fol
     dpo.train_dpo(CONFIG, COMPUTE, model_folder, pairs, [], tmp_path / "out", lambda m: reports.append(m))
 
     model = build_model()
-    tokens, _ = dpo_pairs.to_pair_tokens(pairs, 502, 64)
+    tokens, _ = dpo_pairs.to_pair_tokens(pairs, Vocabulary.of_units(500), 64)
     with torch.no_grad():
         reference_P2 = by_hand(model, tokens)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
@@ -343,7 +344,7 @@ def test_held_out_pairs_move_and_the_saved_model_is_the_one_that_was_scored(
     assert heldout["margin"] - heldout["margin_half_width"] > 0
     assert heldout["chosen_gain"] > 0 > heldout["rejected_gain"]
     rows = pq.read_table(tmp_path / "out" / "heldout.parquet").to_pydict()
-    tokens, _ = dpo_pairs.to_pair_tokens(held_out, 502, 64)
+    tokens, _ = dpo_pairs.to_pair_tokens(held_out, Vocabulary.of_units(500), 64)
     assert rows["pair_id"] == [pair.pair_id for pair in tokens]
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "out/model", model_folder)]
     assert sizes[0] == sizes[1]  # tied weights are saved once
@@ -366,7 +367,7 @@ def test_evaluations_on_the_way_are_of_the_model_as_it_is_and_change_nothing(
     judged = [metrics for metrics in told["judged"] if "heldout_accuracy" in metrics]
     assert [metrics["progress"] for metrics in judged] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert all(0 <= metrics["auto_bleu"] <= 1 for metrics in judged)
-    tokens, _ = dpo_pairs.to_pair_tokens(held_out, 502, 64)
+    tokens, _ = dpo_pairs.to_pair_tokens(held_out, Vocabulary.of_units(500), 64)
     targets_P2 = np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in tokens])
     for folder, metrics in ((model_folder, judged[0]), (tmp_path / "judged" / "model", judged[-1])):
         with torch.no_grad():

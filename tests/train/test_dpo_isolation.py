@@ -48,7 +48,7 @@ def pairs_of(shift: dict[str, int]) -> list[PairTokens]:
         parts = dict(zip(("prompt", "chosen", "rejected"), (rng.integers(0, 20, n) for n in row), strict=True))
         moved = {name: (units + shift.get(name, 0)) % 20 for name, units in parts.items()}
         rows.append({"pair_id": f"{number}", **moved})
-    return to_pair_tokens(rows, 22, 64)[0]
+    return to_pair_tokens(rows, Vocabulary.of_units(20), 64)[0]
 
 
 def moved(model: Any, side: str, attention: str) -> tuple[float, float]:

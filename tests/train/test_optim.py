@@ -14,6 +14,7 @@ from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_with_min_lr_schedule_with_warmup,
     get_inverse_sqrt_schedule,
+    get_polynomial_decay_schedule_with_warmup,
     get_wsd_schedule,
 )
 
@@ -48,6 +49,17 @@ def test_cosine_with_floor_equals_transformers() -> None:
         get_cosine_with_min_lr_schedule_with_warmup, num_warmup_steps=WARMUP, num_training_steps=STEPS, min_lr=5e-5
     )
     assert _ours(schedule="cosine", floor_learning_rate=5e-5) == pytest.approx(theirs)
+
+
+def test_linear_with_floor_equals_transformers() -> None:
+    theirs = _theirs(
+        get_polynomial_decay_schedule_with_warmup,
+        num_warmup_steps=WARMUP,
+        num_training_steps=STEPS,
+        lr_end=1e-4,
+        power=1,
+    )
+    assert _ours(schedule="linear", floor_learning_rate=1e-4) == pytest.approx(theirs)
 
 
 def test_inverse_square_root_equals_transformers() -> None:

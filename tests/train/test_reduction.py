@@ -17,6 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from slamray.config.budget import Budget
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings, PretrainSettings
+from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.dpo import align as dpo
 from slamray.train.dpo.pairs import to_pair_tokens
 from slamray.train.loop import Run
@@ -83,7 +84,7 @@ def preferences(out: Path, zero_stage: int) -> dict[str, Any]:
         {"pair_id": f"{n}"} | {part: rng.integers(0, 20, 9) for part in ("prompt", "chosen", "rejected")}
         for n in range(8)
     ]
-    tokens, _ = to_pair_tokens(pairs, 22, 64)
+    tokens, _ = to_pair_tokens(pairs, Vocabulary.of_units(20), 64)
     dpo._claim_device(compute)
     run = Run(Budget("steps", 1), compute, out, lambda metrics: None)
     trainer = dpo._trainer(config, compute, build_model(), tokens, np.zeros((8, 2)), run)

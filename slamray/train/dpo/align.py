@@ -34,11 +34,12 @@ from slamray.config.evaluation import SamplingSettings
 from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
 from slamray.model.sampling import Prompt, continue_units
+from slamray.model.saved_vocabulary import model_vocabulary
 from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
 from slamray.stage.folder import Folder, Root
 from slamray.stage.work import Report
 from slamray.tokens.autobleu import auto_bleu
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD
+from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, to_pair_tokens
 from slamray.train.dpo.shared_prompt import score_pairs
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
@@ -78,8 +79,9 @@ def train_dpo(
     device = _claim_device(compute)
     run = Run(parse_budget(config.budget, "dpo.budget"), compute, out, report)
     model = _load(run.newest / MODEL if run.newest else model_folder, compute, device)
-    tokens, dropped = to_pair_tokens(pairs, model.config.vocab_size, config.context)
-    heldout_tokens, heldout_dropped = to_pair_tokens(heldout, model.config.vocab_size, config.context)
+    vocabulary = model_vocabulary(model.config.to_dict(), str(model_folder))
+    tokens, dropped = to_pair_tokens(pairs, vocabulary, config.context)
+    heldout_tokens, heldout_dropped = to_pair_tokens(heldout, vocabulary, config.context)
     if not tokens:
         raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
     if run.newest is None:
@@ -166,7 +168,7 @@ def _trainer(
         model=model,
         args=_arguments(config, compute, steps, run.out, count_parameters(model)),
         train_dataset=datasets.Dataset.from_dict({"pair": range(len(tokens))}),
-        processing_class=special_tokens(),
+        processing_class=special_tokens(model_vocabulary(model.config.to_dict(), "the model")),
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -229,7 +231,8 @@ def evaluate(model: transformers.PreTrainedModel, heldout: Sequence[PairTokens],
     scores_P2 = score_pairs(model, heldout, compute)
     targets_P2 = np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in heldout])
     chosen_P, rejected_P = (scores_P2 / targets_P2).T
-    prompts = [Prompt(pair.pair_id, np.array(pair.prompt_ids[1:]) - FIRST_UNIT) for pair in heldout[:PROMPTS]]
+    vocabulary = model_vocabulary(model.config.to_dict(), "the model")
+    prompts = [Prompt(pair.pair_id, vocabulary.to_units(np.array(pair.prompt_ids))) for pair in heldout[:PROMPTS]]
     rank, world = dist.get_rank(), dist.get_world_size()
     settings = SamplingSettings(prompts=PROMPTS, batch=PROMPTS, max_new_tokens=NEW_TOKENS)
     said = [one.units.tolist() for one in continue_units(model, prompts[rank::world], settings)]
@@ -266,9 +269,9 @@ def _evaluate(
             out.remove(name)
 
 
-def special_tokens() -> transformers.PreTrainedTokenizerFast:
+def special_tokens(vocabulary: Vocabulary) -> transformers.PreTrainedTokenizerFast:
     """What TRL wants to know of a tokeniser: the ids of padding, start and end. It never sees a text."""
-    words = tokenizers.models.WordLevel({"<PAD>": PAD, "<S>": BOS}, unk_token="<PAD>")
+    words = tokenizers.models.WordLevel({"<PAD>": vocabulary.pad, "<S>": vocabulary.bos}, unk_token="<PAD>")
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer(words), pad_token="<PAD>", bos_token="<S>", eos_token="<S>"
     )

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
 from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT
+from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.ranks import rank_and_world
 
 
@@ -47,7 +46,7 @@ class PairTokens:
 
 
 def to_pair_tokens(
-    pairs: Sequence[Mapping[str, Any]], vocab_size: int, context: int
+    pairs: Sequence[Mapping[str, Any]], vocabulary: Vocabulary, context: int
 ) -> tuple[list[PairTokens], Counter[str]]:
     """Pairs (`pair_id`, and `prompt`, `chosen`, `rejected` as unit lists) as tokens, in order of their ids.
 
@@ -62,24 +61,23 @@ def to_pair_tokens(
             dropped["no units in a part"] += 1
             continue
         units = np.concatenate([prompt, chosen, rejected])
-        outside = units[(units < 0) | (units + FIRST_UNIT >= vocab_size)]
+        outside = units[(units < 0) | (units >= vocabulary.n_units)]
         if outside.size:
             raise BadInput(
-                f"pair {pair['pair_id']}: unit {outside[0]} is outside the model's {vocab_size - FIRST_UNIT} units; "
+                f"pair {pair['pair_id']}: unit {outside[0]} is outside the model's {vocabulary.n_units} units; "
                 "encode the pairs with the quantiser that the model was trained on"
             )
         if pair["pair_id"] in kept:
             raise BadInput(f"pair {pair['pair_id']} stands twice; pair ids must be unique")
-        tokens = PairTokens(pair["pair_id"], [BOS, *_ids(prompt)], [*_ids(chosen), BOS], [*_ids(rejected), BOS])
+        begin, end = vocabulary.before_units, vocabulary.bos
+        prompt_ids, *sides = (vocabulary.to_tokens(part).tolist() for part in (prompt, chosen, rejected))
+        chosen_ids, rejected_ids = ([*side, end] for side in sides)
+        tokens = PairTokens(pair["pair_id"], [*begin, *prompt_ids], chosen_ids, rejected_ids)
         if tokens.longest > context:
             dropped[f"longer than {context} tokens"] += 1
         else:
             kept[tokens.pair_id] = tokens
     return list(kept.values()), dropped
-
-
-def _ids(units: npt.NDArray[np.int64]) -> list[int]:
-    return [int(token) for token in units + FIRST_UNIT]
 
 
 class StepBatches(torch.utils.data.Sampler[list[int]]):

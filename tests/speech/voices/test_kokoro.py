@@ -107,7 +107,11 @@ def test_samples_and_durations_are_those_of_the_kokoro_package(double: None) -> 
     assert durations.tolist() == [5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6]
     expected = [-0.1339, 0.0883, 0.2223, 0.0397, -0.0037, -0.0663, -0.0589, -0.0747, 0.0844, 0.0291, -0.0308, -0.0348]
     assert len(audio) == 71 * 600
-    np.testing.assert_allclose(audio[500 :: len(audio) // 12].numpy(), expected, atol=2e-4)
+    found = audio[500 :: len(audio) // 12].numpy()
+    np.testing.assert_allclose(found[1:], expected[1:], atol=2e-4)
+    # The first lies in the edge before any sound, where most bins are empty: -0.1339 on an AMD EPYC, -0.1346 on an Intel
+    # Xeon with AMX.
+    assert abs(found[0] - expected[0]) < 2e-3
 
 
 def test_the_published_shape_has_82_million_parameters() -> None:

@@ -1,0 +1,46 @@
+"""A recipe of text and speech from the corpus to the report, on tiny models in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import tiny
+
+from slamray.evaluate.metrics import METRICS, PairMetric
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_text_and_speech_go_from_the_corpus_to_four_way_scores(
+    tmp_path: Path, tiny_encoder: Path, tiny_vocoder: Path
+) -> None:
+    words = [
+        *(word for word in tiny.words(tiny_encoder, Path("unused"), tiny_vocoder) if not word.startswith("model.base")),
+        "recipe=interleaved_laptop", "joint.synthetic_documents=6", "joint.text_documents=20",
+        "joint.text_to_token.pretrain.budget=steps:2", "joint.text_to_token.pretrain.tokens_per_step=1024",
+        "joint.text_to_token.sampling.top_k=1000",
+    ]  # fmt: skip
+    command = [sys.executable, str(ROOT / "tests" / "support" / "run_here.py"), str(tmp_path), *words]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    facts = found["facts"]
+    kinds = {(row["kind"], row["split"]): row for row in facts["documents"]["kinds"]}
+    assert {kind for kind, _ in kinds} == {"text", "speech", "interleaved", "asr", "tts"}
+    assert all(row["documents"] and row["tokens"] > row["targets"] > 0 for row in kinds.values())
+    sources = facts["packed"]["train"]["sources"]
+    assert sources.keys() == {"text", "speech", "interleaved", "synthetic", "asr", "tts"}
+    assert all(abs(source["token_share"] - source["weight"]) < 0.05 for source in sources.values())
+    across = {name for name, row in METRICS.items() if isinstance(row, PairMetric) and row.across}
+    for checkpoint in ("untrained", "pretrained", "aligned"):
+        figures = facts[f"scores_{checkpoint}"]["figures"]
+        assert across <= figures.keys() and figures["topic_cloze_st"]["n"] == figures["topic_cloze"]["n"] == 4
+        assert facts[f"scores_{checkpoint}"]["gains"]["topic_cloze_tt"]["n"] == 4
+    assert "Topic cloze S→T" in Path(found["report"]).read_text()
