@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON document; BadInput names the file when it is damaged."""
     try:
         return json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise BadInput(f"{path}: not JSON ({error}); remove the file to have it made again") from error
 
 
@@ -77,10 +77,19 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
-def checksum_files(folder: Path, files: Sequence[Path]) -> str:
-    """One checksum for files below a folder: the name and the SHA-256 of each."""
-    lines = [f"{path.relative_to(folder)} {sha256_of(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def check_folder(folder: Path, key: str, writes: bool = True) -> None:
+    """BadInput, which begins with the word's key, when a path is no folder and can be none.
+
+    writes: also when nothing can be written there.
+    """
+    existing = folder
+    while not os.path.lexists(existing) and existing.parent != existing:
+        existing = existing.parent
+    if not existing.is_dir():
+        kind = "a file" if existing.is_file() else "a link that leads nowhere" if existing.is_symlink() else "no folder"
+        raise BadInput(f"{key}={folder}: {existing} is {kind}; give a folder, or remove it")
+    if writes and not os.access(existing, os.W_OK | os.X_OK):
+        raise BadInput(f"{key}={folder}: nothing can be written in {existing}; give another folder, or the right to")
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:

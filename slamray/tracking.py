@@ -11,17 +11,24 @@ import json
 import os
 import queue
 import re
+import sqlite3
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote, unquote
 
 from slamray import store
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder, Root
 
+SQLITE = "sqlite:///"
+ANSWER_SECONDS = 10.0  # within which a server must answer whoever wants to read of it; chosen, not tuned
 CLOSE_SECONDS = 30.0  # a run waits at most this long at its end for a slow server; chosen, not tuned
 _NOT_IN_KEYS = re.compile(r"[^\w./-]")  # MLflow refuses most other characters
 NETWORK = {"nfs", "nfs4", "cifs", "smb3"}  # file systems on which SQLite's locks do not hold (sqlite.org/faq.html, 5)
@@ -189,9 +196,10 @@ class _Sender:
         from mlflow.exceptions import MlflowException
 
         client = MlflowClient(tracking_uri=self._uri)
+        remove_strays(self._uri)
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
-            place = str(self._root / "mlflow-artifacts") if self._uri.startswith("sqlite") else None
+            place = (self._root / "mlflow-artifacts").absolute().as_uri() if self._uri.startswith("sqlite") else None
             try:
                 self._experiment_id = client.create_experiment(self._experiment, artifact_location=place)
             except MlflowException:  # another driver made it between the two calls
@@ -252,11 +260,47 @@ def tracking_uri(given: str, root: Folder) -> str:
     need = "give tracking.uri=http://HOST:5000 (an MLflow server), or tracking.enabled=false"
     if not root.is_shared and (not uri or uri.startswith("sqlite")):
         raise BadInput(f"tracking.uri: root={root} is an object store, and an SQLite file lies on a disk; {need}")
-    uri = uri or f"sqlite:///{root.fetch().resolve()}/mlflow.db"
-    kind = store.file_system(Path(uri.removeprefix("sqlite:///")).parent) if uri.startswith("sqlite:///") else ""
+    uri = uri or sqlite_uri(root.fetch().resolve() / "mlflow.db")
+    kind = store.file_system(_sqlite_path(uri).parent) if uri.startswith(SQLITE) else ""
     if kind in NETWORK:
         raise BadInput(f"tracking.uri: {uri} lies on {kind}, where SQLite's locks do not hold; {need}")
     return uri
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file: SQLAlchemy decodes what stands after %, and ends the path at a question mark."""
+    return SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def _sqlite_path(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+
+
+def remove_strays(uri: str) -> None:
+    """MLflow makes the folder of an SQLite file by its quoted name: remove it, where it is another one and empty."""
+    quoted = Path(uri.removeprefix(SQLITE)).parent
+    if uri.startswith(SQLITE) and quoted != _sqlite_path(uri).parent and quoted.is_dir() and not any(quoted.iterdir()):
+        os.removedirs(quoted)  # with the folders above that are empty then
+
+
+def check_answers(uri: str) -> None:
+    """BadInput, in seconds, when a store to be read does not answer: a server that is away, a file that is no store."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+                pass
+        except urllib.error.HTTPError:  # something answers; MLflow says what is wrong
+            pass
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "reason", "") or error)
+            raise BadInput(f"{uri}: the tracking server does not answer ({reason}); start it, or give uri=") from error
+    elif uri.startswith(SQLITE):
+        path = _sqlite_path(uri)
+        try:
+            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as found:
+                found.execute("select count(*) from experiments").fetchone()
+        except sqlite3.Error as error:
+            raise BadInput(f"{path}: no store of MLflow ({error}); mend or remove it, or give uri=") from error
 
 
 def open_tracker(enabled: bool, uri: str, experiment: str, run_name: str, fingerprint: str, root: Root) -> Tracker:

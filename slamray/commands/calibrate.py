@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from slamray import store
+from slamray.commands.help import is_asked, print_help
 from slamray.commands.words import as_command, split_words
 from slamray.config.base import ASSETS, Settings, asset_path
 from slamray.config.compute import Compute
@@ -55,6 +56,8 @@ class Words(Settings):
 
 def main(words: Sequence[str]) -> int:
     """The whole command: 0 when rates.json is written, 2 when the user's input is at fault."""
+    if is_asked(words):
+        return print_help("calibrate")
     return as_command(lambda: _main(words))
 
 
@@ -62,6 +65,7 @@ def _main(words: Sequence[str]) -> int:
     own, others = split_words(words, Words)
     recipe = known(load_recipe(others))
     path = Path(recipe.root) / RATES
+    store.check_folder(path.parent, "root")
     path.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".calibrate-") as folder:

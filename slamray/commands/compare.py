@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import Field
 
+from slamray import store
+from slamray.commands.help import is_asked, print_help
 from slamray.commands.study import show, summarise
-from slamray.commands.words import as_command, split_words
+from slamray.commands.words import as_command, given_path, split_words
 from slamray.config.base import Settings
 from slamray.errors import BadInput
 from slamray.report.runs import Entry, Paper, Score, SweepEntry, read_paper, read_runs, read_sweeps
 from slamray.stages.checkpoints import TITLES
+from slamray.tracking import check_answers, sqlite_uri
 
 
 class CompareWords(Settings):
@@ -35,6 +37,8 @@ class CompareWords(Settings):
 
 def main(words: Sequence[str]) -> int:
     """Print the tables, draw the picture; 2 with one line when the words are at fault."""
+    if is_asked(words):
+        return print_help("compare")
 
     def work() -> int:
         from slamray.report.comparison_figure import draw  # matplotlib takes a second
@@ -42,14 +46,20 @@ def main(words: Sequence[str]) -> int:
         own, others = split_words(words, CompareWords)
         if others:
             raise BadInput(f"{others[0]}: no such word; there are {' '.join(CompareWords.model_fields)}")
+        out = given_path("out", own.out)
+        store.check_folder(out.parent, "out")
+        if out.is_dir():
+            raise BadInput(f"out={own.out}: a folder; give the name of a picture, as in out=comparison.png")
         paper = read_paper()
         uri = _uri(own)
+        check_answers(uri)
         entries = read_runs(uri, own.experiment, own.runs, paper, TITLES)
         sweeps = read_sweeps(uri, own.experiment, own.runs)
         if not entries and not sweeps:
             raise BadInput(f"experiment {own.experiment} of {uri} holds no checkpoint yet; run jobs/slam.py first")
         print("\n\n".join([tables(paper, entries, own.price_per_device_hour), *map(show_sweep, sweeps)]))
-        draw(paper, entries, Path(own.out))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw(paper, entries, out)
         print(f"picture: {own.out}")
         return 0
 
@@ -59,10 +69,10 @@ def main(words: Sequence[str]) -> int:
 def _uri(own: CompareWords) -> str:
     if uri := own.uri or os.environ.get("MLFLOW_TRACKING_URI", ""):
         return uri
-    store = Path(own.root).resolve() / "mlflow.db"
-    if not store.is_file():  # MLflow would make an empty one
+    database = given_path("root", own.root).resolve() / "mlflow.db"
+    if not database.is_file():  # MLflow would make an empty one
         raise BadInput(f"root={own.root}: no mlflow.db there; run jobs/slam.py first, or give root= or uri=")
-    return f"sqlite:///{store}"
+    return sqlite_uri(database)
 
 
 def tables(paper: Paper, entries: Sequence[Entry], price: float | None) -> str:

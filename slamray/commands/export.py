@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedModel
 
 from slamray import store
-from slamray.commands.words import CheckpointName, as_command, find_model, split_words
+from slamray.commands.help import is_asked, print_help
+from slamray.commands.words import CheckpointName, as_command, find_model, given_folder, split_words
 from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
@@ -49,12 +50,15 @@ class ExportWords(Settings):
 
 def main(words: Sequence[str]) -> int:
     """Export one checkpoint and print where it lies; 2 with one line when the words are at fault."""
+    if is_asked(words):
+        return print_help("export")
 
     def work() -> int:
         own, others = split_words(words, ExportWords)
         recipe = load_recipe(others)
+        out = given_folder("out", own.out)
         model = find_model(own.checkpoint, own.stage, lambda: recipe)
-        for folder in export(model, Path(own.out), own.layout, own.dtype, own.base_model_name, recipe.model):
+        for folder in export(model, out, own.layout, own.dtype, own.base_model_name, recipe.model):
             print(folder)
         return 0
 
@@ -74,7 +78,7 @@ def export(
     base: whose tokeniser reads the text of a model of text and speech. BadInput when the checkpoint is a text LM, a
     folder is there already, or there is no room.
     """
-    vocabulary = read_unit_vocabulary(checkpoint, "checkpoint")
+    vocabulary = read_unit_vocabulary(checkpoint, "checkpoint", by_itself=True)
     text = _text_tokeniser(vocabulary, base, layout) if vocabulary.is_joint else None
     model = load_unit_lm(checkpoint, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     layouts = ("transformers", "slamkit") if layout == "both" else (layout,)

@@ -12,12 +12,14 @@ import torch
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from slamray.commands.words import CheckpointName, as_command, find_model, split_words
+from slamray.commands.help import is_asked, print_help
+from slamray.commands.words import CheckpointName, as_command, find_model, given_folder, given_path, split_words
 from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
+from slamray.given import files_below, has_suffix, reason_of
 from slamray.model.sampling import Continuation, Prompt, continue_units, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
@@ -60,14 +62,16 @@ class Outcome:
 
 def main(words: Sequence[str]) -> int:
     """Continue every prompt and print a line for each; 2 when one could not be continued or the words are at fault."""
+    if is_asked(words):
+        return print_help("generate")
 
     def work() -> int:
         own, others = split_words(words, GenerateWords)
         recipe = known(load_recipe(others))
-        files = targets(Path(own.input), Path(own.out))
+        files = targets(given_path("input", own.input), given_folder("out", own.out))
         folder = find_model(own.checkpoint, own.stage, lambda: recipe)
         device = recipe.compute.device
-        own_units = read_unit_vocabulary(folder, "checkpoint")
+        own_units = read_unit_vocabulary(folder, "checkpoint", by_itself=True)
         model = load_unit_lm(folder)
         torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
         seconds = None if own.whole else recipe.evaluate.sampling.prompt_seconds
@@ -88,8 +92,8 @@ def main(words: Sequence[str]) -> int:
 def targets(given: Path, out: Path) -> list[tuple[Path, Path]]:
     """(audio file, wav file to write) sorted by name; BadInput for none, two of one name, a prompt overwritten."""
     root = given if given.is_dir() else given.parent
-    found = sorted(given.rglob("*")) if given.is_dir() else [given]
-    sources = [path for path in found if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES]
+    found = files_below(given) if given.is_dir() else [given]
+    sources = [path for path in found if path.is_file() and has_suffix(path.name, AUDIO_SUFFIXES)]
     if not sources:
         raise BadInput(f"input={given}: no {' '.join(AUDIO_SUFFIXES)} file; check the path")
     if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
@@ -140,7 +144,7 @@ def generate(
         for source, target in files[start : start + config.batch]:
             try:
                 prompt = hear(source)
-            except BadInput as error:
+            except Exception as error:  # of any codec or encoder over any file: the others are continued
                 yield Outcome(source, target, f"error: {_one_line(error, source)}", True)
                 continue
             tokens = 2 + len(prompt.units) + config.max_new_tokens  # <S>, and where there is text a tag
@@ -167,5 +171,5 @@ def _speak(said: Continuation, source: Path, target: Path, vocoder: Decoder, say
 
 
 def _one_line(error: Exception, source: Path) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) if isinstance(error, BadInput) else reason_of(error)
     return text if str(source) in text else f"{source}: {text}"

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from slamray import __version__
+from slamray.commands.help import is_asked, print_help
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.recipe.ready import known, ready
+from slamray.recipe.ready import keep_checksums, known, ready
 from slamray.runtime.engine import Engine
 from slamray.stage import claims
 from slamray.stage.folder import Folder, Root
@@ -32,7 +33,6 @@ from slamray.stages.planning import device_bytes
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
 
 LIBRARIES = ("ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
-JOB_COPY = "working_dir_files"  # Ray's folder of the working directories of jobs (2.60)
 COMMIT = "SLAMRAY_COMMIT"  # in the environment of a job: `ray job submit` takes no .git along
 Build = Callable[[Recipe], list[Stage]]
 Afterwards = Callable[[Folder, list[Stage]], None]  # root and targets, when all is made
@@ -40,6 +40,8 @@ Afterwards = Callable[[Folder, list[Stage]], None]  # root and targets, when all
 
 def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = None) -> int:
     """The whole command; 0 when all is made, 2 when the user's input is at fault, with one line that says how."""
+    if is_asked(words):
+        return print_help("slam")
     try:
         recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
         if "--plan" in words:
@@ -92,7 +94,7 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     fingerprint = targets[-1].fingerprint
     if todo:
         sys.stderr.write(resolved(recipe) + (f"note: {recipe.note}\n" if recipe.note else ""))
-        check_root(root)
+        keep_checksums(root)
         engine.connect()  # before any work: the cluster may be too small, a node blind to the root, a GPU unable
         engine.check_root(root)
         probe_gpus(recipe, todo, engine)
@@ -121,12 +123,6 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
     finally:
         tracker.close(status)
     return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
-
-
-def check_root(root: Folder) -> None:
-    """BadInput when the folder of a run would be deleted with the job: it is in Ray's copy of the job's files."""
-    if JOB_COPY in str(root).split("/"):
-        raise BadInput(f"root: {root} is Ray's copy of the job's files, which it deletes; give an absolute folder")
 
 
 def probe_gpus(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:

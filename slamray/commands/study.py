@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from slamray.commands.help import is_asked, print_help
 from slamray.commands.run import make, plan, provenance, verify
 from slamray.commands.words import as_command
 from slamray.config.load import Member, Study, load_study
@@ -106,6 +107,8 @@ class SpreadRow:
 
 def main(words: Sequence[str]) -> int:
     """The whole command: 0 when all is made, 1 when a variant failed, 2 when the user's input is at fault."""
+    if is_asked(words):
+        return print_help("study")
     return as_command(lambda: _main(words))
 
 

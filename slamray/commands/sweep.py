@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from slamray.commands.help import is_asked, print_help
 from slamray.commands.run import make, probe_gpus, provenance, tracked_parameters
 from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, merit, objective
@@ -42,6 +43,8 @@ OF_TRIALS = (UNTRAINED.stage, *TRAINED)  # stages that each trial makes, and tha
 
 def main(words: Sequence[str], tuning: Path) -> int:
     """The whole command: 0 when all is made, 1 when a trial failed, 2 when the user's input is at fault."""
+    if is_asked(words):
+        return print_help("sweep")
     return as_command(lambda: _main([word for word in words if word != "--plan"], tuning, "--plan" in words))
 
 

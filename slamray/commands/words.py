@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import yaml
 from pydantic import AfterValidator, ValidationError
 
-from slamray.config.base import Settings
+from slamray import store
+from slamray.config.base import Settings, home_path
+from slamray.config.load import parse_value
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
@@ -45,10 +46,7 @@ def split_words(words: Sequence[str], kind: type[Own]) -> tuple[Own, list[str]]:
         if key not in kind.model_fields:
             others.append(word)
             continue
-        try:
-            given[key] = yaml.safe_load(value) if equals and value else ""
-        except yaml.YAMLError as error:
-            raise BadInput(f"{word}: not a value ({str(error).splitlines()[0]})") from error
+        given[key] = parse_value(key, value if equals else "")
     try:
         return kind.model_validate(given), others
     except ValidationError as error:
@@ -59,13 +57,30 @@ def split_words(words: Sequence[str], kind: type[Own]) -> tuple[Own, list[str]]:
         raise BadInput(f"{key}={first['input']!r}: {first['msg']}") from error
 
 
+def given_folder(key: str, value: str) -> Path:
+    """The folder that a word names, to be written into. BadInput for none, and for what can be no folder."""
+    if not value.strip():
+        raise BadInput(f"{key}=: names nothing; is the variable set that it comes from? give a folder")
+    folder = Path(home_path(value))
+    store.check_folder(folder, key)
+    return folder
+
+
+def given_path(key: str, value: str) -> Path:
+    """A file or folder that a word names and that is to be read. BadInput for none."""
+    if not value.strip():
+        raise BadInput(f"{key}=: names nothing; is the variable set that it comes from? give a path")
+    return Path(home_path(value))
+
+
 def find_model(folder: str, checkpoint: str, recipe: Callable[[], Recipe]) -> Path:
     """The folder of a unit LM: the one given (or `model` in it), else the recipe's checkpoint of that name.
 
     BadInput when there is none there, or the recipe has not made it yet.
     """
     if folder:
-        found = [path for path in (Path(folder), Path(folder) / MODEL) if (path / "config.json").is_file()]
+        given = Path(home_path(folder))
+        found = [path for path in (given, given / MODEL) if (path / "config.json").is_file()]
         if not found:
             raise BadInput(f"checkpoint={folder}: no config.json there, nor in its folder model; check the path")
         return found[0]

@@ -30,9 +30,9 @@ Part = TypeVar("Part", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Frozen, and a misspelt key is an error."""
+    """Frozen; a misspelt key is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def execution(default: Any, **field: Any) -> Any:
@@ -125,20 +125,34 @@ def asset_path(path: str) -> str:
     """Where a path of a recipe lies on this machine.
 
     `assets:x` is the file or folder x shipped with the package, `published:x` what was fetched and converted under that
-    name, below SLAMRAY_CACHE; every other path stands for itself.
+    name, below SLAMRAY_CACHE; `~` at its start is the home, as a shell knows it; every other path stands for itself.
     """
     if path.startswith(PUBLISHED):
         return str(cache_folder() / path.removeprefix(PUBLISHED))
     if not path.startswith(ASSETS):
-        return path
+        return home_path(path)
     return str(resources.files("slamray") / "assets" / path.removeprefix(ASSETS))
 
 
+def home_path(path: str) -> str:
+    """The path with `~` or `~name` at its start as that home. ValueError where there is no such home."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"no home is known of {path.partition('/')[0]}; give the whole path") from error
+
+
 def absolute(place: str) -> str:
-    """A folder by its whole path; an address of an object store as it is."""
+    """A folder by its whole path; an address of an object store as it is. ValueError for none."""
+    if not place.strip():
+        raise ValueError(
+            "names no folder; is the variable set that it comes from? give a folder, as in root=/data/runs"
+        )
     if "://" in place and not place.startswith("file://"):
         return place.rstrip("/")
-    return str(Path(place.removeprefix("file://")).resolve())
+    return str(Path(home_path(place.removeprefix("file://"))).resolve())
 
 
 def cache_folder() -> Path:

@@ -9,7 +9,8 @@ from pydantic import Field
 from slamray.config.base import ASSETS, Settings, execution
 from slamray.config.outside import listing_field
 
-TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".txt")
+ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+TEXT_SUFFIXES = (*ROW_SUFFIXES, ".txt")
 
 
 class CorpusSettings(Settings):
@@ -47,7 +48,7 @@ class RecordedSettings(Settings):
         (), description="Libri-Light: its tars unpacked, or the output of its cut_by_vad.py"
     )
     swc: tuple[str, ...] = Field((), description="Spoken Wikipedia: articles with aligned.swc; English alone")
-    tedlium: tuple[str, ...] = Field((), description="TED-LIUM 3: data/ and legacy/ with sph and stm")
+    tedlium: tuple[str, ...] = Field((), description="TED-LIUM 3: data/ and legacy/ with sph and stm; or 1, 2")
     peoples_speech: tuple[str, ...] = Field((), description="People's Speech: Parquet")
     voxpopuli: tuple[str, ...] = Field((), description="VoxPopuli: ogg in */en, or Parquet; English alone")
     stinystories: tuple[str, ...] = Field((), description="sTinyStories: Parquet with text and word times")
@@ -75,7 +76,7 @@ class PreferencesSettings(Settings):
         description="stories: a story's true continuation against another story's; swag: SWAG's endings, spoken here; "
         "spoken_swag: the published audio of those",
     )
-    path: Annotated[str, listing_field("preferences.path")] = Field(
+    path: Annotated[str, listing_field("preferences.path", ROW_SUFFIXES)] = Field(
         "", description="swag: Parquet, JSONL or hf:// path with SWAG's columns; spoken_swag: Parquet with its audio"
     )
     seed: int = Field(0, ge=0, description="with the pair's id, seeds the choice of the wrong ending and of the voice")
@@ -101,4 +102,7 @@ class PreferencesSettings(Settings):
     )
     max_length_ratio: float = Field(
         1.25, ge=1, description="stories: largest ratio of the continuations' word counts, so that length tells nothing"
+    )
+    max_bad_share: float = execution(
+        0.01, ge=0, le=1, description="more quarantined rows of swag or spoken_swag than this fail the stage; chosen"
     )

@@ -17,14 +17,16 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from slamray.config.base import Settings
+from slamray.config.base import Settings, home_path
 from slamray.config.profiles import PROFILES
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.given import has_suffix, read_text, reason_of
 
 EXECUTION = ("compute", "root", "tracking", "rates", "prices")
 SEED_KEYS = ("pretrain.seed", "dpo.seed")  # a study's seed sets them: new weights, and the order of rows and of pairs
 
+NO_VALUE = (yaml.YAMLError, ValueError, RecursionError)  # of YAML: a date such as 2026-13-01 is a ValueError
 Tree = dict[str, Any]
 Variants = Mapping[str, Mapping[str, Any]]  # name: {dotted key: value}
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -174,7 +176,7 @@ def _split(words: Sequence[str]) -> _Words:
         if key in named:
             named[key] = value
         else:
-            overrides.append((key, _parse(key, value)))
+            overrides.append((key, parse_value(key, value)))
     if named["profile"] not in PROFILES:
         raise BadInput(f"profile={named['profile']}: choose one of {' '.join(PROFILES)}")
     return _Words(named["recipe"], named["profile"], overrides)
@@ -215,7 +217,7 @@ def _read_recipe(name: str) -> tuple[Tree, Tree]:
 
 def _find(name: str, asked: str) -> Path:
     packaged = Path(str(resources.files("slamray") / "recipes"))
-    path = Path(name) if name.endswith((".yaml", ".yml")) else packaged / f"{name}.yaml"
+    path = Path(home_path(name)) if has_suffix(name, (".yaml", ".yml")) else packaged / f"{name}.yaml"
     if not path.is_file():
         known = " ".join(sorted(p.stem for p in packaged.glob("*.yaml")))
         extends = "" if name == asked else f" extends {name}"
@@ -224,10 +226,11 @@ def _find(name: str, asked: str) -> Path:
 
 
 def _read_file(path: Path, name: str) -> Tree:
+    text = read_text(path)
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"recipe={name}: not YAML ({str(error).splitlines()[0]})") from error
+        tree = yaml.safe_load(text) or {}
+    except NO_VALUE as error:
+        raise BadInput(f"recipe={name}: not YAML ({reason_of(error)})") from error
     if not isinstance(tree, dict):
         raise BadInput(f"recipe={name}: not a mapping of keys")
     if set(EXECUTION) & tree.keys():
@@ -235,11 +238,12 @@ def _read_file(path: Path, name: str) -> Tree:
     return tree
 
 
-def _parse(key: str, value: str) -> Any:
+def parse_value(key: str, value: str) -> Any:
+    """What a word `key=value` says, as YAML reads it; BadInput when it is no value."""
     try:
         return yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
-        raise BadInput(f"{key}={value}: not a value ({str(error).splitlines()[0]})") from error
+    except NO_VALUE as error:
+        raise BadInput(f"{key}={value}: not a value ({reason_of(error)})") from error
 
 
 def _set(tree: Tree, key: str, value: Any) -> None:

@@ -7,30 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import fsspec
+from fsspec.utils import glob_translate
 
+from slamray import given as given_files
 from slamray import store
-from slamray.config.base import PUBLISHED, SHAPE, Content, Within, asset_path
+from slamray.config.base import ASSETS, PUBLISHED, SHAPE, Content, Within, asset_path
 from slamray.config.hub import HubData, data_files, hub_data
 from slamray.config.published_files import published_files
 from slamray.errors import BadInput
 
+LARGE_BYTES = 4_000_000_000  # of files that are read for their checksum: it is said, as it takes a while
+Bytes = bytes  # a File has a field of that name
 NO_COMMIT = "its commit is not known yet; a run asks the hub for it once and keeps it in pins.json below root"
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a corpus: its name from the given folder's own name on (a file's own), and a path that fsspec opens."""
+    """A file of a corpus: its name from the given folder's own name on (a file's own), and a path that fsspec opens.
+
+    stamp: differs when the file was written again, as far as its file system tells; the name alone is its identity.
+    """
 
     name: str
     path: str
     bytes: int
+    stamp: str = ""
 
     @property
     def folder(self) -> str:
@@ -38,12 +47,33 @@ class File:
 
     @property
     def stem(self) -> str:
-        return self.name.rpartition("/")[2].rpartition(".")[0]
+        return self.own_name.rpartition(".")[0]
+
+    @property
+    def own_name(self) -> str:
+        """Without its folder."""
+        return self.name.rpartition("/")[2]
+
+    def has_suffix(self, *suffixes: str) -> bool:
+        """Whether its name ends in one of them, in letters of either case."""
+        return given_files.has_suffix(self.name, suffixes)
+
+    def open(self) -> IO[Bytes]:
+        opened: IO[Bytes] = fsspec.open(self.path, "rb").open()
+        return opened
+
+    def read_bytes(self) -> Bytes:
+        """The whole file; BadInput names it when it cannot be read."""
+        with given_files.opening(self.path), self.open() as file:
+            return file.read()
 
     def read_text(self) -> str:
-        """The whole file as UTF-8 text. ValueError when it is not."""
-        with fsspec.open(self.path, "rb") as file:
-            return file.read().decode("utf-8")
+        """The whole file as text. ValueError when it is not."""
+        return given_files.decode(self.read_bytes())
+
+    def read_lines(self) -> list[str]:
+        """The lines of the file; one that is no text of UTF-8 does not pass `given.is_text`."""
+        return given_files.decode_lines(self.read_bytes())
 
 
 def find_files(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) -> list[File]:
@@ -57,15 +87,18 @@ def find_files(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) -
         try:
             data = hub_data(given)
             below = _hub_files(data, key) if data else _files_of(asset_path(given))
-            files = [file for file in below if not suffixes or file.name.endswith(suffixes)]
-        except BadInput:
-            raise
+            files = [file for file in below if not suffixes or file.has_suffix(*suffixes)]
+        except BadInput as error:
+            raise error if str(error).startswith(key) else BadInput(f"{key}: {error}") from error
         except (OSError, ValueError, ImportError) as error:
-            raise BadInput(f"{key}: cannot read {given} ({error}); check the path") from error
+            reason = given_files.reason_of(error)
+            raise BadInput(f"{key}: cannot read {given} ({reason}); check the path") from error
         if not files:
             kind = f" of kind {' '.join(suffixes)}" if suffixes else ""
             raise BadInput(f"{key}: {given} names no file{kind}; check the path")
         for file in files:
+            if not given_files.is_text(file.name):
+                raise BadInput(f"{key}: {file.name!a}: a name that is not UTF-8; rename the file")
             if found.setdefault(file.name, file).path != file.path:
                 raise BadInput(f"{key}: {file.name} is found twice; give folders of different names")
     return [found[name] for name in sorted(found)]
@@ -74,38 +107,117 @@ def find_files(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) -
 def _hub_files(data: HubData, key: str) -> list[File]:
     """Names begin with the data set's own, so that they are the same from the hub and from its cache."""
     own = data.name.rpartition("/")[2]
-    return [File(f"{own}/{name}", path, size) for name, path, size in data_files(data, key)]
+    found = [File(f"{own}/{name}", path, size) for name, path, size in data_files(data, key)]
+    return [file for file in found if not given_files.is_clutter(file.name)]
 
 
 def _files_of(given: str) -> list[File]:
     fs, inner = fsspec.url_to_fs(given)
     inner = inner.rstrip("/")
-    if "*" in inner:
-        sizes = {path: info for path, info in fs.glob(inner, detail=True).items() if info["type"] == "file"}
-        root = re.split(r"[^/]*\*", inner, maxsplit=1)[0].rstrip("/")
+    is_pattern = "*" in inner
+    root = re.split(r"[^/]*\*", inner, maxsplit=1)[0].rstrip("/") if is_pattern else inner
+    if not fs.isdir(root):
+        if is_pattern or not fs.exists(inner):
+            return []
+        return [_file(inner.rpartition("/")[2], inner, fs.info(inner), fs, given)]  # a file has its own name alone
+    if "file" in fs.protocol:  # whose own walk follows no links
+        infos: Mapping[str, Any] = {str(path): None for path in given_files.files_below(Path(root))}
     else:
-        sizes = fs.find(inner, detail=True)
-        root = inner if fs.isdir(inner) else f"{inner.rpartition('/')[0]}/"  # a file has its own name alone
-    start = root.rpartition("/")[0]
+        infos = fs.find(root, detail=True)
+    if is_pattern:
+        named = re.compile(glob_translate(inner))
+        infos = {path: info for path, info in infos.items() if named.match(path)}
+    start = len(root.rpartition("/")[0])
     return [
-        File(path[len(start) :].lstrip("/"), fs.unstrip_protocol(path) if "://" in given else path, int(info["size"]))
-        for path, info in sizes.items()
-        if not any(part.startswith(".") for part in path[len(start) :].split("/"))
+        _file(path[start:].lstrip("/"), path, info or fs.info(path), fs, given)
+        for path, info in infos.items()
+        if not given_files.is_clutter(path[len(root) :])
     ]
 
 
+def _file(name: str, path: str, info: Mapping[str, Any], fs: Any, given: str) -> File:
+    """stamp: of a disk when the content and when the entry changed; of others their tag or time."""
+    if "mtime" in info and "ino" in info:
+        facts = Path(path).stat()
+        return File(name, str(path), facts.st_size, f"{facts.st_mtime_ns} {facts.st_ctime_ns}")
+    told = [str(info[key]) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created") if key in info]
+    return File(name, fs.unstrip_protocol(path) if "://" in given else path, int(info["size"]), " ".join(told))
+
+
 def listing_content(files: Sequence[File]) -> dict[str, Any]:
-    """A data set by its listing: how many files, their bytes, and one checksum of all names and sizes."""
-    lines = "\n".join(f"{file.name} {file.bytes}" for file in files)
+    """A data set by what is in it: how many files, their bytes, and one checksum of all names and contents."""
+    sums = CHECKSUMS.of(files)
+    lines = "\n".join(f"{file.name} {sum_}" for file, sum_ in zip(files, sums, strict=True))
     return {
         "files": len(files),
         "bytes": sum(file.bytes for file in files),
-        "listing_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "sha256": hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(),
     }
 
 
+class Checksums:
+    """SHA-256 of files outside by their paths; a file is read again when its size or its stamp is another one.
+
+    Between commands they are kept in the root of the runs (recipe/ready.py), so that a large data set is read once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, str, str]] = {}
+        self._write: Callable[[dict[str, Any]], None] | None = None
+        self._is_new = False  # whether something was found out that is not written yet
+
+    def know(self, written: Mapping[str, Any]) -> None:
+        """What an earlier command has written; what is known already goes before it."""
+        self._known = {path: (found[0], found[1], found[2]) for path, found in written.items()} | self._known
+
+    def keep(self, write: Callable[[dict[str, Any]], None] | None) -> None:
+        """Have all that is known written now and whenever more is; None: no longer."""
+        self._write = write
+        self._flush()
+
+    def of(self, files: Sequence[File]) -> list[str]:
+        """The checksum of each file, read side by side where it is not known. BadInput when one cannot be read."""
+        found = {file.path: self._known[file.path][2] for file in files if self._is_known(file)}
+        new = {file.path: file for file in files if file.path not in found}
+        if new:
+            total = sum(file.bytes for file in new.values())
+            if total > LARGE_BYTES:
+                sys.stderr.write(f"reading {len(new):,} files ({total / 1e9:,.0f} GB) once, to know their content\n")
+            with ThreadPoolExecutor() as threads:
+                found |= zip(new, threads.map(_read_checksum, new.values()), strict=True)
+            lasting = [file for file in new.values() if file.stamp]  # what has no stamp may change unnoticed
+            self._known |= {file.path: (file.bytes, file.stamp, found[file.path]) for file in lasting}
+            self._is_new |= any(_is_outside(file.path) for file in lasting)
+            self._flush()
+        return [found[file.path] for file in files]
+
+    def _is_known(self, file: File) -> bool:
+        return self._known.get(file.path, (0, "", ""))[:2] == (file.bytes, file.stamp)
+
+    def _flush(self) -> None:
+        if self._write and self._is_new:
+            self._write({path: found for path, found in self._known.items() if _is_outside(path)})
+            self._is_new = False
+
+
+CHECKSUMS = Checksums()
+
+
+def _is_outside(path: str) -> bool:
+    """Whether a file is no part of the package, which is small, and lies elsewhere in each job's copy of it."""
+    return not path.startswith(asset_path(ASSETS))
+
+
+def _read_checksum(file: File) -> str:
+    digest = hashlib.sha256()
+    with given_files.opening(file.path), file.open() as opened:
+        while chunk := opened.read(store.CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def data_content(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A data set: what lies on the hub by name and commit, so that no hub is asked, and all else by its listing.
+    """A data set: what lies on the hub by name and commit, so that no hub is asked, and all else by its content.
 
     BadInput when a commit is not known, or a path names no file.
     """
@@ -128,7 +240,9 @@ def model_content(path: str, revision: str | None, key: str) -> dict[str, str]:
         return {"published": file_content(path, key)}
     local = Path(asset_path(path))
     if local.is_dir():
-        return {"sha256": folder_checksum(local)}
+        with given_files.opening(f"{key}={path}"):
+            given_files.check_weights(local)
+            return {"sha256": folder_checksum(local)}
     if path.startswith(SHAPE):
         return {"shape": path.removeprefix(SHAPE)}
     require_hub_id(path, revision, key)
@@ -142,13 +256,34 @@ def file_content(path: str, key: str) -> str:
     local = Path(asset_path(path))
     if not local.is_file():
         raise BadInput(f"{key}={path}: no such file")
-    return _file_checksum(local, _stamp(local))
+    given_files.check_weights(local)
+    return CHECKSUMS.of(_local_files([local]))[0]
 
 
 def folder_checksum(folder: Path) -> str:
-    """One checksum for a model's files, its card left out; computed again only when a file's size or time changed."""
-    files = tuple(path for path in store.list_files(folder) if path.name != "README.md")
-    return _folder_checksum(folder, files, tuple(_stamp(path) for path in files))
+    """One checksum for a model's files, its card left out: the name and the SHA-256 of each."""
+    paths = [path for path in given_files.files_below(folder) if path.name != "README.md"]
+    sums = CHECKSUMS.of(_local_files(paths))
+    lines = [f"{path.relative_to(folder)} {sum_}" for path, sum_ in zip(paths, sums, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _local_files(paths: Sequence[Path]) -> list[File]:
+    facts = [path.stat() for path in paths]
+    return [
+        File(path.name, str(path.absolute()), one.st_size, f"{one.st_mtime_ns} {one.st_ctime_ns}")
+        for path, one in zip(paths, facts, strict=True)
+    ]
+
+
+def local_content(paths: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Files below a folder as a data set; see `listing_content`."""
+    files = _local_files(paths)
+    named = [
+        File(path.relative_to(folder).as_posix(), f.path, f.bytes, f.stamp)
+        for path, f in zip(paths, files, strict=True)
+    ]
+    return listing_content(named)
 
 
 def require_hub_id(path: str, revision: str | None, key: str) -> None:
@@ -163,24 +298,6 @@ def is_hub_id(path: str) -> bool:
     """Whether a model's name is of the form owner/name, and no folder here."""
     outside = path.startswith((".", "/", "~", PUBLISHED, SHAPE))
     return path.count("/") == 1 and not outside and not Path(asset_path(path)).is_dir()
-
-
-Stamp = tuple[str, int, int]
-
-
-def _stamp(path: Path) -> Stamp:
-    facts = path.stat()
-    return str(path), facts.st_size, facts.st_mtime_ns
-
-
-@lru_cache(maxsize=64)
-def _folder_checksum(folder: Path, files: tuple[Path, ...], stamps: tuple[Stamp, ...]) -> str:
-    return store.checksum_files(folder, files)
-
-
-@lru_cache(maxsize=64)
-def _file_checksum(path: Path, stamp: Stamp) -> str:
-    return store.sha256_of(path)
 
 
 @dataclass(frozen=True)

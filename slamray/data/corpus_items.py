@@ -48,6 +48,13 @@ class CorpusText:
     def voice(self) -> Pronounces:
         return self.load_voice()
 
+    def phonemise(self, text: str) -> Sequence[str]:
+        """Phoneme strings of a text; none of one that the voice fails over, so that no item is made of it."""
+        try:
+            return self.voice.phonemise(text)
+        except Exception:  # of any voice over any text; the item alone is lost, and items are counted
+            return ()
+
     @cached_property
     def invented(self) -> Sequence[Invented]:
         """Words with their pseudo-words; both metrics of words take theirs from the front."""
@@ -55,7 +62,7 @@ class CorpusText:
         return invent(
             self.word_counts,
             self.word_counts if not self.heard else count_words(self.train(self.heard)),
-            self.voice.phonemise,
+            self.phonemise,
             max(rules.words, rules.words_in_sentence),
             rules.seed,
             rules.min_word_count,
@@ -85,7 +92,7 @@ def words(text: CorpusText, n: int) -> ItemSet:
 def words_in_sentence(text: CorpusText, n: int) -> ItemSet:
     """The same inside sentences of the evaluation documents."""
     longest, per_word = text.rules.max_sentence_words, text.rules.sentences_per_word
-    return make_words_in_sentences(text.invented, text.documents, text.voice.phonemise, n, longest, per_word)
+    return make_words_in_sentences(text.invented, text.documents, text.phonemise, n, longest, per_word)
 
 
 def grammar(text: CorpusText, n: int) -> ItemSet:

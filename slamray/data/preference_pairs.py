@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slamray.config.corpora import PreferencesSettings
-from slamray.data.text import TextDocument, normalise
+from slamray.data.text import TextDocument, long_word, normalise
+from slamray.given import is_text
 from slamray.tokens.autobleu import auto_bleu, word_tokens
 
 ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -41,6 +42,13 @@ class PreferencePair:
     distractor_id: str
 
 
+@dataclass(frozen=True)
+class Unread:
+    """Stands for a row of which nothing could be read, and says why."""
+
+    reason: str
+
+
 @dataclass
 class PairSet:
     """Pairs in order of their ids, the rows that could not be used, and how many good rows were left out and why."""
@@ -50,11 +58,12 @@ class PairSet:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def from_swag(rows: Iterable[Mapping[str, Any]], config: PreferencesSettings) -> PairSet:
+def from_swag(rows: Iterable[Any], config: PreferencesSettings) -> PairSet:
     """Pairs from SWAG's columns (docs/paper.md 1.6): prompt sent1, chosen sent2 + true ending, rejected + a wrong one.
 
     Only rows whose gold-source is "gold" are used. A row without one of the columns, with empty text, with a label
-    outside 0..3, or whose wrong endings all equal the true one, is quarantined with its index and the reason.
+    outside 0..3, with a word that no voice is given, or whose wrong endings all equal the true one, is quarantined with
+    its index and the reason.
     """
     found = PairSet()
     candidates = []
@@ -82,9 +91,13 @@ def from_spoken_swag(rows: Iterable[tuple[str, Mapping[str, Any]]], config: Pref
     candidates = []
     for index, (place, row) in enumerate(rows):
         texts = [row.get(column) for column in SPOKEN_COLUMNS]
-        empty = [c for c, t in zip(SPOKEN_COLUMNS, texts, strict=True) if not isinstance(t, str) or not t.strip()]
+        empty = [
+            column
+            for column, text in zip(SPOKEN_COLUMNS, texts, strict=True)
+            if not isinstance(text, str) or not text.strip() or not is_text(text)
+        ]
         if empty:
-            found.quarantined.append((index, f"{place}: no text in column {' '.join(empty)}"))
+            found.quarantined.append((index, f"no text in column {' '.join(empty)}"))
             continue
         prompt, chosen, rejected = (normalise(str(text)) for text in texts[:3])
         candidates.append(_pair(_pair_id(prompt, chosen), prompt, chosen, rejected, str(texts[3]), place, place))
@@ -133,7 +146,11 @@ def _filtered(candidates: list[PreferencePair], found: PairSet, config: Preferen
     return found
 
 
-def _swag_problem(row: Mapping[str, Any]) -> str:
+def _swag_problem(row: Any) -> str:
+    if isinstance(row, Unread):
+        return row.reason
+    if not isinstance(row, Mapping):
+        return f"no mapping of columns but {type(row).__name__}"
     missing = [column for column in SWAG_COLUMNS if row.get(column) is None]
     if missing:
         return f"no value in column {' '.join(missing)}"
@@ -141,6 +158,10 @@ def _swag_problem(row: Mapping[str, Any]) -> str:
     empty = [column for column in texts if not isinstance(row[column], str) or not row[column].strip()]
     if empty:
         return f"no text in column {' '.join(empty)}"
+    if odd := [column for column in texts if not is_text(row[column])]:
+        return f"half a character (a lone surrogate) in column {' '.join(odd)}"
+    if reason := long_word(" ".join(row[column] for column in texts)):
+        return reason
     label = row["label"]
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(ENDINGS):
         return f"label {label!r} is not one of 0 1 2 3"

@@ -6,18 +6,19 @@ Test parts are left out and counted, so no stage trains or validates on them.
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-import fsspec
 import soundfile
 
 from slamray.config.outside import File
 from slamray.data.ids import text_id
 from slamray.data.recordings import Listing, Recording, parquet_rows, published_split
 from slamray.errors import BadInput
+from slamray.given import is_text, opening, reason_of
 
 TEST = "test part"
 VAD_SECONDS = 60.0  # libri-light's cut_by_vad.py, --target_len_sec
@@ -34,11 +35,11 @@ def librispeech(files: Sequence[File]) -> Listing:
     listing = _parquet(files, "text")
     texts = {}
     for file in files:
-        if file.name.endswith(".trans.txt"):
-            lines = (line.partition(" ") for line in file.read_text().splitlines())
-            texts.update({f"{file.folder}/{name}": text for name, _, text in lines})
+        if file.has_suffix(".trans.txt"):
+            lines = (line.partition(" ") for line in file.read_lines())
+            texts.update({f"{file.folder}/{name}": _transcript(text, listing) for name, _, text in lines})
     for file in files:
-        if file.name.endswith(".flac"):
+        if file.has_suffix(".flac"):
             split = published_split(file.folder)
             if not split:
                 raise BadInput(f"recorded.librispeech: no folder of {file.name} is called train-*, dev-* or test-*")
@@ -54,12 +55,12 @@ def librilight(files: Sequence[File]) -> Listing:
     read as they are. The corpus publishes no split.
     """
     listing = Listing()
-    names = {file.name: file for file in files}
+    names = {file.name.lower(): file for file in files if file.has_suffix(".json")}
     for file in files:
-        stem, _, suffix = file.name.rpartition(".")
-        if suffix not in ("flac", "wav"):
+        stem = file.name.rpartition(".")[0]
+        if not file.has_suffix(".flac", ".wav"):
             continue
-        about = names.get(f"{stem}.json")
+        about = names.get(f"{stem}.json".lower())
         if about is None and _VAD_PIECE.search(stem):
             listing.recordings.append(Recording(text_id(file.name), file.path))
             continue
@@ -93,12 +94,18 @@ def _voice_activity(file: File | None) -> Cuts:
     """The voiced stretches of a recording's .json. ValueError says what is wrong with the file."""
     if file is None:
         raise ValueError("no .json beside it")
-    about = json.loads(file.read_text())
+    try:
+        about = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its .json is none ({reason_of(error)})") from error
     voiced = about.get("voice_activity") if isinstance(about, dict) else None
     if not isinstance(voiced, list):
         raise ValueError("its .json has no voice_activity")
-    cuts = [(float(start), float(end)) for start, end in voiced]
-    if any(not 0 <= start < end for start, end in cuts):
+    try:
+        cuts = [(float(start), float(end)) for start, end in voiced]
+    except (TypeError, ValueError) as error:
+        raise ValueError("its voice_activity is no list of [start, end] in seconds") from error
+    if any(not 0 <= start < end < math.inf for start, end in cuts):
         raise ValueError("a stretch of voice_activity does not end after its start")
     return cuts
 
@@ -112,10 +119,10 @@ def swc(files: Sequence[File]) -> Listing:
     listing = Listing()
     audio = defaultdict(list)
     for file in files:
-        if re.fullmatch(r"audio\d*\.ogg", file.name.rpartition("/")[2]):
+        if re.fullmatch(r"audio\d*\.ogg", file.own_name.lower()):
             audio[file.folder].append(file)
     for file in files:
-        if file.name.rpartition("/")[2] != "aligned.swc":
+        if file.own_name.lower() != "aligned.swc":
             continue
         if {"german", "dutch"} & set(file.name.lower().split("/")):
             listing.dropped["article in another language"] += 1
@@ -123,8 +130,9 @@ def swc(files: Sequence[File]) -> Listing:
         parts = sorted(audio[file.folder], key=lambda part: int(re.sub(r"\D", "", part.stem) or 0))
         try:
             _add_article(listing, file, parts)
-        except (ElementTree.ParseError, ValueError, OSError, soundfile.LibsndfileError) as error:
-            listing.recordings.append(Recording(text_id(file.name), file.path, reason=f"{file.name}: {error}"))
+        except (ElementTree.ParseError, ValueError, OSError) as error:
+            reason = f"{file.name}: {reason_of(error)}"
+            listing.recordings.append(Recording(text_id(file.name), file.path, reason=reason))
     return listing
 
 
@@ -134,7 +142,7 @@ def _add_article(listing: Listing, file: File, parts: Sequence[File]) -> None:
     starts = [0.0]  # where each audio file starts on the article's clock, which runs through all of them
     for part in parts[:-1]:
         starts.append(starts[-1] + _seconds(part))
-    for number, words in enumerate(_aligned_sentences(file.read_text())):
+    for number, words in enumerate(_aligned_sentences(file.read_bytes())):
         edges = [edge for _, start, end in words for edge in (start, end)]
         if not words or -1.0 in edges or edges != sorted(edges) or edges[0] == edges[-1]:
             listing.dropped["sentence not aligned throughout"] += 1
@@ -150,7 +158,7 @@ def _add_article(listing: Listing, file: File, parts: Sequence[File]) -> None:
         listing.recordings.append(Recording(text_id(name), parts[place].path, cuts=[cut], text=text, words=spans))
 
 
-def _aligned_sentences(text: str) -> Iterator[list[tuple[str, float, float]]]:
+def _aligned_sentences(text: bytes) -> Iterator[list[tuple[str, float, float]]]:
     """(word, start, end in seconds, -1 where not aligned) of the words of each sentence that has any."""
     for sentence in ElementTree.fromstring(text).iter("s"):
         words = []
@@ -165,37 +173,46 @@ def _aligned_sentences(text: str) -> Iterator[list[tuple[str, float, float]]]:
 
 
 def _seconds(file: File) -> float:
-    with fsspec.open(file.path, "rb") as opened, soundfile.SoundFile(opened) as sound:
-        return sound.frames / sound.samplerate
+    with opening(file.path), file.open() as opened, soundfile.SoundFile(opened) as sound:
+        if sound.frames >= 1 << 60:  # as libsndfile gives it where a header does not say
+            raise ValueError("its header does not say how long it is")
+        return float(sound.frames / sound.samplerate)
 
 
 def tedlium(files: Sequence[File]) -> Listing:
-    """TED-LIUM 3: data/{sph,stm} trains, legacy/dev validates; a recording is a segment of a talk's .stm.
+    """TED-LIUM 3: data/{sph,stm} trains, legacy/dev validates; 1 and 2: {train,dev,test}/{sph,stm}.
 
-    Talks that are also in legacy/dev or legacy/test are not trained on. legacy/train is left out: data holds its talks.
+    A recording is a segment of a talk's .stm. Talks that are also in dev or test are not trained on. Of release 3
+    legacy/train is left out: data holds its talks.
     """
     listing = Listing()
-    audio = {file.name: file for file in files if file.name.endswith(".sph")}
-    talks = {file: _tedlium_split(file.folder) for file in files if file.name.endswith(".stm")}
+    audio = {file.name.lower(): file for file in files if file.has_suffix(".sph")}
+    talks = {file: _tedlium_split(file.folder) for file in files if file.has_suffix(".stm")}
     heldout = {file.stem for file, split in talks.items() if split in ("validation", "test")}
+    third = {file.stem for file, split in talks.items() if split == "data"}
     for file, split in talks.items():
-        if split == "legacy train" or (split == "train" and file.stem in heldout):
+        again = split in ("legacy train", "train") and file.stem in third
+        if again or split == "legacy train" or (split in ("data", "train") and file.stem in heldout):
             listing.dropped["talk that is elsewhere too"] += 1
         elif split == "test":
             listing.dropped[TEST] += 1
         else:
-            sound = audio.get(f"{file.folder.rpartition('/')[0]}/sph/{file.stem}.sph")
-            _add_talk(listing, file, sound, split)
+            sound = audio.get(f"{file.folder.rpartition('/')[0]}/sph/{file.stem}.sph".lower())
+            _add_talk(listing, file, sound, "train" if split == "data" else split)
     return listing
 
 
 def _tedlium_split(folder: str) -> str:
-    parts, split = folder.split("/"), published_split(folder)
-    if "data" in parts and "legacy" not in parts:
-        return "train"
+    """validation, test, train (of release 1 or 2), data (which trains, of release 3), or legacy train."""
+    parts, split = folder.lower().split("/"), published_split(folder)
+    if "legacy" not in parts and "data" in parts:
+        return "data"
     if not split:
-        raise BadInput(f"recorded.tedlium: {folder} is neither data nor legacy/dev; give the folder of the release")
-    return f"legacy {split}" if split == "train" else split
+        raise BadInput(
+            f"recorded.tedlium: {folder} is neither data, legacy/dev nor {{train,dev,test}}; "
+            "give the folder of the release"
+        )
+    return f"legacy {split}" if split == "train" and "legacy" in parts else split
 
 
 def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> None:
@@ -203,7 +220,7 @@ def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> N
         reason = f"{file.name}: no {file.stem}.sph in the folder sph beside it"
         listing.recordings.append(Recording(text_id(file.name), file.path, split=split, reason=reason))
         return
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(file.read_lines(), start=1):
         name = f"{file.name}:{number}"
         fields = line.split(maxsplit=6)  # talk channel speaker start end <labels> words
         if not fields or line.startswith(";;"):
@@ -211,7 +228,7 @@ def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> N
         try:
             cut = (float(fields[3]), float(fields[4]))
             text = fields[6]
-            if not 0 <= cut[0] < cut[1]:
+            if not 0 <= cut[0] < cut[1] < math.inf:
                 raise ValueError
         except (IndexError, ValueError):
             reason = f"{name}: not a segment of the form talk channel speaker start end <labels> words"
@@ -220,7 +237,7 @@ def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> N
         if text.strip() == "ignore_time_segment_in_scoring" or fields[2] == "inter_segment_gap":
             listing.dropped["segment not to be scored"] += 1
             continue
-        words = " ".join(_STM_JUNK.sub(" ", text).split()).replace(" '", "'")
+        words = " ".join(_STM_JUNK.sub(" ", _transcript(text, listing)).split()).replace(" '", "'")
         listing.recordings.append(Recording(text_id(name), sound.path, cuts=[cut], text=words, split=split))
 
 
@@ -239,16 +256,12 @@ def voxpopuli(files: Sequence[File]) -> Listing:
     listing.dropped["file in another language"] += len(files) - len(english)
     rows = {}
     for file in english:
-        if re.fullmatch(r"asr_(train|dev|test)\.tsv", file.name.rpartition("/")[2]):
-            lines = [line.split("\t") for line in file.read_text().splitlines()]
-            for row in lines[1:]:
-                about = dict(zip(lines[0], row, strict=False))
-                rows[about["id"]] = (
-                    about.get("normalized_text") or about.get("raw_text", ""),
-                    published_split(file.stem),
-                )
+        if re.fullmatch(r"asr_(train|dev|test)\.tsv", file.own_name.lower()):
+            for about in _table(file, ("id",)):
+                text = about.get("normalized_text") or about.get("raw_text") or ""
+                rows[about["id"]] = (_transcript(text, listing), published_split(file.stem))
     for file in english:
-        if not file.name.endswith(".ogg"):
+        if not file.has_suffix(".ogg"):
             continue
         if "raw_audios" in file.folder.split("/"):
             listing.dropped["whole session"] += 1
@@ -262,6 +275,26 @@ def voxpopuli(files: Sequence[File]) -> Listing:
     return listing
 
 
+def _table(file: File, needed: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Rows of a table with tabs, by the names in its first line. BadInput where one that is needed is not there."""
+    head, *lines = file.read_lines() or [""]
+    names = head.split("\t")
+    if missing := [name for name in needed if name not in names]:
+        raise BadInput(f"{file.path}: no column {' '.join(missing)} between tabs; it has {' '.join(names)}")
+    for line in lines:
+        row = dict(zip(names, line.split("\t"), strict=False))
+        if all(name in row for name in needed):
+            yield row
+
+
+def _transcript(text: str, listing: Listing) -> str:
+    """The text, or none, which is counted, where it is no text: the sound is good without it."""
+    if is_text(text):
+        return text
+    listing.dropped["transcript that is not UTF-8"] += 1
+    return ""
+
+
 def stinystories(files: Sequence[File]) -> Listing:
     """sTinyStories: Parquet with audio, text and aligned_text [{word, start_time, end_time}]."""
     return _parquet(files, "text", "aligned_text")
@@ -270,7 +303,7 @@ def stinystories(files: Sequence[File]) -> Listing:
 def _parquet(files: Sequence[File], text_column: str, words_column: str = "") -> Listing:
     listing = Listing()
     for file in files:
-        if file.name.endswith(".parquet"):
+        if file.has_suffix(".parquet"):
             for recording in parquet_rows(file, text_column, words_column):
                 _add(listing, recording)
     return listing

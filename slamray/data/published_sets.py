@@ -12,7 +12,7 @@ A set's name is its kind, or its kind, a hyphen and anything (`sblimp`, `sblimp-
 from __future__ import annotations
 
 import csv
-import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +22,12 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from slamray import store
+from slamray.config.outside import file_content, local_content
 from slamray.data.ids import content_id
 from slamray.data.item_pairs import ItemPair
-from slamray.data.recordings import Recording
+from slamray.data.recordings import Recording, check_columns
 from slamray.errors import BadInput
+from slamray.given import files_below, has_suffix, is_clutter, one_of, opening, read_text
 
 GOLD = "gold.csv"
 IN_VOCABULARY, OUT_OF_VOCABULARY = "in_vocabulary", "out_of_vocabulary"
@@ -47,8 +48,10 @@ _HUB = {
     "positive_audio": ("negative_audio", "ind", None, None),
     "correct_audio": ("negative_audio", "id", "correct_text", "negative_text"),
 }
-_STORY = re.compile(r"(?:\d+_)?(?P<item>.+)_(?P<label>correct|incorrect)")  # the number runs over files, not stories
-_SAMPLE = re.compile(r"sample_(?P<item>\d+)_(?P<label>[01])")
+_STORY = re.compile(
+    r"(?:\d+_)?(?P<item>.+)_(?P<label>correct|incorrect)", re.IGNORECASE
+)  # the number runs over files, not stories
+_SAMPLE = re.compile(r"sample_(?P<item>\d+)_(?P<label>[01])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class PublishedSet:
     recordings: tuple[Recording, ...]
     pairs: tuple[ItemPair, ...]
     identity: Mapping[str, Any]
-    """A digest of the names and sizes below the folder and of the labels; where the folder lies is no part of it."""
+    """A checksum of the names and contents below the folder, and one of the labels; not where the folder lies."""
     facts: Mapping[str, Any]
     """pairs, items, items of each part, published counts, and a note where they differ."""
 
@@ -109,9 +112,10 @@ def read_set(name: str, folder: Path) -> PublishedSet:
     BadInput names the file: a pair without its partner, a name twice, a label missing or unknown, a file missing.
     """
     kind = kind_of(name)
-    if not folder.is_dir():
+    if not folder.is_dir() or not str(folder).strip("."):
         raise BadInput(f"evaluate.sets.{name}={folder}: no such folder")
-    sides = list(KINDS[kind].read(folder))
+    with opening(f"evaluate.sets.{name}={folder}"):
+        sides = list(KINDS[kind].read(folder))
     if not sides:
         raise BadInput(
             f"evaluate.sets.{name}={folder}: no recording of a {kind} set in it; "
@@ -139,27 +143,34 @@ def _read_swuggy(folder: Path) -> Iterator[_Side]:
 
 def _read_gold(folder: Path, columns: Sequence[str]) -> Iterator[tuple[str, bool, Mapping[str, str]]]:
     """Of a ZeroSpeech 2021 folder: name of each wav file, whether it is right, and its row. columns: of the kind."""
-    gold = folder / GOLD
-    if not gold.is_file():
-        raise BadInput(f"{gold}: no such file; give the folder with {GOLD} beside the wav files, .../dev or .../test")
-    unlabelled = {path.name for path in folder.glob("*.wav")}
+    there = [path for path in files_below(folder) if path.parent == folder]
+    gold = one_of(there, GOLD)
+    if gold is None:
+        raise BadInput(
+            f"{folder / GOLD}: no such file; give the folder with {GOLD} beside the wav files, .../dev or .../test"
+        )
+    sounds = {path.stem: path.name for path in there if has_suffix(path.name, ".wav")}
+    unlabelled = set(sounds.values())
     seen: set[str] = set()
-    with gold.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        needed = {"id", "filename", "voice", "correct", *columns}
-        if missing := sorted(needed - set(reader.fieldnames or ())):
-            raise BadInput(f"{gold}: no column {' '.join(missing)}; it has {' '.join(reader.fieldnames or ())}")
-        for line, row in enumerate(reader, start=2):
-            wav = f"{(row['filename'] or '').removesuffix('.wav')}.wav"
-            if wav in seen:
-                raise BadInput(f"{gold}:{line}: {wav} is named twice; remove one of its rows")
-            seen.add(wav)
-            if wav not in unlabelled:
-                raise BadInput(f"{gold}:{line}: {folder / wav} is missing; bring the whole folder or remove its row")
-            if row["correct"] not in ("0", "1"):
-                raise BadInput(f"{gold}:{line}: {wav}: correct is {row['correct']!r}, not 0 or 1; repair the label")
-            unlabelled.discard(wav)
-            yield wav, row["correct"] == "1", row | {"line": str(line)}
+    reader = csv.DictReader(io.StringIO(read_text(gold), newline=""))
+    needed = {"id", "filename", "voice", "correct", *columns}
+    if missing := sorted(needed - set(reader.fieldnames or ())):
+        raise BadInput(f"{gold}: no column {' '.join(missing)}; it has {' '.join(reader.fieldnames or ())}")
+    for line, row in enumerate(reader, start=2):
+        if empty := sorted(name for name in needed if row[name] is None):
+            raise BadInput(f"{gold}:{line}: nothing in column {' '.join(empty)}; repair the row")
+        named = row["filename"]
+        stem = named[: -len(".wav")] if has_suffix(named, ".wav") else named
+        wav = sounds.get(stem, f"{stem}.wav")
+        if wav in seen:
+            raise BadInput(f"{gold}:{line}: {wav} is named twice; remove one of its rows")
+        seen.add(wav)
+        if wav not in unlabelled:
+            raise BadInput(f"{gold}:{line}: {folder / wav} is missing; bring the whole folder or remove its row")
+        if row["correct"] not in ("0", "1"):
+            raise BadInput(f"{gold}:{line}: {wav}: correct is {row['correct']!r}, not 0 or 1; repair the label")
+        unlabelled.discard(wav)
+        yield wav, row["correct"] == "1", row | {"line": str(line)}
     if unlabelled:
         raise BadInput(f"{folder / min(unlabelled)}: no label; it has no row in {gold}")
 
@@ -174,25 +185,27 @@ def _vocabulary(place: str, row: Mapping[str, str]) -> str:
 
 def _read_stories(folder: Path) -> Iterator[_Side]:
     """Sides of Spoken StoryCloze; a folder inside is a speaker."""
-    for path in sorted(folder.rglob("*.parquet")):
+    for path in files_below(folder, (".parquet",)):
         speaker = "/".join(path.relative_to(folder).parent.parts)
         yield from _read_hub(folder, path, speaker or "all", "", speaker)
-    for path in sorted(folder.rglob("*.wav")):
+    for path in files_below(folder, (".wav",)):
         if not (found := _STORY.fullmatch(path.stem)):
             raise BadInput(f"{path}: no label; a story's name ends in _correct.wav or _incorrect.wav")
         speaker = "/".join(path.relative_to(folder).parent.parts)
         name = path.relative_to(folder).as_posix()
-        yield _Side(name, found["label"] == "correct", speaker or "all", found["item"], speaker, path.stem, path)
+        yield _Side(
+            name, found["label"].lower() == "correct", speaker or "all", found["item"], speaker, path.stem, path
+        )
 
 
 def _read_salmon(folder: Path) -> Iterator[_Side]:
     """Sides of SALMon; a folder inside is a part."""
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        audio = sorted([*part.rglob("*.wav"), *part.rglob("*.parquet")])
+    for part in sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name)):
+        audio = files_below(part, (".wav", ".parquet"))
         if audio and part.name not in SALMON_PARTS:
             raise BadInput(f"{audio[0]}: {part.name} is no part of SALMon; its parts are {' '.join(SALMON_PARTS)}")
         for path in audio:
-            if path.suffix == ".parquet":
+            if has_suffix(path.name, ".parquet"):
                 yield from _read_hub(folder, path, part.name, f"{part.name}/", "")
                 continue
             if not (found := _SAMPLE.fullmatch(path.stem)):
@@ -203,18 +216,19 @@ def _read_salmon(folder: Path) -> Iterator[_Side]:
 
 def _read_hub(folder: Path, path: Path, part: str, prefix: str, voice: str) -> Iterator[_Side]:
     """Sides of a Parquet file of the hub: a row is a pair, its columns say which recording is right."""
-    try:
+    with opening(str(path)):
         file = pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not Parquet ({str(error).splitlines()[0]})") from error
     columns = file.schema_arrow.names
     right = next((column for column in _HUB if column in columns), None)
     if right is None or not {_HUB[right][0], _HUB[right][1]} <= set(columns):
         raise BadInput(f"{path}: no columns of right and wrong audio with an id; it has {' '.join(columns)}")
     wrong, number, *texts = _HUB[right]
+    check_columns(file.schema_arrow, (right, wrong), (right, wrong), str(path))
     kept = [column for column in (number, *texts) if column in columns]
     name = path.relative_to(folder).as_posix()
-    for i, row in enumerate(file.read(columns=kept).to_pylist()):
+    with opening(str(path)):
+        rows = file.read(columns=kept).to_pylist()
+    for i, row in enumerate(rows):
         item = f"{prefix}{row[number]}"
         for column, text in zip((right, wrong), texts, strict=True):
             place = f"{name}:{i}:{column}"
@@ -247,10 +261,9 @@ def _pair_up(
 
 
 def _identity(folder: Path, sides: Sequence[_Side]) -> dict[str, Any]:
-    sizes = {side.path.relative_to(folder).as_posix(): side.path.stat().st_size for side in sides}
-    lines = "\n".join(f"{name} {size}" for name, size in sorted(sizes.items()))
-    labels = {"labels": store.sha256_of(folder / GOLD)} if (folder / GOLD).is_file() else {}
-    return {"files": len(sizes), "listing": hashlib.sha256(lines.encode()).hexdigest(), **labels}
+    gold = one_of([path for path in files_below(folder) if path.parent == folder], GOLD)
+    labels = {"labels": file_content(str(gold), "evaluate.sets")} if gold else {}
+    return local_content(sorted({side.path for side in sides}), folder) | labels
 
 
 def _count(kind: PublishedKind, pairs: Sequence[ItemPair]) -> dict[str, Any]:

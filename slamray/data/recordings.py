@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slamray.config.outside import File
 from slamray.data.ids import text_id
 from slamray.errors import BadInput
+from slamray.given import opening
 
 _SPLITS = {"train": "train", "dev": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
@@ -58,18 +58,47 @@ def published_split(name: str) -> str:
     return ""
 
 
-def parquet_length(file: File, columns: Sequence[str]) -> int:
-    """Rows of a Parquet file, from its footer. BadInput when it is not Parquet or lacks one of the columns."""
-    try:
-        with fsspec.open(file.path, "rb") as opened:
-            parquet = pq.ParquetFile(opened)
-            rows, names = parquet.metadata.num_rows, parquet.schema_arrow.names
-    except (OSError, pa.ArrowInvalid) as error:
-        raise BadInput(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); repair or remove it") from error
-    missing = [name for name in columns if name not in names]
-    if missing:
-        raise BadInput(f"{file.path}: no column {' '.join(missing)}; it has {' '.join(names)}")
+def parquet_length(file: File, columns: Sequence[str], audio: Sequence[str] = ("audio",)) -> int:
+    """Rows of a Parquet file, from its footer. BadInput when it is not Parquet or lacks one of the columns.
+
+    audio: those of the columns that hold sound, of which BadInput says when they hold it in no form that is read.
+    """
+    with opening(file.path, "repair or remove it"), file.open() as opened:
+        parquet = pq.ParquetFile(opened)
+        rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+    check_columns(schema, columns, audio, file.path)
     return int(rows)
+
+
+def check_columns(schema: pa.Schema, columns: Sequence[str], audio: Sequence[str], name: str) -> None:
+    """BadInput when a table lacks one of the columns, or one of sound holds it in no form that is read."""
+    missing = [column for column in columns if column not in schema.names]
+    if missing:
+        raise BadInput(f"{name}: no column {' '.join(missing)}; it has {' '.join(schema.names)}")
+    for column in columns:
+        kind = schema.field(column).type
+        if column in audio and not _holds_sound(kind):
+            raise BadInput(
+                f"{name}: column {column} holds {_short(kind)}, and sound is read as bytes of audio files, as "
+                "{bytes, path}, or as samples, {array, sampling_rate}; write the sounds into it"
+            )
+
+
+def _holds_sound(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return _is_bytes(kind)
+    fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+    is_array = "array" in fields and pa.types.is_nested(fields["array"]) and "sampling_rate" in fields
+    return is_array or ("bytes" in fields and _is_bytes(fields["bytes"]))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _short(kind: pa.DataType) -> str:
+    text = " ".join(str(kind).split())
+    return text if len(text) < 80 else f"{text[:77]}..."
 
 
 def parquet_rows(file: File, text_column: str, words_column: str = "") -> list[Recording]:

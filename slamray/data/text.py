@@ -1,41 +1,46 @@
 """Read documents from files, normalise their text and cut it into sentences, once for every later stage.
 
-A source is JSON lines (.jsonl, .json, with .gz), Parquet, or a folder of plain text; it is local or at any path that
-fsspec can open, so a Hugging Face data set is `hf://datasets/roneneldan/TinyStories/**/*.parquet`.
+A source is JSON lines or an array of JSON (.jsonl, .json, with .gz), Parquet, or a folder of plain text; it is local or
+at any path that fsspec can open, so a Hugging Face data set is `hf://datasets/roneneldan/TinyStories/**/*.parquet`.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from slamray.config.outside import File
 from slamray.data.ids import split_of, text_id
-from slamray.errors import BadInput
+from slamray.data.row_files import read_rows, read_texts
+from slamray.given import is_text
 
 SPLITS = TRAIN, VALIDATION, EVALUATION = "train", "validation", "evaluation"
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".txt")
+END_OF_STORY = "<|endoftext|>"  # stands between stories in TinyStories' text files, and in what GPT-2's users write
+MAX_WORD = 100  # characters; what a voice needs to read a word grows with its square. Chosen, not tuned
 
-# Typographic characters that TTS lexicons and BPE tokenisers know only in their plain form.
+# Typographic characters that TTS lexicons and BPE tokenisers know only in their plain form. The apostrophe is every
+# sign that people and their programs type for it.
+_APOSTROPHES = "\u2018\u2019\u201a\u201b\u00b4\u02b9\u02bb\u02bc\u02bd\u02be\u02c8\u2032\u055a\ua78b\ua78c\uff07"
+_QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\uff02"
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 _PLAIN = str.maketrans(
-    {
-        "\u2018": "'",
-        "\u2019": "'",
-        "\u201c": '"',
-        "\u201d": '"',
-        "\u2013": "-",
-        "\u2014": "-",
-        "\u2026": "...",
-        "\u00a0": " ",
-    }
+    dict.fromkeys(_APOSTROPHES, "'")
+    | dict.fromkeys(_QUOTES, '"')
+    | dict.fromkeys(_DASHES, "-")
+    | {"\u2026": "...", "\u00a0": " "}
+    | {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\ufb05": "st", "\ufb06": "st"}
 )
+# What nobody sees: format characters (category Cf: soft hyphens, zero-width spaces, joiners, marks of direction and of
+# byte order) and the others that Unicode calls ignorable. A word goes on over them.
+_IGNORABLE = [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10)]
+_UNSEEN = dict.fromkeys(
+    [*_IGNORABLE, *range(0xE0000, 0xE1000), *(c for c in range(sys.maxunicode) if unicodedata.category(chr(c)) == "Cf")]
+)
+_TYPED_ACCENT = re.compile(r"(?<=\w)`(?=\w)")
 _CONTROL = {code: " " for code in range(128) if not chr(code).isprintable()}
 _ABBREVIATED = "mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt rev jr sr vs"
 _TITLES = frozenset(_ABBREVIATED.split())  # a full stop after one of these ends no sentence
@@ -66,11 +71,21 @@ class TextDocument:
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC, plain quotes and dashes, no control characters, one space between words."""
+    """Unicode NFC, plain quotes and dashes, no unseen or control characters, one space between words."""
+    if "`" in text:
+        text = _TYPED_ACCENT.sub("'", text)
     if text.isascii():  # most stories: the same, ten times as fast
         return " ".join(text.translate(_CONTROL).split())
-    text = unicodedata.normalize("NFC", text).translate(_PLAIN)
+    text = unicodedata.normalize("NFC", text.translate(_UNSEEN)).translate(_PLAIN)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def long_word(text: str) -> str:
+    """Why no voice is given a text: the reason where it holds a word longer than MAX_WORD; else empty."""
+    longest = max(text.split(), key=len, default="")
+    if len(longest) <= MAX_WORD:
+        return ""
+    return f"a word of {len(longest)} characters, more than {MAX_WORD}: {longest[:20]}..."
 
 
 def cut_sentences(text: str) -> tuple[str, ...]:
@@ -91,54 +106,30 @@ def cut_sentences(text: str) -> tuple[str, ...]:
 
 
 def read_documents(path: str, text_column: str) -> Iterator[RawDocument]:
-    """Every row of a file, good or bad, in the file's order."""
-    name = path.rsplit("/", 1)[-1]
-    try:
-        if path.endswith(".parquet"):
-            with fsspec.open(path, "rb") as file:
-                yield from _read_parquet(file, name, text_column)
+    """Every document of a file, good or bad, in the file's order. BadInput names a file that cannot be read."""
+    file = File(path.rpartition("/")[2], path, 0)
+    if file.has_suffix(".txt"):
+        for text in read_texts(file, END_OF_STORY):
+            yield RawDocument(text.place, text.value, text.reason)
+        return
+    for row in read_rows(file, [text_column], "corpus.text_column"):
+        value = row.value.get(text_column) if isinstance(row.value, dict) else row.value
+        if row.reason:
+            yield RawDocument(row.place, None, row.reason)
         else:
-            with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
-                yield from _read_text(file, name) if path.endswith(".txt") else _read_json(file, name, text_column)
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
-        raise BadInput(f"{path}: cannot be read ({str(error).splitlines()[0]}); repair or remove the file") from error
+            yield from _from_value(row.place, value, text_column)
 
 
-def _read_json(file: IO[bytes], name: str, column: str) -> Iterator[RawDocument]:
-    for number, line in enumerate(file, start=1):
-        place = f"{name}:{number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            yield RawDocument(place, None, f"not JSON ({error})")
-            continue
-        yield _from_value(place, row.get(column) if isinstance(row, dict) else None, column)
-
-
-def _read_parquet(file: IO[bytes], name: str, column: str) -> Iterator[RawDocument]:
-    parquet = pq.ParquetFile(file)
-    if column not in parquet.schema_arrow.names:
-        raise BadInput(f"corpus.text_column: {name} has no column {column!r}; it has {parquet.schema_arrow.names}")
-    number = 0
-    for batch in parquet.iter_batches(columns=[column]):
-        for value in batch.column(0).to_pylist():
-            yield _from_value(f"{name}:{number}", value, column)
-            number += 1
-
-
-def _read_text(file: IO[bytes], name: str) -> Iterator[RawDocument]:
-    try:
-        yield RawDocument(name, file.read().decode("utf-8"))
-    except UnicodeDecodeError as error:
-        yield RawDocument(name, None, f"not UTF-8 text ({error.reason} at byte {error.start})")
-
-
-def _from_value(place: str, value: Any, column: str) -> RawDocument:
-    if isinstance(value, str):
-        return RawDocument(place, value)
-    return RawDocument(place, None, f"no text in column {column!r}")
+def _from_value(place: str, value: Any, column: str) -> Iterator[RawDocument]:
+    if not isinstance(value, str):
+        yield RawDocument(place, None, f"no text in column {column!r}")
+    elif not is_text(value):
+        yield RawDocument(place, None, f"half a character (a lone surrogate) in column {column!r}")
+    elif END_OF_STORY not in value:
+        yield RawDocument(place, value)
+    else:
+        for text in filter(str.strip, value.split(END_OF_STORY)):
+            yield RawDocument(place, text)
 
 
 def to_document(
@@ -157,6 +148,8 @@ def to_document(
         return "no words in the text"
     if not min_words <= words <= max_words:
         return f"{words} words, outside corpus.min_words={min_words} .. corpus.max_words={max_words}"
+    if reason := long_word(text):
+        return reason
     doc_id = text_id(text)
     return TextDocument(
         doc_id, sentences, raw.place.rsplit(":", 1)[0], split_of(doc_id, validation_share, evaluation_share)

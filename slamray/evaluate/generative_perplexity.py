@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperForConditio
 
 from slamray.data.item_pairs import ItemPair
 from slamray.errors import BadInput
+from slamray.given import reason_of
 from slamray.model.sampling import Prompt, cut_prompt
 from slamray.speech.audio import RATE_HZ
 from slamray.speech.encoders.kmeans import deduplicate, expand
@@ -48,8 +49,8 @@ class Transcriber:
             loaded: Any = WhisperForConditionalGeneration.from_pretrained(
                 model, revision=revision or "main", dtype=dtype
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise BadInput(f"evaluate.genppl.asr={model}: no Whisper can be loaded ({_first_line(error)})") from error
+        except Exception as error:  # transformers and its readers of weights raise many kinds
+            raise BadInput(f"evaluate.genppl.asr={model}: no Whisper can be loaded ({reason_of(error)})") from error
         self._model = loaded.to(device).eval()
         self._device, self._dtype = device, dtype
 
@@ -81,9 +82,9 @@ class Judge:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
             loaded: Any = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=torch.float32)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # as above
             raise BadInput(
-                f"evaluate.genppl.judge={model}: no causal LM with a tokeniser can be loaded ({_first_line(error)})"
+                f"evaluate.genppl.judge={model}: no causal LM with a tokeniser can be loaded ({reason_of(error)})"
             ) from error
         self._model = loaded.to(device).eval()
         self._device = device
@@ -134,7 +135,3 @@ def correct_prompts(
         frames = np.concatenate([expand(*spoken[utterance]) for utterance in utterances])
         prompts.append(cut_prompt("+".join(utterances), *deduplicate(frames), seconds, rate_hz))
     return [prompt for prompt in prompts if len(prompt.units)]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

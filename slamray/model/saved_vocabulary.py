@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slamray import store
 from slamray.errors import BadInput
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, Vocabulary, reconcile
+from slamray.given import check_weights, read_mapping
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, Vocabulary, reconcile
 
 KEY = "vocabulary"
 SLAMKIT_TYPE = "speech_language_model"  # model_type of the published unit LMs (slprl/slam; slamkit model/unit_lm.py)
@@ -40,23 +40,31 @@ def model_vocabulary(config: Mapping[str, Any], source: str) -> Vocabulary:
     return stated_vocabulary(config, source) or Vocabulary.of_units(int(config["vocab_size"]) - FIRST_UNIT)
 
 
-def read_unit_vocabulary(folder: Path, source: str) -> Vocabulary:
+def read_unit_vocabulary(folder: Path, source: str, by_itself: bool = False) -> Vocabulary:
     """The vocabulary of the unit LM in a folder, in transformers' or slamkit's layout.
 
     BadInput that begins with `source` for a text LM: a model that states a vocabulary without units, or states none
     and begins sequences with another id than <S>, or has a tokeniser beside it that does not know the unit <Un0>.
+    by_itself: nothing else says how many units there are, so one that states none must have <S> and <PAD> for its
+    special tokens. BadInput, too, for weights that are not all there.
     """
     if not (folder / "config.json").is_file():
         raise BadInput(f"{source}: {folder} holds no model: config.json is missing")
-    config = store.read_json(folder / "config.json")
+    check_weights(folder)
+    config = read_mapping(folder / "config.json")
     found = stated_vocabulary(config, source)
     if found is None:
         text = config.get("bos_token_id") not in (None, BOS) or _has_text_tokeniser(folder)
+        text = text or (by_itself and not _has_our_specials(config))
         found = None if text else model_vocabulary(config, source)
     if found is None or not found.n_units:
         kind = f"vocabulary: {found}" if found else f"{config.get('vocab_size')} rows"
         raise BadInput(f"{source}: {folder} is a text LM ({kind}), not a unit LM; give a checkpoint that knows units")
     return found
+
+
+def _has_our_specials(config: Mapping[str, Any]) -> bool:
+    return [config.get(f"{name}_token_id") for name in ("pad", "bos", "eos")] == [PAD, BOS, BOS]
 
 
 def _has_text_tokeniser(folder: Path) -> bool:

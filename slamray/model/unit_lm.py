@@ -25,6 +25,7 @@ from transformers import (
 from slamray.config.base import SHAPE, asset_path
 from slamray.config.model import ModelSettings
 from slamray.errors import BadInput
+from slamray.given import check_weights, reason_of
 from slamray.model.families import SHAPES, family_config
 from slamray.model.saved_vocabulary import SLAMKIT_TYPE, model_vocabulary, set_vocabulary, stated_vocabulary
 from slamray.tokens.vocabulary import Vocabulary, reconcile
@@ -116,8 +117,8 @@ def read_lm_config(base: str, revision: str | None = None) -> PreTrainedConfig:
             return AutoConfig.from_pretrained(base, revision=revision)
         config = AutoConfig.for_model(**tree["base_config"])
         config.vocab_size = tree["vocab_size"]  # slamkit resizes the LM and may leave the text LM's number inside
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{base}: {_first_line(error)}") from error
+    except Exception as error:  # transformers and its readers raise many kinds over a file that is not as they expect
+        raise _not_read(base, error) from error
     set_vocabulary(config, model_vocabulary(tree, base))
     return config
 
@@ -215,13 +216,22 @@ def _load_lm(base: str, revision: str | None, config: PreTrainedConfig, **settin
         )
     except UnpicklingError as error:
         raise BadInput(f"{base}: its .bin file holds more than weights and is not opened; find safetensors") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BadInput(f"{base}: {_first_line(error)}") from error
+    except Exception as error:  # as above
+        raise _not_read(base, error) from error
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise BadInput(f"{base}: {len(missing)} weights are missing, the first is {missing[0]}; fetch it again")
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _not_read(base: str, error: Exception) -> BadInput:
+    """Why a model cannot be read: what is wrong with its files where that can be told, else what the library says."""
+    if isinstance(error, BadInput):
+        return error
+    if Path(base).is_dir():
+        check_weights(Path(base))
+    return BadInput(f"{base}: {reason_of(error)}")
 
 
 def _take_weights(model: PreTrainedModel, text_lm: PreTrainedModel, config: ModelSettings, kept: int) -> None:
@@ -246,7 +256,3 @@ def _take_weights(model: PreTrainedModel, text_lm: PreTrainedModel, config: Mode
                 new_MH.copy_(text_VH.mean(dim=0) + noise_MH)
             elif len(new_MH):
                 new_MH.normal_(std=text_VH.std().item())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

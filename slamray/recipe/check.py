@@ -12,6 +12,7 @@ from slamray.stages import joint_rows, planning
 from slamray.stages.items import has_word_tests
 from slamray.stages.packed import STORIES, check_mixture, source_names
 from slamray.stages.preferences import check_source
+from slamray.stages.recorded import has_recordings
 from slamray.train.spent import fit_pairs
 from slamray.train.trunk_schedule import check_trunk
 
@@ -24,12 +25,24 @@ def check(recipe: Recipe) -> None:
         need = "tests of words need them: say evaluate.items.words=0 evaluate.items.words_in_sentence=0"
         check_phonemes(recipe.speech.tts, need)
     check_decoder(recipe.evaluate.vocoder, "evaluate.vocoder")
+    _check_splits(recipe)
     check_mixture(recipe.pack.mixture, source_names(recipe.recorded))
     joint_rows.check(recipe.joint, recipe.pack)
     check_compute(recipe.compute)
     _check_training(recipe)
     _check_dpo(recipe)
     planning.check_fits(recipe)
+
+
+def _check_splits(recipe: Recipe) -> None:
+    shares = recipe.corpus
+    if shares.evaluation_share == 0:
+        raise BadInput("corpus.evaluation_share=0: test items are made of what no training sees; give it a share")
+    if shares.validation_share == 0 and not has_recordings(recipe.recorded):
+        raise BadInput("corpus.validation_share=0: perplexity is measured on validation documents; give it a share")
+    if shares.evaluation_share + shares.validation_share >= 1:
+        together = f"{shares.evaluation_share:g} + {shares.validation_share:g}"
+        raise BadInput(f"corpus.evaluation_share, corpus.validation_share: {together} leave nothing to train on")
 
 
 def check_compute(compute: Compute) -> None:

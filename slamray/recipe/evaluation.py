@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from slamray.config.base import Located
+from slamray.config.base import Located, home_path
+from slamray.config.load import parse_value
 from slamray.config.outside import model_content
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
@@ -98,7 +96,7 @@ def _metrics(word: str, recipe: Recipe) -> list[str]:
     known = [*sorted(recipe.evaluate.sets), *run_metrics()]
     if not word:
         return sorted(recipe.evaluate.sets) or run_metrics()
-    asked = _value("metrics", word)
+    asked = parse_value("metrics", word)
     if not isinstance(asked, list) or not asked:
         raise BadInput(f"metrics={word}: not a list such as [perplexity, grammar]")
     if odd := [str(metric) for metric in asked if metric not in known]:
@@ -108,9 +106,9 @@ def _metrics(word: str, recipe: Recipe) -> list[str]:
 
 def _folders(word: str) -> dict[str, Path]:
     """Checkpoint folders by name; those of a list are called after the last part of their path that is no `model`."""
-    asked = _value("checkpoints", word)
+    asked = parse_value("checkpoints", word)
     if isinstance(asked, list) and all(isinstance(folder, str) for folder in asked):
-        parts = [[part for part in Path(folder).resolve().parts if part != MODEL][-2:] for folder in asked]
+        parts = [[part for part in Path(home_path(folder)).resolve().parts if part != MODEL][-2:] for folder in asked]
         short = [words[-1] for words in parts]
         clear = len(set(short)) == len(short) and not any(re.fullmatch("[0-9a-f]{16}", name) for name in short)
         named = list(zip(short if clear else ["-".join(words) for words in parts], asked, strict=True))
@@ -123,7 +121,7 @@ def _folders(word: str) -> dict[str, Path]:
     for name, _ in named:
         if not re.fullmatch(r"[\w.-]+", name):
             raise BadInput(f"checkpoints={word}: {name!r} is no name; use letters, digits, hyphens and points")
-    return {name: Path(folder).resolve() for name, folder in named}
+    return {name: Path(home_path(folder)).resolve() for name, folder in named}
 
 
 def _identity(name: str, folder: Path, vocabulary: Vocabulary) -> dict[str, str]:
@@ -131,10 +129,3 @@ def _identity(name: str, folder: Path, vocabulary: Vocabulary) -> dict[str, str]
     known = read_unit_vocabulary(folder, f"checkpoints: {name}")
     reconcile(known, vocabulary, f"checkpoints: {name}: {folder}", "speech.encoder")
     return model_content(str(folder), None, "checkpoints")
-
-
-def _value(key: str, word: str) -> Any:
-    try:
-        return yaml.safe_load(word)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{key}={word}: not a value ({str(error).splitlines()[0]})") from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from slamray.config.base import PUBLISHED, Located, Settings
 from slamray.config.corpora import RecordedSettings
 from slamray.config.hub import NotAtHand, commit_of, hub_data, in_one_line
-from slamray.config.outside import NO_COMMIT, find_files, is_hub_id
+from slamray.config.outside import CHECKSUMS, NO_COMMIT, find_files, is_hub_id
 from slamray.config.pins import PINS, Named, named, pin
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
@@ -19,6 +20,8 @@ from slamray.stages import planning
 from slamray.tracking import tracking_uri
 
 Build = Callable[[Recipe], Sequence[Stage]]
+CONTENTS = "contents.json"  # below root: checksums of files outside, with the size and the times they were read at
+JOB_COPY = "working_dir_files"  # Ray's folder of the working directories of jobs (2.60)
 
 
 def known(recipe: Recipe) -> Recipe:
@@ -26,7 +29,8 @@ def known(recipe: Recipe) -> Recipe:
 
     No network is used, but for a root in an object store.
     """
-    Folder(recipe.root).check(writes=False)
+    root = _root(recipe, writes=False)
+    _know_checksums(root)
     pinned = pin(recipe, _pins(recipe).get)
     return pinned if any(one.unpinned for one in _basis(pinned)) else _fitted(pinned)
 
@@ -37,8 +41,8 @@ def ready(recipe: Recipe, build: Build) -> Recipe:
     BadInput, in one line, for all that cannot be had, with what to bring and where to. Commits that the hub was asked
     for are kept in {root}/pins.json, so that a name is asked for once. A finished run asks nobody.
     """
-    root = Folder(recipe.root)
-    root.check()
+    root = _root(recipe)
+    _know_checksums(root)
     if recipe.tracking.enabled:
         tracking_uri(recipe.tracking.uri, root)
     pins = _pins(recipe)
@@ -57,6 +61,35 @@ def ready(recipe: Recipe, build: Build) -> Recipe:
     trouble += [found for stage in todo if (found := _lacks(stage))]
     _raise(trouble)
     return pinned
+
+
+def _root(recipe: Recipe, writes: bool = True) -> Folder:
+    """The folder of a run; BadInput when it cannot be one, or would go with the job that runs."""
+    root = Folder(recipe.root)
+    check_root(root)
+    root.check(writes)
+    return root
+
+
+def check_root(root: Folder) -> None:
+    """BadInput when the folder of a run would be deleted with the job: it is in Ray's copy of the job's files."""
+    if JOB_COPY in str(root).split("/"):
+        raise BadInput(
+            f"root: {root} is Ray's copy of the job's files, which it deletes; give an absolute folder, root=/data/runs"
+        )
+
+
+def _know_checksums(root: Folder) -> None:
+    """Files outside are read for their checksum once, for all commands under a root; none is made for this alone."""
+    CHECKSUMS.know(root.read_json(CONTENTS) if root.exists(CONTENTS) else {})
+    CHECKSUMS.keep(None)
+    if root.is_shared and root.exists(""):
+        keep_checksums(root)
+
+
+def keep_checksums(root: Folder) -> None:
+    """From now on, what is known of files outside is kept in the root."""
+    CHECKSUMS.keep(partial(root.write_json, CONTENTS))
 
 
 def _basis(recipe: Recipe) -> list[Named]:

@@ -11,6 +11,8 @@ import yaml
 
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, find_metric
+from slamray.given import reason_of
+from slamray.tracking import remove_strays
 
 ANSWER = "answer"  # the child that ends the run of a sweep
 
@@ -146,7 +148,8 @@ def _search(uri: str, experiment: str, names: Sequence[str]) -> list[tuple[Any, 
             runs += page
             token = page.token or None
     except MlflowException as error:
-        raise BadInput(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{uri}: {reason_of(error)}") from error
+    remove_strays(uri)
     ours = [run for run in runs if "slamray.stage" in run.data.tags]
     children: dict[str, dict[str, Any]] = {}
     for run in ours:

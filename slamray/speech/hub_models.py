@@ -12,6 +12,7 @@ from slamray.config.base import asset_path
 from slamray.config.hub import not_at_hand
 from slamray.config.outside import require_hub_id
 from slamray.errors import BadInput
+from slamray.given import check_weights
 
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors")
 PICKLES = ("*.bin", "*.pth", "voices/*.pt")  # transformers reads them as tensors alone
@@ -21,6 +22,7 @@ def model_folder(model: str, revision: str | None, patterns: Sequence[str], key:
     """The folder itself, or that of a hub id's files that match the patterns. BadInput names the recipe's key."""
     local = Path(asset_path(model))
     if local.is_dir():
+        check_weights(local)
         return local
     require_hub_id(model, revision, key)
     try:

@@ -31,10 +31,11 @@ NOISE_DB = (15.0, 40.0)  # signal to noise; chosen, not tuned
 
 def main(words: Sequence[str]) -> int:
     """Write `FOLDER/plain` and `FOLDER/diverse`."""
-    if len(words) != 1:
+    if len(words) != 1 or not words[0].strip():
         sys.stderr.write("error: give one folder\n")
         return 2
     try:
+        store.check_folder(Path(words[0]), "FOLDER")
         count = write_stand_ins(Path(words[0]), load_voice(TtsSettings()), RECORDINGS)
         print(f"{count} recordings in {words[0]}")
     except BadInput as error:

@@ -99,7 +99,8 @@ class Disk:
         return self.path.name
 
     def check(self, writes: bool) -> None:
-        """Writing says what is wrong."""
+        """BadInput when it is no folder, or nothing can be written there."""
+        store.check_folder(self.path, "root", writes)
 
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
@@ -201,7 +202,7 @@ class Folder:
         return isinstance(self.on, Disk)
 
     def check(self, writes: bool = True) -> None:
-        """BadInput when an object store cannot be used."""
+        """BadInput when it cannot be used: no folder, a disk that is read only, a store that does not answer."""
         self.on.check(writes)
 
     def exists(self, name: str) -> bool:
@@ -250,7 +251,7 @@ class Folder:
         """BadInput names the file when it is damaged."""
         try:
             return json.loads(self.read(name))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text
             raise BadInput(f"{self / name}: not JSON ({error}); remove the file to have it made again") from error
 
     def write_table(self, name: str, table: pa.Table, group_rows: int | None = None) -> None:

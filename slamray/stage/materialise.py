@@ -47,6 +47,8 @@ def materialise(
                 members = [s for s in ready if s is ready[0] or (s.group and s.group == ready[0].group)]
                 ready = [s for s in ready if s not in members]
                 waiting = [s for s in waiting if s not in members]
+                for stage in members:
+                    stage.check(_inputs(stage, root))
                 group = _Group(len(members), time.time())
                 running.append(group)
                 for stage, seat in zip(members, machines.seats(len(members)), strict=True):
@@ -102,11 +104,14 @@ def _manifest(
     with out.claim(wait=wait) as held:
         if stage.is_done(root):  # another process has finished it while this one waited
             return stage.manifest(root)
-        inputs = {name: upstream.folder(root) for name, upstream in by_name(stage.inputs).items()}
-        facts = stage.work(inputs, out, seat, **stage.settings)
+        facts = stage.work(_inputs(stage, root), out, seat, **stage.settings)
         held.check()
         began, group.since = group.since, time.time()
         return _record(stage, out, facts, began, provenance)
+
+
+def _inputs(stage: Stage, root: Root) -> dict[str, Folder]:
+    return {name: upstream.folder(root) for name, upstream in by_name(stage.inputs).items()}
 
 
 def _record(stage: Stage, out: Folder, facts: Any, began: float, provenance: Mapping[str, Any]) -> Manifest:

@@ -37,7 +37,8 @@ class Stage:
 
     `work(inputs, out, machine, **settings) -> facts`; settings are Settings, plain values, or Located ones, and all of
     them are the stage's identity. Facts are a small record (a dataclass of plain values). Ready stages of one `group`
-    are made side by side, so that their rows can share actors. `cost` is for people: `--plan`.
+    are made side by side, so that their rows can share actors. `check(inputs)` is asked before any of them starts:
+    BadInput for what the inputs already tell. `cost` is for people: `--plan`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Stage:
     inputs: tuple[Stage, ...] = ()
     version: int = 1
     group: str = ""
+    check: Callable[[Inputs], None] = field(default=lambda inputs: None)
     cost: Callable[[], str] = field(default=lambda: "")
 
     @cached_property

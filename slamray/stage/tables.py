@@ -23,9 +23,9 @@ def write_quarantine(out: Folder, bad: Sequence[dict[str, str]], name: str = "ro
         out.write_table(f"{QUARANTINE}/{name}.parquet", pa.Table.from_pylist(list(bad), _BAD_ROW))
 
 
-def read_quarantine(out: Folder) -> list[dict[str, str]]:
-    """Every row set aside by a stage."""
-    return [row for name in out.names(f"{QUARANTINE}/*.parquet") for row in out.read_table(name).to_pylist()]
+def read_quarantine(out: Folder, named: str = "*") -> list[dict[str, str]]:
+    """Every row set aside by a stage, or those in the tables of this name."""
+    return [row for name in out.names(f"{QUARANTINE}/{named}.parquet") for row in out.read_table(name).to_pylist()]
 
 
 def unit_parts(folder: Folder, columns: list[str] | None = None, filters: Any = None) -> Iterator[pa.Table]:

@@ -44,7 +44,7 @@ class CorpusFacts:
 
 def stage(recipe: Recipe) -> Stage:
     """From what lies outside the run; it has no inputs."""
-    return Stage("corpus", run, {"corpus": recipe.corpus}, version=2)
+    return Stage("corpus", run, {"corpus": recipe.corpus}, version=3)
 
 
 def text_stage(recipe: Recipe, documents: Stage) -> Stage:

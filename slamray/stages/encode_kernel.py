@@ -17,7 +17,7 @@ from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Pool
 from slamray.stages.shards import SCHEMA, Shard, ShardDone, write_shard
 from slamray.stages.speak_and_listen import ShardOfSound, Sound
-from slamray.stages.speech_kernels import one_thread
+from slamray.stages.speech_kernels import one_thread, reason_of_row
 
 
 class Encode:
@@ -31,12 +31,32 @@ class Encode:
         if row.shard.is_done:  # an actor that died had made it, and another does all that it was sent again
             return ShardDone(row.shard.number, 0.0)
         sounds = [self._checked(sound) for sound in row.sounds]
+        sounds, units = self._encoded(sounds)
         good = [sound for sound in sounds if not sound.reason]
         audios = [from_pcm(sound.pcm) for sound in good]
-        units = self._encoder(audios, self._batch_seconds)
         rows = [self._to_row(*parts) for parts in zip(good, audios, units, strict=True)]
         self._write(row.shard, sounds, rows)
         return ShardDone(row.shard.number, float(sum(len(audio) for audio in audios)) / RATE_HZ)
+
+    def _encoded(self, sounds: list[Sound]) -> tuple[list[Sound], list[np.ndarray]]:
+        """The units of all sounds that have no reason against them, and the sounds.
+
+        Where the encoder fails over a batch, each sound is encoded by itself, so that it costs those alone that it
+        fails over.
+        """
+        good = [sound for sound in sounds if not sound.reason]
+        try:
+            return sounds, self._encoder([from_pcm(sound.pcm) for sound in good], self._batch_seconds)
+        except Exception as error:  # of any encoder over any sound
+            reason = reason_of_row(error, "the encoder")
+            if len(good) == 1:
+                return [one if one.reason else replace(one, reason=reason) for one in sounds], []
+        tried, units = [], []
+        for sound in sounds:
+            (kept,), own = ([sound], []) if sound.reason else self._encoded([sound])
+            tried.append(kept)
+            units += own
+        return tried, units
 
     def _checked(self, sound: Sound) -> Sound:
         samples = len(sound.pcm) // 2

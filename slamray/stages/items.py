@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from slamray.config.base import part_of
 from slamray.config.evaluation import ItemsSettings
 from slamray.config.speech import SpeakingSettings
 from slamray.config.tree import Recipe
-from slamray.data.corpus_items import CorpusText
+from slamray.data.corpus_items import CorpusText, sentence_order, topic_cloze
 from slamray.data.item_pairs import ItemSet, merge
-from slamray.data.text import EVALUATION, TRAIN
+from slamray.data.text import EVALUATION, TRAIN, TextDocument
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import corpus_metrics, make_items
 from slamray.speech.voices.base import PhonemeVoice
@@ -43,7 +44,8 @@ def stage(recipe: Recipe, documents: Stage) -> Stage:
         "speaking": part_of(recipe.speech, SpeakingSettings),
         "heard_documents": recipe.speech.train_documents,
     }
-    return Stage("items", run, settings, (documents,), group=SPEAKING)
+    check = partial(check_documents, recipe.evaluate.items)
+    return Stage("items", run, settings, (documents,), group=SPEAKING, check=check)
 
 
 def check_others(items: ItemsSettings) -> None:
@@ -53,6 +55,32 @@ def check_others(items: ItemsSettings) -> None:
         if name not in corpus_metrics() or name in fields:
             known = " ".join(metric for metric in corpus_metrics() if metric not in fields)
             raise BadInput(f"evaluate.items.others.{name}: no such metric is made of text; there are {known or 'none'}")
+
+
+def check_documents(items: ItemsSettings, inputs: Inputs) -> None:
+    """BadInput when the evaluation documents are too few for a metric that is made of text alone."""
+    documents = _documents(inputs["corpus"])
+    makers = {"topic_cloze": topic_cloze, "sentence_order": sentence_order}
+    for name, make in makers.items():
+        text = CorpusText(documents, lambda at_most: (), None, items, _no_voice)
+        if items.pairs(name) and not make(text, items.pairs(name)).pairs:
+            raise BadInput(
+                f"evaluate.items.{name}: no pair can be made of {len(documents)} evaluation documents; bring more "
+                f"text, raise corpus.evaluation_share, or say evaluate.items.{name}=0"
+            )
+
+
+def _no_voice() -> PhonemeVoice:
+    raise AssertionError("these metrics are made of text alone")
+
+
+def _documents(folder: Folder) -> list[TextDocument]:
+    documents = list(corpus.read(folder, EVALUATION, MOST_DOCUMENTS))
+    if not documents:
+        raise BadInput(
+            "corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text"
+        )
+    return documents
 
 
 def run(
@@ -76,11 +104,7 @@ def _make(folder: Folder, items: ItemsSettings, speaking: SpeakingSettings, hear
         assert isinstance(voice, PhonemeVoice), "recipe/check.py refuses word tests for other voices"
         return voice
 
-    documents = list(corpus.read(folder, EVALUATION, MOST_DOCUMENTS))
-    if not documents:
-        raise BadInput(
-            "corpus.evaluation_share: no document is left for evaluation; raise the share or bring more text"
-        )
+    documents = _documents(folder)
 
     def train(at_most: int) -> Iterator[str]:
         return (document.text for document in corpus.read(folder, TRAIN, at_most))

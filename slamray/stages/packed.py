@@ -62,7 +62,8 @@ def run(
         if split == TRAIN and pack.mixture:
             facts[split] = write_mixture(out / split, sources, vocabulary, pack)
         else:
-            facts[split] = write_documents(out / split, partial(_chained, sources), vocabulary, pack, split)
+            advice = _advice(inputs, split)
+            facts[split] = write_documents(out / split, partial(_chained, sources), vocabulary, pack, split, advice)
     return facts
 
 
@@ -93,14 +94,26 @@ def _chained(sources: Mapping[str, Source]) -> Iterator[Documents]:
 
 
 def write_documents(
-    folder: Folder, documents: Source, vocabulary: Vocabulary, settings: PackSettings, split: str
+    folder: Folder, documents: Source, vocabulary: Vocabulary, settings: PackSettings, split: str, advice: str = ""
 ) -> dict[str, Any]:
-    """Pack documents; BadInput when a split is empty."""
+    """Pack documents; BadInput, which says the advice, when a split is empty."""
     lengths_D = lengths_of(documents)
     if not len(lengths_D):
-        raise BadInput(f"no {split} document to pack; bring more text or raise corpus.validation_share")
+        raise BadInput(advice or f"no {split} document to pack; bring more of them")
     packing = pack(lengths_D, settings.context, settings.row_tokens)
     return _written(folder, documents, vocabulary, packing)
+
+
+def _advice(inputs: Inputs, split: str) -> str:
+    """What is said where a split has no document, by what the sources hold."""
+    counts = {name: sum(len(table) for table in unit_parts(folder, ["split"])) for name, folder in inputs.items()}
+    recordings = {name: count for name, count in counts.items() if SOURCES.get(name) != STORIES and count}
+    if split == VALIDATION:
+        key = "recorded.validation_share" if recordings else "corpus.validation_share"
+        return f"no validation document to pack; bring more, or raise {key}"
+    if recordings:
+        return recorded.no_training(recordings)
+    return "no training document to pack; bring more text, or lower corpus.validation_share and corpus.evaluation_share"
 
 
 def write_mixture(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slamray.config.base import part_of
-from slamray.config.corpora import PreferencesSettings
+from slamray.config.corpora import ROW_SUFFIXES, PreferencesSettings
 from slamray.config.hub import hub_data
 from slamray.config.outside import File, find_files
 from slamray.config.speech import DEFAULT_VOICE, SpeakingSettings
@@ -21,12 +20,15 @@ from slamray.config.tree import Recipe
 from slamray.data import preference_pairs
 from slamray.data.ids import content_id, split_of
 from slamray.data.item_pairs import Utterance
-from slamray.data.preference_pairs import PARTS, SPOKEN_COLUMNS, PairSet, PreferencePair
+from slamray.data.preference_pairs import PARTS, SPOKEN_COLUMNS, SWAG_COLUMNS, PairSet, PreferencePair, Unread
 from slamray.data.recordings import Recording, parquet_length, published_split
+from slamray.data.row_files import read_rows
 from slamray.data.text import EVALUATION, TRAIN, cut_sentences
 from slamray.errors import BadInput
+from slamray.given import opening
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
+from slamray.stage.tables import check_bad_share, write_quarantine
 from slamray.stage.work import Machine
 from slamray.stages import corpus, units
 from slamray.stages.speak_and_listen import SpeechFacts, listen, speak
@@ -38,6 +40,7 @@ from slamray.tokens.vocabulary import FILE, Vocabulary
 PAIRS = "pairs.parquet"
 PUBLISHED_SPLITS = ("train", "validation")  # of SpokenSwag as published; the second is held out
 PATH = "preferences.path"
+SOME_PAIRS = 50  # that a check of a corpus's stories is content with
 STORIES_PER_PAIR = 20  # read at most, the first by id, where few pairs of a large corpus are wanted; chosen, not tuned
 _UNITS = pa.list_(pa.uint16())
 SCHEMA = pa.schema(
@@ -80,9 +83,30 @@ def stage(recipe: Recipe, documents: Stage) -> Stage:
         "vocabulary": vocabulary_of(recipe),
     }
     many = recipe.preferences.max_pairs or "all"
+    heldout = HeldOut(recipe.corpus.validation_share, recipe.corpus.evaluation_share)
     return Stage(
-        "preferences", run, settings, (documents,), group=SPEAKING, cost=lambda: f"speaks and encodes {many} pairs"
+        "preferences",
+        run,
+        settings,
+        (documents,),
+        group=SPEAKING,
+        check=partial(check_pairs, recipe.preferences, heldout),
+        cost=lambda: f"speaks and encodes {many} pairs",
     )
+
+
+def check_pairs(preferences: PreferencesSettings, heldout: HeldOut, inputs: Inputs) -> None:
+    """BadInput when no pair can be made, or too many rows are bad; of a large corpus some stories tell it."""
+    some = preferences.model_copy(update={"max_pairs": min(preferences.max_pairs or SOME_PAIRS, SOME_PAIRS)})
+    texts = _texts(inputs, some, heldout)
+    if preferences.source != "stories":
+        check_bad_share(texts.bad, texts.read, preferences.max_bad_share, "preferences.max_bad_share")
+    if not texts.train.pairs:
+        raise BadInput(_no_pairs(texts.train))
+
+
+def _no_pairs(train: PairSet) -> str:
+    return f"preferences: no pair is left of {dict(train.dropped)}; give more text or a higher max_auto_bleu"
 
 
 def run(
@@ -99,13 +123,15 @@ def run(
 
     SpokenSwag is spoken already: its recordings are encoded, and its validation split is held out.
     """
-    train, heldout = _texts(inputs, preferences, HeldOut(validation_share, evaluation_share))
+    texts = _texts(inputs, preferences, HeldOut(validation_share, evaluation_share))
+    train, heldout = texts.train, texts.heldout
+    write_quarantine(out, texts.bad)
+    if preferences.source != "stories":
+        check_bad_share(texts.bad, texts.read, preferences.max_bad_share, "preferences.max_bad_share")
     chosen = [("train", pair) for pair in train.pairs[: preferences.max_pairs or None]]
     chosen += [("heldout", pair) for pair in heldout.pairs[: preferences.heldout_pairs]]
     if not chosen:
-        raise BadInput(
-            f"preferences: no pair is left of {dict(train.dropped)}; give more text or a higher max_auto_bleu"
-        )
+        raise BadInput(_no_pairs(train))
     if preferences.source == "spoken_swag":
         recordings = [recording for _, pair in chosen for recording in _recordings(pair)]
         facts = listen(recordings, out, machine, speaking, "preferences", "speech.max_bad_share")
@@ -124,7 +150,7 @@ def run(
         pairs_heldout=sum(row["split"] == "heldout" for row in rows),
         pairs_without_sound=len(chosen) - len(rows),
         dropped=dict(train.dropped),
-        bad_rows=len(train.quarantined),
+        bad_rows=len(texts.bad),
     )
 
 
@@ -134,21 +160,39 @@ def read(folder: Folder, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _texts(inputs: Inputs, preferences: PreferencesSettings, heldout: HeldOut) -> tuple[PairSet, PairSet]:
-    """Training pairs and held-out ones."""
+@dataclass(frozen=True)
+class Texts:
+    """Training pairs and held-out ones; the rows that none could be made of, by place and reason, of so many read."""
+
+    train: PairSet
+    heldout: PairSet
+    bad: Sequence[dict[str, str]] = ()
+    read: int = 0
+
+
+def _texts(inputs: Inputs, preferences: PreferencesSettings, heldout: HeldOut) -> Texts:
+    """The pairs of the source, as text."""
     if preferences.source == "stories":
         wanted = ((TRAIN, preferences.max_pairs), (EVALUATION, preferences.heldout_pairs))
         train, kept = (
             preference_pairs.from_stories(corpus.read(inputs["corpus"], split, STORIES_PER_PAIR * pairs), preferences)
             for split, pairs in wanted
         )
-        return train, kept
+        return Texts(train, kept)
     if preferences.source == "spoken_swag":
         files = _published(preferences)
         by_split = [[file for file in files if published_split(file.name) == split] for split in PUBLISHED_SPLITS]
-        train, kept = (preference_pairs.from_spoken_swag(read_spoken_swag(own), preferences) for own in by_split)
-        return train, kept
-    return _split(preference_pairs.from_swag(read_swag(preferences.path), preferences), heldout)
+        rows = [list(read_spoken_swag(own)) for own in by_split]
+        train, kept = (preference_pairs.from_spoken_swag(own, preferences) for own in rows)
+        bad = [row for own, found in zip(rows, (train, kept), strict=True) for row in _bad_rows(own, found)]
+        return Texts(train, kept, bad, sum(map(len, rows)))
+    swag = list(read_swag(preferences.path))
+    found = preference_pairs.from_swag([row for _, row in swag], preferences)
+    return Texts(*_split(found, heldout), _bad_rows(swag, found), len(swag))
+
+
+def _bad_rows(rows: Sequence[tuple[str, Any]], found: PairSet) -> list[dict[str, str]]:
+    return [{"id": rows[index][0], "reason": reason} for index, reason in found.quarantined]
 
 
 def _split(found: PairSet, heldout: HeldOut) -> tuple[PairSet, PairSet]:
@@ -162,26 +206,18 @@ def _split(found: PairSet, heldout: HeldOut) -> tuple[PairSet, PairSet]:
     return PairSet(train, found.quarantined, found.dropped), PairSet(kept)
 
 
-def read_swag(path: str) -> Iterator[dict[str, Any]]:
-    """Rows of SWAG as published: Parquet or JSON lines, at any path fsspec can open."""
-    for file in find_files([path], PATH):
-        with fsspec.open(file.path, "rb") as opened:
-            if file.name.endswith(".parquet"):
-                for batch in pq.ParquetFile(opened).iter_batches():
-                    yield from batch.to_pylist()
-            else:
-                for number, line in enumerate(opened, start=1):
-                    try:
-                        yield json.loads(line)
-                    except ValueError as error:
-                        raise BadInput(f"{file.path}:{number}: not JSON ({error}); repair the line") from error
+def read_swag(path: str) -> Iterator[tuple[str, Any]]:
+    """Each row of SWAG as published with its place: Parquet or JSON, at any path fsspec can open."""
+    for file in find_files([path], PATH, ROW_SUFFIXES):
+        for row in read_rows(file, SWAG_COLUMNS, PATH):
+            yield row.place, Unread(row.reason) if row.reason else row.value
 
 
 def read_spoken_swag(files: Sequence[File]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`path:row`, text columns) of SpokenSwag's Parquet files; BadInput when one lacks a column."""
     for file in files:
-        parquet_length(file, (*PARTS, *SPOKEN_COLUMNS))  # BadInput when it is something else
-        with fsspec.open(file.path, "rb") as opened:
+        parquet_length(file, (*PARTS, *SPOKEN_COLUMNS), PARTS)  # BadInput when it is something else
+        with opening(file.path), file.open() as opened:
             rows = pq.read_table(opened, columns=list(SPOKEN_COLUMNS)).to_pylist()
         yield from ((f"{file.path}:{number}", row) for number, row in enumerate(rows))
 
@@ -198,7 +234,7 @@ def check_source(preferences: PreferencesSettings) -> None:
 
 
 def _published(preferences: PreferencesSettings) -> list[File]:
-    files = [file for file in find_files([preferences.path], PATH) if file.name.endswith(".parquet")]
+    files = [file for file in find_files([preferences.path], PATH, ROW_SUFFIXES) if file.has_suffix(".parquet")]
     if not any(published_split(file.name) == "train" for file in files):
         raise BadInput(f"{PATH}: {preferences.path} has no train-*.parquet; it is not SpokenSwag")
     return files

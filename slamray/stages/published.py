@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from slamray.config.base import Located
+from slamray.config.base import Located, asset_path
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
 from slamray.data.item_pairs import ItemPair
@@ -69,7 +69,7 @@ class Sets:
     @cached_property
     def found(self) -> list[PublishedSet]:
         """BadInput for whatever is wrong with one of them."""
-        return [read_set(name, Path(folder)) for name, folder in self.named]
+        return [read_set(name, Path(asset_path(folder))) for name, folder in self.named]
 
     def content(self) -> dict[str, Any]:
         return {one.name: dict(one.identity) for one in self.found}

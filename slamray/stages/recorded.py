@@ -14,6 +14,7 @@ from slamray.config.tree import Recipe
 from slamray.data.ids import text_id
 from slamray.data.published_corpora import CORPORA
 from slamray.data.recordings import Recording, parquet_length, published_split
+from slamray.data.text import VALIDATION
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
@@ -38,6 +39,7 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
     given, listening = recipe.recorded, listening_of(recipe)
     found = []
     check_at_most(given)
+    trains_alone = recipe.speech.train_documents is None and not given.paths and len(given_corpora(given)) == 1
     if given.paths:
         plain = partial(data_content, given.paths, "recorded.paths", PLAIN_SUFFIXES)
         found.append(Stage(PLAIN, run_plain, {"files": Located(plain, given), "listening": listening}, version=2))
@@ -46,7 +48,8 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
         at_most = given.at_most.get(name, 0)
         settings = {"name": name, "files": Located(content, given), "at_most": at_most, "listening": listening}
         many = f"{at_most:,}" if at_most else "all"
-        found.append(Stage(name, run_corpus, settings, version=2, cost=partial("encodes {} recordings".format, many)))
+        work = partial(run_corpus, trains_alone=True) if trains_alone else run_corpus
+        found.append(Stage(name, work, settings, version=2, cost=partial("encodes {} recordings".format, many)))
     return tuple(found)
 
 
@@ -75,13 +78,19 @@ def run_corpus(
     files: Located,
     at_most: int,
     listening: ListeningSettings,
+    trains_alone: bool = False,
 ) -> CorpusOfRecordingsFacts:
-    """Read and encode a published corpus; at_most: recordings that are not for validation, 0 for all."""
+    """Read and encode a published corpus; at_most: recordings that are not for validation, 0 for all.
+
+    trains_alone: nothing else is trained on, so BadInput, before anything is read, where all of it is for validation.
+    """
     listing = CORPORA[name](enough_files(_corpus_files(files.place, name), at_most))
     recordings = first_recordings(listing.recordings, at_most)
     if not recordings:
         given = getattr(files.place, name)
         raise BadInput(f"recorded.{name}: no recording found in {given}; {dict(listing.dropped)}")
+    if trains_alone and all(recording.split == VALIDATION for recording in recordings):
+        raise BadInput(no_training({name: len(recordings)}))
     facts = listen(recordings, out, machine, listening, name, BAD_SHARE)
     return CorpusOfRecordingsFacts(**asdict(facts), dropped=dict(listing.dropped))
 
@@ -92,7 +101,7 @@ def enough_files(files: Sequence[File], at_most: int) -> list[File]:
     Only Parquet says in its footer how many it holds; it is taken file by file, in the order of the ids of their names.
     What is published as validation or test, and every other kind of file, is kept.
     """
-    parquet = [file for file in files if file.name.endswith(".parquet") and published_split(file.name) in ("", "train")]
+    parquet = [file for file in files if file.has_suffix(".parquet") and published_split(file.name) in ("", "train")]
     if not at_most:
         return list(files)
     taken, rows = set(), 0
@@ -120,6 +129,20 @@ def listening_of(recipe: Recipe) -> ListeningSettings:
     return heard.model_copy(update={"max_bad_share": recipe.recorded.max_bad_share})
 
 
+def no_training(counts: Mapping[str, int]) -> str:
+    """What is said where recordings alone are trained on and all of them, so many a corpus, are for validation."""
+    said = ", ".join(f"recorded.{name}: {count}" for name, count in counts.items())
+    return (
+        f"no training document: every recording given is of a validation split ({said}); give training parts too "
+        "(train-*), or speak text as well: speech.train_documents=0"
+    )
+
+
+def has_recordings(given: RecordedSettings) -> bool:
+    """Whether a recipe names any."""
+    return bool(given.paths or given_corpora(given))
+
+
 def given_corpora(given: RecordedSettings) -> list[str]:
     """Names of the published corpora that a recipe gives a place for."""
     return [name for name in CORPORA if getattr(given, name)]
@@ -134,7 +157,7 @@ def _plain_files(given: RecordedSettings) -> list[File]:
 
 
 def _recordings_of(file: File) -> Iterator[Recording]:
-    if not file.name.lower().endswith(".parquet"):
+    if not file.has_suffix(".parquet"):
         yield Recording(text_id(file.name), file.path)
         return
     for row in range(parquet_length(file, ["audio"])):

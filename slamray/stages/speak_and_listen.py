@@ -163,8 +163,8 @@ def _pools(first: Pool, listening: ListeningSettings, compute: Compute) -> list[
 def facts_of(out: Folder, requests: Sequence[Part], max_bad_share: float, key: str) -> SpeechFacts:
     """Counts over all parts, read from the files so that they are right after any number of restarts."""
     found, asked = total(out), sum(part.rows for part in requests)
-    check_bad_share(read_quarantine(out), asked, max_bad_share, key)
+    check_bad_share(read_quarantine(out, "part-*"), asked, max_bad_share, key)
     assert found.utterances + found.quarantined == asked, f"{found} are not {asked} requests"
     seconds = round(found.audio_seconds, 2)
-    rate = round(found.units / found.audio_seconds, 3)
+    rate = round(found.units / found.audio_seconds, 3) if found.audio_seconds else 0.0
     return SpeechFacts(found.utterances, found.quarantined, seconds, found.units, found.frames, rate)

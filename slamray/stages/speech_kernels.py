@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -14,9 +15,10 @@ from slamray.config.speech import TtsSettings
 from slamray.data.ids import row_seed
 from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
-from slamray.data.text import TextDocument
+from slamray.data.text import TextDocument, long_word
 from slamray.errors import BadInput
-from slamray.speech.audio import RATE_HZ, load_audio, resample, to_pcm
+from slamray.given import reason_of
+from slamray.speech.audio import FULL_SCALE, RATE_HZ, as_heard, load_audio, to_pcm
 from slamray.speech.spans import Span
 from slamray.speech.voices.base import PhonemeVoice
 from slamray.speech.voices.table import load_voice
@@ -24,6 +26,8 @@ from slamray.stage.parts import RowReader
 from slamray.stage.records import from_table
 from slamray.stages.shards import Shard
 from slamray.stages.speak_and_listen import ShardOfSound, Sound
+
+TOLD = 60  # characters of a text that a reason begins with, so that the row is found
 
 
 class Speak:
@@ -56,14 +60,20 @@ class Speak:
                 assert isinstance(self._voice, PhonemeVoice), "recipe/check.py refuses word tests for other voices"
                 speech = self._voice.speak_phonemes(utterance.phonemes, seed, utterance.voice)
             else:
+                if reason := long_word(" ".join(utterance.sentences or ())):
+                    raise BadInput(reason)
                 speech = self._voice.speak(utterance.sentences or (), seed, utterance.voice)
-        except BadInput as error:
-            return Sound(utterance.utterance_id, speaker, str(error))
+            audio = as_heard(speech.audio[:, None], speech.rate_hz, RATE_HZ, "what the voice said")
+        except (
+            Exception
+        ) as error:  # of any voice over any text: it costs this row, and the share of such rows is bounded
+            said = utterance.phonemes or " ".join(utterance.sentences or ())
+            return Sound(utterance.utterance_id, speaker, reason_of_row(error, f"{said[:TOLD]!r}: the voice"))
         return Sound(
             utterance.utterance_id,
             speaker,
             split=split,
-            pcm=to_pcm(resample(speech.audio, speech.rate_hz, RATE_HZ)),
+            pcm=to_pcm(audio),
             sentences=tuple(speech.sentences),
             words=tuple(speech.words),
             phones=tuple(speech.phones),
@@ -88,8 +98,8 @@ class Listen:
             return Sound(recording.utterance_id, "", recording.reason)
         try:
             audio, text, words = self._read(recording)
-        except (BadInput, OSError) as error:
-            return Sound(recording.utterance_id, "", str(error).splitlines()[0])
+        except Exception as error:  # of any library over any file; see Speak
+            return Sound(recording.utterance_id, "", reason_of_row(error, recording.path))
         sentences = (Span(text, 0.0, len(audio) / RATE_HZ),) if text else ()
         aligned = tuple(Span(*word) for word in words)
         return Sound(recording.utterance_id, "", "", recording.split, to_pcm(audio), sentences, aligned)
@@ -103,11 +113,40 @@ class Listen:
         name = f"{recording.path}: row {recording.parquet_row}"
         columns = tuple(c for c in (recording.column, recording.text_column, recording.words_column) if c)
         row = self._parquet.read(recording.path, recording.parquet_row, columns)
-        content = (row[recording.column] or {}).get("bytes")
-        if not content:
-            raise BadInput(f"{name} holds no audio bytes in column {recording.column}")
-        audio = load_audio(content, RATE_HZ, recording.cuts, name)
+        audio = _sound_of(row[recording.column], recording, name)
         return audio, row.get(recording.text_column) or "", _words_of(row.get(recording.words_column), name)
+
+
+def reason_of_row(error: Exception, at_fault: str) -> str:
+    """Why a row has no sound: what a reader of ours says, or what a library raised over the row and which that was.
+
+    A GPU without memory is no fault of a row: the error goes on.
+    """
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    reason = reason_of(error)
+    return reason if isinstance(error, BadInput) else f"{at_fault} failed over it ({reason})"
+
+
+def _sound_of(value: Any, recording: Recording, name: str) -> np.ndarray:
+    """The sound of a cell of Parquet: the bytes of an audio file, by themselves or as {bytes, path}, or its samples."""
+    content = value.get("bytes") if isinstance(value, Mapping) else value
+    if isinstance(content, bytes) and content:
+        return load_audio(content, RATE_HZ, recording.cuts, name)
+    beside = Path(recording.path).parent / str(value.get("path") or "") if isinstance(value, Mapping) else None
+    if beside is not None and beside.is_file():  # what it names, where the table holds no bytes
+        return load_audio(beside, RATE_HZ, recording.cuts)
+    samples, rate_hz = (value.get("array"), value.get("sampling_rate")) if isinstance(value, Mapping) else (None, None)
+    if samples is None or rate_hz is None:
+        raise BadInput(f"{name} holds no audio bytes in column {recording.column}")
+    array = np.asarray(samples)
+    if array.dtype == object or array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
+        raise BadInput(f"{name}: what column {recording.column} holds are no samples of a sound")
+    scale = 1.0 if array.dtype.kind == "f" else float(FULL_SCALE)  # whole numbers are of 16 bits
+    channels_LC = array[:, None] if array.ndim == 1 else array if len(array) > array.shape[1] else array.T
+    return as_heard((channels_LC / scale).astype(np.float32), int(rate_hz), RATE_HZ, name)
 
 
 def one_thread() -> None:

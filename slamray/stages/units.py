@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
 from slamray.config.speech import SpeechSettings
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN, VALIDATION
+from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.stage.parts import parts_of
-from slamray.stage.stage import Inputs, Stage
+from slamray.stage.stage import Inputs, Stage, read_facts
 from slamray.stage.tables import read_units
 from slamray.stage.work import Machine
+from slamray.stages.corpus import CorpusFacts
+from slamray.stages.recorded import has_recordings
 from slamray.stages.speak_and_listen import SpeechFacts, speak_parts
 
 SPEAKING = "speaking"  # group of the stages that speak: their rows share the actors
@@ -37,8 +41,21 @@ def stage(recipe: Recipe, documents: Stage) -> Stage:
         {"speech": recipe.speech},
         (documents,),
         group=SPEAKING,
+        check=partial(check_splits, count is not None, has_recordings(recipe.recorded)),
         cost=lambda: f"speaks and encodes {many} training documents",
     )
+
+
+def check_splits(speaks: bool, has_others: bool, inputs: Inputs) -> None:
+    """BadInput when the corpus leaves nothing to train on or to validate with, and there are no recordings besides."""
+    found = read_facts(inputs["corpus"], CorpusFacts)
+    splits = f"of {found.documents} documents {found.train} train, {found.validation} validate"
+    if speaks and not found.train and not has_others:
+        raise BadInput(
+            f"corpus.paths: {splits}; bring more text, or lower corpus.validation_share and corpus.evaluation_share"
+        )
+    if not found.validation and not has_others:
+        raise BadInput(f"corpus.validation_share: {splits}; bring more text or raise the share")
 
 
 def run(inputs: Inputs, out: Folder, machine: Machine, speech: SpeechSettings) -> UnitsFacts:

@@ -92,3 +92,18 @@ def test_the_root_is_absolute_so_that_a_worker_elsewhere_finds_it() -> None:
 def test_asset_paths_lie_in_the_package() -> None:
     assert Path(asset_path("assets:stories.jsonl.gz")).is_file()
     assert asset_path("/elsewhere") == "/elsewhere"
+
+
+@pytest.mark.parametrize("word", ["dpo.beta=2026-13-01", "dpo.beta=[", "name=" + "[" * 3000])
+def test_a_word_that_is_no_value_is_one_line(word: str) -> None:
+    with pytest.raises(BadInput, match=rf"^{word.partition('=')[0]}=.*: not a value \(.+\)$"):
+        load_recipe([word])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_file_is_read_as_an_editor_saves_it(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "own.YAML").write_bytes("extends: demo\nname: caf\u00e9\n".encode(encoding))
+    assert load_recipe([f"recipe={tmp_path}/own.YAML"]).name == "caf\u00e9"
+    (tmp_path / "own.YAML").write_bytes("name: caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"own\.YAML: cannot be read \('utf-8' codec can't decode"):
+        load_recipe([f"recipe={tmp_path}/own.YAML"])

@@ -371,7 +371,8 @@ def test_only_these_fields_are_said_to_change_no_result() -> None:
     """A mark keeps a field out of every fingerprint: a wrong one would have stale work pass for new."""
     whole = ("compute", "tracking", "rates", "prices")  # parts of a recipe that are execution altogether
     marked = {key for key, leaf in LEAVES.items() if leaf.is_marked and key.split(".")[0] not in whole}
-    bounds = {f"{part}.max_bad_share" for part in ("corpus", "recorded", "speech")}  # how much bad data ends a run
+    # How much bad data ends a run.
+    bounds = {f"{part}.max_bad_share" for part in ("corpus", "preferences", "recorded", "speech")}
     assert marked == {"note", "root", "speech.sample_documents", "joint.text_tokens", *bounds}
 
 

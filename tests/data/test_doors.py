@@ -283,3 +283,93 @@ def test_a_corpus_is_read_at_any_address_that_fsspec_opens(tmp_path: Path) -> No
     recordings = CORPORA["peoples_speech"](find_files(["memory://hub/sTiny/data"], "k")).recordings
     assert [r.path for r in recordings] == ["memory:///hub/sTiny/data/train-0.parquet"] * 2
     assert recordings[0].split == "train"
+
+
+def librispeech(root: Path, *parts: str, transcript: bytes = b"19-198-0000 NORTHANGER ABBEY\n") -> Path:
+    """A recording in each of these parts."""
+    for part in parts:
+        write(root / part / "19" / "198" / "19-198-0000.flac", 0.2)
+        (root / part / "19" / "198" / "19-198.trans.txt").write_bytes(transcript)
+    return root
+
+
+def test_names_in_capitals_are_the_same_names(tmp_path: Path) -> None:
+    root = librispeech(tmp_path / "LibriSpeech", "train-clean-100")
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.rename(path.with_name(path.name.upper()))
+    assert [(r.split, r.text) for r in listed("librispeech", root).recordings] == [("train", "NORTHANGER ABBEY")]
+    book = tmp_path / "small" / "100" / "book"
+    write(book / "A.FLAC", 2.0)
+    write(book / "A.JSON", json.dumps({"voice_activity": [[0.5, 1.0]]}))
+    assert [list(r.cuts) for r in listed("librilight", tmp_path / "small").recordings] == [[(0.5, 1.0)]]
+    write(tmp_path / "english" / "Cat" / "ALIGNED.SWC", swc())
+    write(tmp_path / "english" / "Cat" / "AUDIO.OGG", 4.0, format="OGG")
+    assert len(listed("swc", tmp_path / "english").recordings) == 3
+
+
+def test_a_transcript_that_is_no_utf8_is_left_out_and_counted_for_the_sound_is_good(tmp_path: Path) -> None:
+    root = librispeech(
+        tmp_path / "LibriSpeech", "train-clean-100", transcript="19-198-0000 CAF\xc9\n".encode("latin-1")
+    )
+    librispeech(root, "dev-clean", transcript="\ufeff19-198-0000 CAF\xc9\n".encode())
+    listing = listed("librispeech", root)
+    assert [(r.split, r.text, r.reason) for r in listing.recordings] == [
+        ("validation", "CAF\xc9", ""),
+        ("train", "", ""),
+    ]
+    assert listing.dropped == {"transcript that is not UTF-8": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_a_table_is_read_as_a_spreadsheet_saves_it(tmp_path: Path, encoding: str) -> None:
+    folder = tmp_path / "transcribed_data" / "en"
+    write(folder / "2010" / "a.ogg", 0.2)
+    table = "id\traw_text\tnormalized_text\r\na\tCaf\xe9.\tcaf\xe9\r\n"
+    (folder / "asr_train.tsv").write_bytes(table.encode(encoding))
+    listing = listed("voxpopuli", tmp_path / "transcribed_data")
+    text = "" if encoding == "latin-1" else "caf\xe9"
+    assert [(r.split, r.text, r.reason) for r in listing.recordings] == [("train", text, "")]
+    assert listing.dropped["transcript that is not UTF-8"] == (encoding == "latin-1")
+
+
+def test_a_table_without_its_column_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "en" / "asr_dev.tsv", "name;text\n")
+    with pytest.raises(BadInput, match=r"asr_dev\.tsv: no column id between tabs; it has name;text"):
+        listed("voxpopuli", tmp_path / "en")
+
+
+@pytest.mark.parametrize(
+    "about",
+    ["[0.1, 1.5]", "[null, [0.5, 1]]", "[[0.5, null]]", '[["a", "b"]]', "null", "[[0, 1e999]]", "[[0.1]]"],
+)
+def test_a_voice_activity_of_another_form_is_that_recordings_quarantine(tmp_path: Path, about: str) -> None:
+    book = tmp_path / "small" / "100" / "book"
+    write(book / "a.flac", 1.0)
+    write(book / "a.json", f'{{"voice_activity": {about}}}')
+    (recording,) = listed("librilight", tmp_path / "small").recordings
+    assert recording.reason.startswith("small/100/book/a.flac: ") and "voice_activity" in recording.reason
+
+
+def test_releases_1_and_2_of_tedlium_are_read_as_they_are_laid_out(tmp_path: Path) -> None:
+    root = tmp_path / "TEDLIUM_release2"
+    for part, talk in (("train", "A_2010"), ("train", "C_2012"), ("dev", "C_2012"), ("test", "D_2013")):
+        write(root / part / "sph" / f"{talk}.sph", 1.0, format="NIST")
+        stm = f"{talk} 1 {talk} 0.10 0.50 <o,f0,male> it is caf\xe9 time\n{talk} 1 {talk} 0.6 0.9 <o> now\n"
+        path = write(root / part / "stm" / f"{talk}.stm", "")
+        path.write_bytes(stm.encode("latin-1" if talk == "A_2010" else "utf-8"))
+    listing = listed("tedlium", root)
+    assert [(r.split, list(r.cuts), r.text) for r in listing.recordings] == [
+        ("validation", [(0.1, 0.5)], "it is caf\xe9 time"), ("validation", [(0.6, 0.9)], "now"),
+        ("train", [(0.1, 0.5)], ""), ("train", [(0.6, 0.9)], "now"),
+    ]  # fmt: skip
+    assert listing.dropped == {
+        "talk that is elsewhere too": 1, "test part": 1, "transcript that is not UTF-8": 1,
+    }  # fmt: skip
+
+
+def test_a_column_of_sounds_in_a_form_that_is_not_read_is_one_line(tmp_path: Path) -> None:
+    parquet = tmp_path / "train-0.parquet"
+    for column in (["a.flac"], [[0.1, 0.2]], [{"path": "a.flac"}], [3]):
+        pq.write_table(pa.table({"audio": column, "text": ["a"]}), parquet)
+        with pytest.raises(BadInput, match=r"train-0\.parquet: column audio holds .*, and sound is read as bytes"):
+            listed("peoples_speech", parquet)

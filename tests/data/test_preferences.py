@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.machine import InProcess
 
 from slamray.config.corpora import PreferencesSettings
+from slamray.config.speech import SpeakingSettings
 from slamray.data.preference_pairs import PreferencePair, from_stories, from_swag
 from slamray.data.text import TextDocument
+from slamray.errors import BadInput
+from slamray.stage.folder import Folder
+from slamray.stage.tables import read_quarantine
+from slamray.stages import preferences as stage
+from slamray.tokens.vocabulary import Vocabulary
 
 SWAG = PreferencesSettings(source="swag", voices=("af_heart", "am_fenrir", "bf_emma", "bm_george"))
 
@@ -149,3 +158,26 @@ def test_story_pairs_do_not_depend_on_the_order_of_the_stories() -> None:
 def test_short_and_duplicate_stories_are_counted() -> None:
     found = from_stories([story(1), story(2), story(3, sentences=2), story(1)], PreferencesSettings())
     assert found.dropped == {"story has too few sentences": 1, "duplicate story": 1}
+
+
+def test_rows_of_swag_that_are_bad_are_quarantined_by_their_place_and_bounded(tmp_path: Path) -> None:
+    rows = [json.dumps(swag_row(sent1=f"A man sits {n}.")) for n in range(5)]
+    bad = ["{not json", "[1]", json.dumps(swag_row(label=7)), json.dumps(swag_row(sent1="a" * 200))]
+    path = tmp_path / "mostly_bad.jsonl"
+    path.write_text("\n".join([*rows, *bad]))
+    settings = SWAG.model_copy(update={"path": str(path)})
+    heldout = stage.HeldOut(0.02, 0.06)
+    with pytest.raises(BadInput, match=r"preferences.max_bad_share: 4 of 9 rows are bad.*mostly_bad.jsonl:6: not JSON"):
+        stage.check_pairs(settings, heldout, {})
+    out = Folder(tmp_path / "out")
+    arguments: Any = ({}, out, InProcess(), settings, SpeakingSettings(), 0.02, 0.06, Vocabulary.of_units(20))
+    with pytest.raises(BadInput, match=r"preferences.max_bad_share: 4 of 9"):
+        stage.run(*arguments)
+    reasons = {row["id"]: row["reason"] for row in read_quarantine(out)}
+    assert reasons == {
+        "mostly_bad.jsonl:6": "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+        "mostly_bad.jsonl:7": "no mapping of columns but list",
+        "mostly_bad.jsonl:8": "label 7 is not one of 0 1 2 3",
+        "mostly_bad.jsonl:9": f"a word of 200 characters, more than 100: {'a' * 20}...",
+    }
+    stage.check_pairs(settings.model_copy(update={"max_bad_share": 0.5}), heldout, {})

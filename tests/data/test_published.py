@@ -492,3 +492,32 @@ def test_the_job_scores_checkpoints_from_anywhere_by_all_sets(
     assert f"{100 * shown['accuracy']:.1f} [{100 * shown['low']:.1f}, {100 * shown['high']:.1f}]" in done.stdout
     again = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert "0 of 2 stages made" in again.stdout
+
+
+def test_a_set_is_read_as_spreadsheets_and_file_managers_leave_it(sets: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "syntactic"
+    shutil.copytree(sets["sblimp"], folder)
+    plain = read_set("sblimp", folder)
+    gold = (folder / "gold.csv").read_text()
+    for name in ("._gold.csv", "._x.wav", ".DS_Store", "__MACOSX"):
+        (folder / name).write_text("left behind")
+    first = min(folder.glob("[!.]*.wav"))
+    first.rename(first.with_suffix(".WAV"))
+    for encoding in ("utf-8-sig", "utf-16"):
+        (folder / "gold.csv").write_bytes(gold.replace("\n", "\r\n").encode(encoding))
+        found = read_set("sblimp", folder)
+        assert len(found.pairs) == len(plain.pairs) and found.facts == plain.facts
+    (folder / "gold.csv").write_bytes(gold.encode() + "caf\xe9".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"gold\.csv: cannot be read \(.*utf-8.*\); repair or remove it"):
+        read_set("sblimp", folder)
+
+
+def test_an_edit_of_a_recording_of_the_same_size_makes_another_set(sets: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(sets["ssc"], tmp_path / "sSC")
+    before = read_set("ssc", tmp_path / "sSC").identity
+    assert before == read_set("ssc", Path(sets["ssc"])).identity
+    wav = min((tmp_path / "sSC").rglob("*.wav"))
+    content = bytearray(wav.read_bytes())
+    content[-2:] = bytes(255 - byte for byte in content[-2:])
+    wav.write_bytes(content)
+    assert read_set("ssc", tmp_path / "sSC").identity != before

@@ -76,6 +76,31 @@ def test_text_lms_are_refused_by_name(tmp_path: Path) -> None:
         read_unit_vocabulary(tmp_path / "marked", "checkpoint")
 
 
+def test_by_itself_a_model_is_a_unit_lm_only_when_its_special_tokens_say_so(tmp_path: Path) -> None:
+    ours = save_plain(tmp_path / "ours", bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    assert read_unit_vocabulary(ours, "checkpoint", by_itself=True) == Vocabulary.of_units(20)
+    for name, specials in (("none", {}), ("llama", {"bos_token_id": 1, "eos_token_id": 2})):
+        text = save_plain(tmp_path / name, **specials)
+        with pytest.raises(BadInput, match=rf"checkpoint: .*{name} is a text LM \(22 rows\), not a unit LM"):
+            read_unit_vocabulary(text, "checkpoint", by_itself=True)
+
+
+def test_weights_that_are_a_pointer_or_cut_are_one_line(tmp_path: Path) -> None:
+    folder = save_marked(tmp_path, KNOWN)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for content, reason in ((pointer, "a pointer of Git LFS"), (whole[:-10], "cut or damaged"), (b"", "empty")):
+        weights.write_bytes(content)
+        for read in (lambda: read_unit_vocabulary(folder, "checkpoint"), lambda: load_unit_lm(folder)):
+            with pytest.raises(BadInput, match=rf"model\.safetensors: {reason}.*; fetch it again"):
+                read()
+    weights.write_bytes(whole)
+    (folder / "config.json").write_bytes(pointer)
+    with pytest.raises(BadInput, match=r"config\.json: a pointer of Git LFS"):
+        load_unit_lm(folder)
+
+
 def test_a_config_whose_rows_were_changed_is_refused(tmp_path: Path) -> None:
     folder = save_marked(tmp_path, KNOWN)
     tree = json.loads((folder / "config.json").read_text())

@@ -69,6 +69,14 @@ def test_another_voice_seed_redoes_all_speech_and_keeps_the_corpus(tiny_words: l
         (["compute.zero_stage=3"], r"compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2"),
         (["preferences.source=swag"], r"preferences.path: source=swag needs the path"),
         (["preferences.source=swag", "preferences.path=/nowhere"], r"preferences.path: /nowhere names no file"),
+        (["corpus.evaluation_share=0"], r"corpus.evaluation_share=0: test items are made of what no training sees"),
+        (["corpus.validation_share=0"], r"corpus.validation_share=0: perplexity is measured on validation documents"),
+        (["corpus.validation_share=0.95"], r"corpus.evaluation_share, corpus.validation_share: 0.06 \+ 0.95 leave"),
+        (["dpo.beta=.inf"], r"dpo.beta=inf: Input should be a finite number"),
+        (["dpo.beta=1e999"], r"dpo.beta=.*: Input should be a finite number"),
+        (["pretrain.optim.learning_rate=.nan"], r"pretrain.optim.learning_rate=nan: Input should be a finite number"),
+        (["pack.mixture={stories: .inf}"], r"pack.mixture.stories=inf: Input should be a finite number"),
+        (["root="], r"root='': Value error, names no folder; is the variable set that it comes from\?"),
         (["dpo.bta=1"], r"dpo.bta: no such key; did you mean beta\?"),
         (["corpus.max_words=-4"], r"corpus.max_words=-4"),
     ],
@@ -82,6 +90,50 @@ def test_what_is_wrong_is_said_in_one_line_before_any_work(
     with pytest.raises(BadInput, match=message):
         raise BadInput(error)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_root_that_is_a_file_is_one_line(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("")
+    for root in (tmp_path / "runs", tmp_path / "runs" / "below"):
+        assert main([*tiny_words, f"root={root}", "--plan"], build) == 2
+        assert f"error: root={root}: {tmp_path}/runs is a file; give a folder" in capsys.readouterr().err
+
+
+def test_a_root_below_a_home_is_there_and_not_in_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_recipe(["root=~/runs"]).root == str(tmp_path / "runs")
+    with pytest.raises(BadInput, match=r"root=.~no-such-user/x.: Value error, no home is known of ~no-such-user"):
+        load_recipe(["root=~no-such-user/x"])
+
+
+def test_a_root_in_a_jobs_own_copy_of_its_files_is_refused_before_any_work(
+    tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    for words in ([], ["--plan"]):
+        assert main([*tiny_words, "root=runs", *words], build) == 2
+        assert "is Ray's copy of the job's files, which it deletes; give an absolute" in capsys.readouterr().err
+    assert not list(copy.iterdir())
+
+
+def test_checksums_of_files_outside_are_kept_where_there_is_a_root_and_no_root_is_made_for_them(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    texts = tmp_path / "a.jsonl"
+    texts.write_text('{"text": "one"}')
+    root = tmp_path / "runs"
+    words = [*tiny_words, f"corpus.paths=[{texts}]", f"root={root}", "--plan"]
+    assert main(words, build) == 0 and not root.exists()
+    root.mkdir()
+    texts.write_text('{"text": "two"}')
+    assert main(words, build) == 0
+    assert str(texts) in json.loads((root / "contents.json").read_text())
 
 
 def test_an_encoder_folder_without_weights_is_refused(
@@ -128,9 +180,10 @@ def test_another_corpus_of_recordings_is_a_stage_of_its_own_and_redoes_no_speech
     assert {"librispeech", "packed", "pretrained"} <= changed and not {"units", "preferences", "items"} & changed
     mixed = [*words, "pack.mixture={stories: 0.5, librispeech: 0.5}"]
     assert not {"librispeech", "units"} & redone(words, mixed) and "packed" in redone(words, mixed)
-    before = fingerprints(words)["librispeech"]
-    flac.write_bytes(b"of another size")
-    assert fingerprints(words)["librispeech"] != before
+    for other in (b"of another size", b"of that size, x"):
+        before = fingerprints(words)["librispeech"]
+        flac.write_bytes(other)
+        assert fingerprints(words)["librispeech"] != before
 
 
 def redone_with_new(before: list[str], after: list[str]) -> set[str]:

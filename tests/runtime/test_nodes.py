@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.ports import wait_for
 
-from slamray.commands.run import check_root
 from slamray.errors import BadInput
+from slamray.recipe.ready import check_root
 from slamray.stage.folder import Folder
 
 RAY = str(Path(sys.executable).parent / "ray")

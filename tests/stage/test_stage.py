@@ -262,3 +262,18 @@ def test_manifest_is_written_after_everything_else(tmp_path: Path) -> None:
     stage = Stage("only", look, {})
     materialise([stage], tmp_path, InProcess(), {})
     assert stage.is_done(tmp_path)
+
+
+def test_what_inputs_already_tell_is_said_before_any_stage_of_the_group_starts(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    def refuse(inputs: Inputs) -> None:
+        assert list(inputs) == ["first"] and inputs["first"].exists("manifest.json")
+        raise BadInput("too few documents")
+
+    first = Stage("first", recording(log, "first"), {})
+    long = Stage("long", recording(log, "long"), {}, (first,), group="speaking")
+    short = Stage("short", recording(log, "short"), {}, (first,), group="speaking", check=refuse)
+    with pytest.raises(BadInput, match="too few documents"):
+        materialise([long, short], tmp_path, InProcess(), {})
+    assert log == ["first"]

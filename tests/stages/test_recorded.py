@@ -15,6 +15,7 @@ from support.machine import InProcess
 
 from slamray.config.base import Located, identity
 from slamray.config.corpora import PreferencesSettings, RecordedSettings
+from slamray.config.load import load_recipe
 from slamray.config.model import PackSettings
 from slamray.config.outside import find_files
 from slamray.config.speech import EncoderSettings, SpeakingSettings, SpeechSettings
@@ -227,3 +228,20 @@ def test_a_pair_is_said_by_its_voice_and_the_default_voice_keeps_its_ids() -> No
     said = preferences._utterances(pair("bf_emma"))
     assert {u.voice for u in said} == {"bf_emma"}
     assert not {u.utterance_id for u in said} & {u.utterance_id for u in preferences._utterances(pair("am_fenrir"))}
+
+
+def test_recordings_that_are_all_for_validation_are_named_before_any_is_read(
+    tmp_path: Path, speech: SpeechSettings
+) -> None:
+    flac = tmp_path / "LibriSpeech" / "dev-clean" / "84" / "121123" / "84-121123-0000.flac"
+    flac.parent.mkdir(parents=True)
+    flac.write_bytes(b"listed, not read")
+    config = RecordedSettings(librispeech=(str(tmp_path / "LibriSpeech"),))
+    with pytest.raises(BadInput, match=r"every recording given is of a validation split \(recorded.librispeech: 1\)"):
+        recorded.run_corpus(
+            {}, Folder(tmp_path / "out"), InProcess(), "librispeech", Located(lambda: {}, config), 0, speech, True
+        )
+    words = ["speech.train_documents=null", f"recorded.librispeech=[{tmp_path}/LibriSpeech]"]
+    for more, alone in (([], True), ([f"recorded.swc=[{tmp_path}]"], False)):
+        stage = recorded.stages(load_recipe([*words, *more]))[0]
+        assert (getattr(stage.work, "keywords", {}) == {"trains_alone": True}) is alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from slamray.data.item_pairs import Utterance
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.speech.audio import RATE_HZ
+from slamray.speech.spans import Span
+from slamray.speech.voices.base import Speech
 from slamray.stage import tables
 from slamray.stage.folder import Folder
 from slamray.stage.parts import Stretches, parts_of, write_parts
 from slamray.stage.work import Done, Pool
-from slamray.stages import recorded, speak_and_listen
+from slamray.stages import recorded, speak_and_listen, speech_kernels
 from slamray.stages.encode_kernel import Encode
 from slamray.stages.shards import Shard, merge
 from slamray.stages.speak_and_listen import ShardOfSound
@@ -187,3 +190,96 @@ def test_beside_a_gpu_other_actors_make_the_sound() -> None:
 def test_the_seed_of_a_row_depends_on_its_id_alone() -> None:
     assert row_seed(0, "a") == row_seed(0, "a") != row_seed(0, "b")
     assert row_seed(1, "a") != row_seed(0, "a")
+
+
+class Stubborn:
+    """A voice that fails over some words, as libraries fail, and says nothing over others."""
+
+    rate_hz = RATE_HZ
+
+    def speak(self, sentences: Sequence[str], seed: int, voice: str = "") -> Speech:
+        text = " ".join(sentences)
+        if "index" in text:
+            raise IndexError("list index out of range")
+        if "object" in text:
+            raise RuntimeError(f"cannot speak {object()!r}")
+        audio = np.zeros(RATE_HZ, np.float32) if "hush" in text else tone(0.5)[:, 0]
+        return Speech(audio, RATE_HZ, [Span(text, 0.0, 0.5)])
+
+
+def test_whatever_a_voice_raises_over_a_row_is_that_rows_quarantine(
+    tmp_path: Path, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_kernels, "load_voice", lambda tts: Stubborn())
+    said = {
+        "a": "Tom had a dog.",
+        "b": "index",
+        "c": "object",
+        "d": "hush",
+        "e": "-".join(["ab"] * 160),
+        "f": "It ran.",
+    }
+    asked = shard([Utterance(key, (text,), None) for key, text in said.items()], tmp_path / "out")
+    out = encoded(encode, Speak(TtsSettings())(asked))
+    assert tables.read_units(out)["utterance_id"].to_pylist() == ["a", "f"]
+    reasons = {row["id"]: row["reason"] for row in tables.read_quarantine(out)}
+    assert reasons == {
+        "b": "'index': the voice failed over it (IndexError: list index out of range)",
+        "c": "'object': the voice failed over it (cannot speak the file)",
+        "d": "what the voice said: silent, no sample above 0.0001 of full scale; remove it",
+        "e": "a word of 479 characters, more than 100: ab-ab-ab-ab-ab-ab-ab...",
+    }
+
+
+def test_a_number_that_the_voice_cannot_read_costs_its_own_document_alone(tmp_path: Path) -> None:
+    said = {"a": f"They walked home with {'1234567890' * 4} in the rain.", "b": "It ran."}
+    utterances = [Utterance(key, (text,), None) for key, text in said.items()]
+    bad, good = Speak(TtsSettings())(shard(utterances, tmp_path / "out")).sounds
+    assert bad.reason.startswith("'They walked home with 1234567890") and "the voice failed over it" in bad.reason
+    assert not good.reason and good.pcm
+
+
+def test_a_sound_that_the_encoder_fails_over_costs_itself_alone(tmp_path: Path, encode: Encode) -> None:
+    class Picky:
+        min_samples, rate_hz = encode._encoder.min_samples, encode._encoder.rate_hz
+
+        def __call__(self, audios: Sequence[np.ndarray], batch_seconds: float) -> list[np.ndarray]:
+            if any(len(audio) > RATE_HZ for audio in audios):
+                raise RuntimeError("too long a sound")
+            return encode._encoder(audios, batch_seconds)
+
+    picky = copy.copy(encode)
+    picky._encoder = Picky()  # type: ignore[assignment]
+    for name, seconds in (("a", 0.5), ("b", 1.5), ("c", 0.7)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seconds), RATE_HZ)
+    recordings = [Recording(name, str(tmp_path / f"{name}.wav")) for name in "abc"]
+    out = encoded(picky, Listen()(shard(recordings, tmp_path / "out")))
+    assert tables.read_units(out)["utterance_id"].to_pylist() == ["a", "c"]
+    assert tables.read_quarantine(out) == [{"id": "b", "reason": "the encoder failed over it (too long a sound)"}]
+
+
+def test_sounds_in_every_form_that_tables_hold_them_are_the_same_sound(tmp_path: Path) -> None:
+    wave = tone(0.5)[:, 0]
+    whole = np.round(wave * 32768).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", whole, RATE_HZ)
+    content = (tmp_path / "a.wav").read_bytes()
+    forms: dict[str, Any] = {
+        "bytes": content, "struct": {"bytes": content, "path": None}, "path": {"bytes": None, "path": "a.wav"},
+        "floats": {"array": (whole / 32768).tolist(), "sampling_rate": RATE_HZ},
+        "numbers": {"array": whole.tolist(), "sampling_rate": RATE_HZ},
+        "channels": {"array": [(whole / 32768).tolist()] * 2, "sampling_rate": RATE_HZ},
+    }  # fmt: skip
+    spoken = []
+    for name, form in forms.items():
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())]) if name in ("struct", "path") else None
+        pq.write_table(pa.table({"audio": pa.array([form], kind)}), tmp_path / f"{name}.parquet")
+        (sound,) = Listen()(shard(recordings_in(tmp_path / f"{name}.parquet"), tmp_path / name)).sounds
+        assert sound.reason == "", name
+        spoken.append(sound.pcm)
+    assert set(spoken) == {whole.tobytes()}
+    odd = [{"array": [0.1, None], "sampling_rate": RATE_HZ}, {"array": [20_000.0], "sampling_rate": RATE_HZ}, None]
+    pq.write_table(pa.table({"audio": odd}), tmp_path / "odd.parquet")
+    sounds = Listen()(shard(recordings_in(tmp_path / "odd.parquet"), tmp_path / "odd")).sounds
+    reasons = [sound.reason for sound in sounds]
+    assert "row 0: what column audio holds are no samples" in reasons[0] and "samples of up to 20000" in reasons[1]
+    assert "row 2 holds no audio bytes" in reasons[2] and not any("0x" in reason for reason in reasons)

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from slamray.errors import BadInput
+from slamray.given import check_weights, opening, read_mapping
 from slamray.speech.audio import RATE_HZ
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -225,11 +225,9 @@ class UnitVocoder:
 
 def load(folder: Path, device: str) -> UnitVocoder:
     """The inverse of `UnitVocoder.save`; also reads published weights that `convert_published` wrote."""
-    shape = parse_shape(json.loads((folder / CONFIG).read_text()), str(folder / CONFIG))
-    try:
+    shape = parse_shape(read_mapping(folder / CONFIG), str(folder / CONFIG))
+    with opening(str(folder / WEIGHTS), "fetch it again", folder / WEIGHTS):
         weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]})") from error
     return UnitVocoder(build(shape, weights, str(folder / WEIGHTS)), device)
 
 
@@ -239,12 +237,14 @@ def convert_published(checkpoint: Path, config: Path, out: Path) -> None:
     The pickle is read as tensors and plain containers only, so nothing in it runs; BadInput if it asks for more.
     """
     try:
-        tree = json.loads(config.read_text())
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+        tree = read_mapping(config)
+        check_weights(checkpoint)
+        with opening(str(checkpoint), "get it from its source"):
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except BadInput as error:
+        if not isinstance(error.__cause__, UnpicklingError):
+            raise
         raise BadInput(f"{checkpoint}: asks for more than tensors, which is refused; get it from its source") from error
-    except (OSError, ValueError, EOFError, RuntimeError) as error:
-        raise BadInput(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("generator"), dict):
         raise BadInput(f"{checkpoint}: holds no weights under `generator`; it is no checkpoint of a HiFi-GAN")
     weights = {name: value.float() for name, value in content["generator"].items()}

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slamray.errors import BadInput
+from slamray.given import opening, read_mapping
 from slamray.speech.decoders.source_filter_dsp import (
     F0_RANGE_HZ,
     FRAME_HOP,
@@ -137,12 +137,10 @@ class Vocoder:
 
 def load(folder: Path, device: str) -> Vocoder:
     """A saved vocoder; it runs on the CPU, whatever the device. BadInput when its files do not fit each other."""
-    try:
-        net = VocoderNet(VocoderShape(**json.loads((folder / "config.json").read_text())))
+    with opening(str(folder), "fetch or train it again", folder, "cannot be read as a vocoder"):
+        net = VocoderNet(VocoderShape(**read_mapping(folder / "config.json")))
         weights = load_file(folder / "model.safetensors")
         net.load_state_dict({name: value.float() for name, value in weights.items()})
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{folder}: cannot be read as a vocoder ({str(error).splitlines()[0]})") from error
     return Vocoder(net)
 
 

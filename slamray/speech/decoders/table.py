@@ -6,10 +6,10 @@ import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from slamray import store
 from slamray.config.base import PUBLISHED, asset_path
 from slamray.config.published_files import published_files
 from slamray.errors import BadInput
+from slamray.given import check_weights, read_mapping
 from slamray.speech.decoders.base import Decoder
 
 FILES = ("config.json", "model.safetensors")  # in the folder of every decoder
@@ -53,7 +53,8 @@ def _kind(folder: Path, named: str) -> DecoderKind:
     for name in FILES:
         if not (folder / name).is_file():
             raise BadInput(f"{named}: no {name}, so it is no vocoder's folder; check the path")
-    config = store.read_json(folder / "config.json")
+    check_weights(folder)
+    config = read_mapping(folder / "config.json")
     for kind in DECODERS.values():
         if kind.key in config:
             return kind

@@ -19,6 +19,7 @@ from slamray.config.outside import file_content
 from slamray.config.published_files import published_files
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
+from slamray.given import reason_of
 from slamray.tokens.vocabulary import Vocabulary
 
 CENTROIDS = "centroids_KD"  # name of the k-means matrix in its safetensors file
@@ -87,8 +88,8 @@ def read_centroids(settings: EncoderSettings, width: int) -> tuple[int, str]:
             n_units, found = file.get_slice(CENTROIDS).get_shape()
             stated = (file.metadata() or {}).get("sha256")
             content = stated or checksum(file.get_tensor(CENTROIDS))
-    except (SafetensorError, ValueError) as error:
-        raise BadInput(f"{key}={settings.centroids}: no matrix {CENTROIDS} ({error})") from error
+    except (SafetensorError, ValueError, OSError) as error:
+        raise BadInput(f"{key}={settings.centroids}: no matrix {CENTROIDS} ({reason_of(error)})") from error
     if found != width:
         raise BadInput(f"{key}={settings.centroids}: {found} wide, but {settings.model} gives {width}")
     return int(n_units), content

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel
 
 from slamray.errors import BadInput
+from slamray.given import check_weights, reason_of
 from slamray.speech.audio import RATE_HZ, cut_windows
 from slamray.speech.encoders.base import KEY
 
@@ -145,8 +146,8 @@ def _load_config(model: str | Path, revision: str | None) -> HubertConfig:
         raise BadInput(f"{KEY}.revision: pin the commit of {model}, so that the same recipe gives the same units")
     try:
         found, _ = HubertConfig.get_config_dict(model, revision=revision or "main")
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{KEY}.model: no HuBERT configuration in {model} ({_first_line(error)})") from error
+    except Exception as error:  # transformers raises many kinds over a file that is not as it expects
+        raise BadInput(f"{KEY}.model: no HuBERT configuration in {model} ({reason_of(error)})") from error
     if "model_type" not in found:
         raise BadInput(f"{KEY}.model: no HuBERT configuration in {model}; give a folder with config.json")
     if found["model_type"] != "hubert":
@@ -159,14 +160,12 @@ def _load_model(model: str | Path, revision: str | None, config: HubertConfig) -
         loaded: Any = HubertModel.from_pretrained(
             model, revision=revision or "main", config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{KEY}.model: cannot load the weights of {model} ({_first_line(error)})") from error
+    except Exception as error:  # as above, and its readers of weights
+        if Path(model).is_dir():
+            check_weights(Path(model))
+        raise BadInput(f"{KEY}.model: cannot load the weights of {model} ({reason_of(error)})") from error
     found, facts = loaded
     missing = sorted(facts["missing_keys"])
     if missing:
         raise BadInput(f"{KEY}.model: {model} lacks {len(missing)} weights of a HubertModel, {missing[0]} among them")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
+from slamray.given import check_weights, reason_of
 from slamray.speech.audio import RATE_HZ
 from slamray.speech.encoders.base import CENTROIDS, KEY, Features, checksum
 from slamray.speech.fetch import place_of
@@ -156,7 +157,7 @@ def load_centroids(path: Path) -> torch.Tensor:
             metadata = dict(file.metadata() or {})
             centroids_KD = file.get_tensor(CENTROIDS).float()
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{KEY}.centroids: {path} holds no {CENTROIDS} ({str(error).splitlines()[0]})") from error
+        raise BadInput(f"{KEY}.centroids: {path} holds no {CENTROIDS} ({reason_of(error)})") from error
     if centroids_KD.ndim != 2 or not torch.isfinite(centroids_KD).all():
         raise BadInput(
             f"{KEY}.centroids: {CENTROIDS} of {path} is no finite matrix; fit or convert the centroids again"
@@ -199,8 +200,9 @@ def convert_joblib(path: Path) -> torch.Tensor:
         elif content[:1] == b"\x78":
             content = zlib.decompress(content)
         centroids = _KMeansUnpickler(io.BytesIO(content)).load().centroids()
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError, zlib.error) as error:
-        raise BadInput(f"{path}: no k-means of scikit-learn can be read from it ({error})") from error
+    except Exception as error:  # an unpickler raises whatever the bytes of a file lead it to
+        check_weights(path)
+        raise BadInput(f"{path}: no k-means of scikit-learn can be read from it ({reason_of(error)})") from error
     return torch.from_numpy(np.ascontiguousarray(centroids, np.float32))
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slamray import store
 from slamray.config.base import asset_path
 from slamray.config.outside import is_hub_id, require_hub_id
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
+from slamray.given import check_weights, files_below, read_mapping
 from slamray.speech.encoders.base import KEY, Encoder, EncoderFacts, Features
 from slamray.speech.hub_models import cached_file, model_folder
 
@@ -77,6 +77,9 @@ def _kind(settings: EncoderSettings, config: Mapping[str, Any]) -> EncoderKind:
         raise BadInput(
             f"{KEY}.model={settings.model}: its config.json says model_type={found}; known are {' '.join(ENCODERS)}"
         )
+    local = Path(asset_path(settings.model))
+    if local.is_dir():
+        check_weights(local)
     return ENCODERS[found]
 
 
@@ -90,7 +93,6 @@ def _config(settings: EncoderSettings) -> Mapping[str, Any]:
         if found is None and settings.model in KNOWN_CONFIGS:
             return KNOWN_CONFIGS[settings.model]
         folder = found.parent if found else model_folder(settings.model, settings.revision, ["config.json"], key)
-    elif not (folder / "config.json").is_file() or not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+    elif not (folder / "config.json").is_file() or not files_below(folder, (".safetensors", ".bin")):
         raise BadInput(f"{key}={settings.model}: the folder lacks config.json or weights (model.safetensors)")
-    config: dict[str, Any] = store.read_json(folder / "config.json")
-    return config
+    return read_mapping(folder / "config.json")

@@ -7,7 +7,6 @@ in ARPAbet. The model draws no noise, so the seed changes nothing.
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -16,6 +15,7 @@ from transformers import FastSpeech2ConformerWithHifiGan
 
 from slamray.config.speech import TtsSettings
 from slamray.errors import BadInput
+from slamray.given import opening, read_mapping
 from slamray.speech.hub_models import model_folder
 from slamray.speech.voices.base import EDGE, STRESS, PhonemeVoice
 from slamray.speech.voices.english import EnglishReader, load_reader
@@ -123,17 +123,14 @@ def load(tts: TtsSettings) -> FastSpeech2:
     """From a local folder, or a hub id at a revision. BadInput when files are missing or are something else."""
     model = tts.fastspeech2.model
     folder = model_folder(model, tts.fastspeech2.revision, FILES, KEY)
-    try:
-        vocab = json.loads((folder / "vocab.json").read_text())
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadInput(f"{KEY}={model}: needs config.json and vocab.json ({error})") from error
+    for name in ("vocab.json", "config.json"):
+        if not (folder / name).is_file():
+            raise BadInput(f"{KEY}={model}: needs config.json and vocab.json; there is no {name}")
+    vocab, kind = read_mapping(folder / "vocab.json"), read_mapping(folder / "config.json").get("model_type")
     if kind != "fastspeech2_conformer_with_hifigan":
         raise BadInput(f"{KEY}={model}: its config.json says {kind}, not fastspeech2_conformer_with_hifigan")
-    try:
+    with opening(f"{KEY}={model}", "fetch it again", folder, "its weights cannot be read"):
         return FastSpeech2(FastSpeech2ConformerWithHifiGan.from_pretrained(folder), vocab)
-    except (OSError, RuntimeError) as error:
-        raise BadInput(f"{KEY}={model}: its weights cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def to_arpabet(phonemes: str) -> tuple[list[str], list[int]]:

@@ -7,7 +7,6 @@ package's give the same samples (tests/speech/voices/test_kokoro.py).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from slamray.config.base import asset_path
 from slamray.config.speech import DEFAULT_VOICE, TtsSettings
 from slamray.errors import BadInput
+from slamray.given import files_below, read_mapping, reason_of
 from slamray.speech.hub_models import model_folder
 from slamray.speech.voices.base import EARLY_FRAMES, PhonemeVoice
 from slamray.speech.voices.english import EnglishReader, load_reader
@@ -83,16 +83,17 @@ def load(tts: TtsSettings) -> Kokoro:
 
     model = tts.kokoro.model
     folder = model_folder(model, tts.kokoro.revision, FILES, KEY)
-    weights = sorted(folder.glob("*.pth"))
+    weights = [path for path in files_below(folder, (".pth",)) if path.parent == folder]
     if not (folder / "config.json").is_file() or len(weights) != 1:
         raise BadInput(f"{KEY}={model}: it must hold config.json and one .pth; there are {len(weights)}")
+    config = read_mapping(folder / "config.json")
     try:
-        config = json.loads((folder / "config.json").read_text())
         net = load_net(config, load_tensors(weights[0]))
         vocab = {str(sign): int(number) for sign, number in config["vocab"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"{KEY}={model}: is not Kokoro as published ({type(error).__name__} {reason})") from error
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{KEY}={model}: is not Kokoro as published ({reason_of(error)})") from error
     return Kokoro(net, vocab, folder / "voices", tts.kokoro.voice)
 
 

@@ -9,7 +9,6 @@ Legend: B = 1, T phonemes, F frames of 25 ms, L samples, H hidden, S style.
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch.nn import functional
 from transformers import AlbertConfig, AlbertModel
 
 from slamray.errors import BadInput
+from slamray.given import opening
 from slamray.speech.voices.kokoro_decoder import RATE_HZ, AdaptiveNorm, KokoroDecoder, StyledBlock, conv
 
 Weights = Mapping[str, torch.Tensor]
@@ -155,10 +155,8 @@ class KokoroNet(nn.Module):
 
 def load_tensors(path: Path) -> Any:
     """The content of a file of torch.save, if it is tensors and dicts; nothing in the file is executed."""
-    try:
+    with opening(str(path), "fetch it again", path, "cannot be read as tensors"):
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise BadInput(f"{path}: cannot be read as tensors ({str(error).splitlines()[0]})") from error
 
 
 def load_net(config: Mapping[str, Any], parts: Mapping[str, Weights]) -> KokoroNet:

@@ -109,8 +109,8 @@ def test_samples_and_durations_are_those_of_the_kokoro_package(double: None) -> 
     assert len(audio) == 71 * 600
     found = audio[500 :: len(audio) // 12].numpy()
     np.testing.assert_allclose(found[1:], expected[1:], atol=2e-4)
-    # The first lies in the edge before any sound, where most bins are empty: -0.1339 on an AMD EPYC, -0.1346 on an Intel
-    # Xeon with AMX.
+    # The first lies in the edge before any sound, where most bins are empty: -0.1339 on an AMD EPYC, -0.1346 on an
+    # Intel Xeon with AMX.
     assert abs(found[0] - expected[0]) < 2e-3
 
 
