@@ -160,10 +160,11 @@ def plan(recipe: Recipe, targets: Sequence[Stage]) -> str:
     """Every stage with its fingerprint, whether it is done, its inputs and what it will spend; starts nothing."""
     root = Folder(recipe.root)
     c = recipe.compute
+    recomputed = ", layers recomputed" if c.recompute else ""
     speaking = f"{c.tts_actors} speaking and " if c.encoder_gpus else ""
     lines = [
         f"recipe {recipe.name}, root {root}, {c.workers} x {c.device} worker(s) of {c.cpus_per_worker} core(s), "
-        f"{c.precision}, ZeRO {c.zero_stage}; {speaking}{c.encoder_actors} encoding actor(s)",
+        f"{c.precision}, ZeRO {c.zero_stage}{recomputed}; {speaking}{c.encoder_actors} encoding actor(s)",
         f"{'stage':<21}{'fingerprint':<18}{'state':<7}inputs / cost",
     ]
     unknown: dict[str, None] = {}  # reasons, each once

@@ -33,7 +33,16 @@ class Compute(Settings):
     )
     micro_batch: int = Field(8, ge=1, description="most contexts that one worker holds at once in pre-training")
     dpo_micro_batch: int = Field(4, ge=1, description="most pairs that one worker holds at once in DPO")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0,
+        description="DeepSpeed ZeRO stage. 1 spreads the optimiser's state over the workers, 2 the gradients too, and "
+        "3 the weights too: for models that no device holds",
+    )
+    recompute: bool = Field(
+        False,
+        description="layers keep their input alone and are computed again in the backward pass: a third more FLOPs, "
+        "and little memory for activations; in pre-training and DPO",
+    )
     attention: Literal["auto", "sdpa", "varlen"] = Field(
         "auto",
         description="attention over packed rows, in pre-training: torch's with a mask, or its variable-length flash "

@@ -154,9 +154,23 @@ def save_unit_lm(model: PreTrainedModel, folder: Path, weights: Mapping[str, tor
     model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
 
 
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Keep of each layer its input alone, and compute the rest again in the backward pass (activation checkpointing).
+
+    There is no dropout, so no random state is kept (docs/paper.md 1.4).
+    """
+    model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+
+
 def count_parameters(model: PreTrainedModel) -> int:
     """All parameters, tied weights once, embeddings included: how the paper counts (docs/paper.md 1.3)."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(whole_shape(parameter).numel() for parameter in model.parameters())
+
+
+def whole_shape(parameter: torch.Tensor) -> torch.Size:
+    """A parameter's shape; DeepSpeed's ZeRO 3 empties what it spreads over workers, and keeps the shape beside it."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 def count_config_parameters(config: PreTrainedConfig) -> int:

@@ -47,8 +47,6 @@ def _check_splits(recipe: Recipe) -> None:
 
 def check_compute(compute: Compute) -> None:
     """BadInput for what no training runs on."""
-    if compute.zero_stage == 3:
-        raise BadInput("compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2; choose one of them")
     if compute.attention == "varlen" and compute.precision == "float32":
         raise BadInput(
             "compute.attention=varlen: it multiplies in bfloat16, and this run would train in float32; "

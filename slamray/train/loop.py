@@ -21,11 +21,11 @@ from slamray.stage.folder import Folder, Root
 from slamray.stage.work import CHECKPOINTS, NOTICE, Metrics, Report
 from slamray.tokens.sampler import add_hashes
 from slamray.train.checkpoint import Saver, newest_complete, read_state, write_state
-from slamray.train.ranks import add_hashes_over_ranks, add_over_ranks, agree, rank0_number, rank_and_world
+from slamray.train.ranks import add_hashes_over_ranks, add_over_ranks, of_every_rank, rank0_number, rank_and_world
 from slamray.train.spent import Spent, progress
 
 Write = Callable[[Path], None]  # writes what a checkpoint holds into its folder
-Snapshot = Callable[[], Write | None]  # a collective; None on all ranks but 0
+Snapshot = Callable[[], Write | None]  # a collective; None on all ranks but 0, or on none where each writes its part
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class Trainable(Protocol):
         """What is measured at validation times, the same on every rank."""
 
     def snapshot(self) -> Write | None:
-        """A copy of all that training changes; on rank 0 what writes it, later and in another thread."""
+        """A copy of all that training changes, and what writes it, later and in another thread.
+
+        On rank 0 alone; or of what each rank holds on every rank, in files of other names.
+        """
 
     def load(self, checkpoint: Path) -> None:
         """Put back what a snapshot wrote, on any number of ranks."""
@@ -99,7 +102,7 @@ class Run:
         checkpoints = self.out / CHECKPOINTS
         self._saver, self._saved_at = Saver(checkpoints), 0.0
         self._notice = self.out.scratch() / NOTICE
-        newest = agree(newest_complete(checkpoints) if self.rank == 0 else None)
+        newest = newest_complete(checkpoints, together=True)
         self.newest = checkpoints.fetch(newest) if newest else after
         if self.newest is not None:
             self._resume(read_state(self.newest))
@@ -171,17 +174,20 @@ class Run:
         return bool(rank0_number(float(late or self._notice.exists())))
 
     def save(self, snapshot: Snapshot) -> None:
-        """Copy what a checkpoint holds and let rank 0 write it while training goes on; after a notice, before."""
+        """Copy what a checkpoint holds and write it while training goes on; after a notice, before."""
         began = time.perf_counter()
         write, state = snapshot(), self._state()
+        writers = sum(of_every_rank(write is not None))
         if write is not None:
 
             def write_all(folder: Path) -> None:
                 write(folder)
-                write_state(folder, state)
+                if self.rank == 0:
+                    write_state(folder, state)
 
-            self._saver.save(self.spent.steps, write_all)
-            if self._notice.exists():
+            save = self._saver.save if writers == 1 else self._saver.save_part
+            save(self.spent.steps, write_all)
+            if self.rank == 0 and self._notice.exists():
                 self.wait()
                 self._notice.unlink()
         self._saved_at = time.perf_counter()

@@ -13,6 +13,7 @@ import torch
 
 from slamray.config.training import AdaLomoSettings, AdEMAMixSettings, OptimSettings
 from slamray.errors import BadInput
+from slamray.model.unit_lm import whole_shape
 
 
 def learning_rate(config: OptimSettings, progress: float) -> float:
@@ -77,8 +78,8 @@ def make_optimiser(model: torch.nn.Module, config: OptimSettings) -> torch.optim
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if len(whole_shape(p)) >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if len(whole_shape(p)) < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     betas, rate, epsilon = (config.beta1, config.beta2), config.learning_rate, config.epsilon

@@ -26,22 +26,21 @@ from slamray.config.training import PretrainSettings
 from slamray.errors import BadInput
 from slamray.model.attention import inside_pieces, register_attention
 from slamray.model.saved_vocabulary import adopt_vocabulary
-from slamray.model.unit_lm import count_parameters, flops_per_token, load_unit_lm, save_unit_lm
-from slamray.stage.folder import Root
+from slamray.model.unit_lm import count_parameters, flops_per_token, recompute_layers, save_unit_lm
+from slamray.stage.folder import Folder, Root
 from slamray.stage.work import CHECKPOINTS, Report
 from slamray.tokens.rows import Batch, RowStore
 from slamray.tokens.sampler import add_hashes, rank_micro_batches, sample_hash
 from slamray.tokens.vocabulary import Ints
-from slamray.train import checkpoint
+from slamray.train import checkpoint, zero
 from slamray.train.loop import Run, Step, Write, train
-from slamray.train.memory import bucket_elements
 from slamray.train.objective import summed_cross_entropy
 from slamray.train.optim import make_optimiser, set_schedules
 from slamray.train.ranks import add_over_ranks, rank_and_world
 from slamray.train.spent import Spent, fit_rows, rows_per_step
 from slamray.train.trunk_schedule import branch_optim
 
-MODEL = "model"  # in a checkpoint, and in what is left at the end
+MODEL = checkpoint.MODEL  # of what is left at the end, too
 KEY = "pretrain.tokens_per_step"
 
 
@@ -72,8 +71,6 @@ def pretrain(
     Training starts from the model in `model_folder`, or goes on from the newest whole checkpoint (see loop.Run).
     torch.distributed must be initialised; every rank calls this, and every rank's `report` gets the same metrics.
     """
-    if compute.zero_stage == 3:
-        raise BadInput("compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2; choose one of them")
     budget = parse_budget(config.budget, "pretrain.budget")
     until = parse_budget(part.until, "pretrain.trunk") if part.until else budget
     rows = RowStore(train_rows), RowStore(validation_rows)
@@ -81,8 +78,8 @@ def pretrain(
     start = model_folder if run.newest is None else run.newest / MODEL
     training = Pretraining(config, compute, start, *rows)
     train(training, run)
-    if run.rank == 0 and part.until is None:
-        run.out.write_tree(MODEL, partial(save_unit_lm, training.engine.module))
+    if part.until is None:
+        training.save(run.out)
     if run.rank == 0 and part.until is not None:
         # without a step of its own, the step that ended the part before passed this one's end too
         checkpoints = run.out / CHECKPOINTS
@@ -112,7 +109,7 @@ class Pretraining:
         self.compute = compute = compute.model_copy(update={"micro_batch": micro_batch})
         self.accumulation = -(-self.rows_per_step // micro_batch // self.world)  # see rank_micro_batches
         self.attention = register_attention(compute.packed_attention)
-        model = load_unit_lm(start, self.attention)
+        model = zero.load_lm(start, self.attention, compute.zero_stage, self.device)
         for rows in (train_rows, validation_rows):
             adopt_vocabulary(model.config, rows.vocabulary, str(start), str(rows.folder))
         self.flops_per_token = flops_per_token(count_parameters(model))
@@ -151,7 +148,8 @@ class Pretraining:
             for array in (batch.inputs, batch.targets, batch.positions, batch.boundaries)
         )
         inside = inside_pieces(positions_BC, boundaries_N, batch.context, self.attention)
-        logits_BCV = self.engine(input_ids=inputs_BC, position_ids=positions_BC, use_cache=False, **inside).logits
+        with zero.casts_are_not_kept(self.compute.zero_stage):
+            logits_BCV = self.engine(input_ids=inputs_BC, position_ids=positions_BC, use_cache=False, **inside).logits
         return summed_cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten())
 
     def _clip_and_step(self, number: int, rate: float) -> float:
@@ -199,22 +197,24 @@ class Pretraining:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         micro_batch = self.compute.micro_batch
         with torch.no_grad():
-            for first in range(self.rank * micro_batch, len(rows), micro_batch * self.world):
-                total += self._negative_log_likelihood(rows_store.batch(rows[first : first + micro_batch]))
+            for first in range(0, len(rows), micro_batch * self.world):
+                own = first + self.rank * micro_batch
+                if own < len(rows):
+                    total += self._negative_log_likelihood(rows_store.batch(rows[own : own + micro_batch]))
+                elif self.compute.zero_stage == 3:  # a forward pass is a collective: it is made, and does not count
+                    self._negative_log_likelihood(rows_store.batch(rows[:micro_batch]))
         return add_over_ranks({"loss": total.item()})["loss"] / int(rows_store.targets_R[rows].sum())
 
     def snapshot(self) -> Write | None:
-        """Weights, gathered moments; see checkpoint.py."""
-        tensors = checkpoint.gather_optimiser(self.optimiser, self.engine.module, self.compute.zero_stage)
-        if self.rank > 0:
-            return None
-        weights, moments = checkpoint.copy_weights(self.engine.module), checkpoint.copy_state(tensors)
+        """Weights and moments; see checkpoint.py."""
+        return checkpoint.snapshot(self.engine.module, self.optimiser, self.compute.zero_stage)
 
-        def write(folder: Path) -> None:
-            save_unit_lm(self.engine.module, folder / MODEL, weights)
-            checkpoint.write_optimiser(folder, moments)
-
-        return write
+    def save(self, out: Folder) -> None:
+        """Leave the model in transformers' format under out/model; a collective."""
+        if self.compute.zero_stage == 3:
+            zero.save_whole(self.engine.module, out, MODEL)
+        elif self.rank == 0:
+            out.write_tree(MODEL, partial(save_unit_lm, self.engine.module))
 
     def load(self, newest: Path) -> None:
         """The optimiser's state; the model was loaded with the checkpoint's weights."""
@@ -224,24 +224,16 @@ class Pretraining:
 def make_engine(
     model: PreTrainedModel, config: PretrainSettings, compute: Compute, accumulation: int
 ) -> tuple[deepspeed.DeepSpeedEngine, torch.optim.Optimizer]:
-    """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast).
-
-    The gradients of all layers are reduced as they are, in float32: under ZeRO, DeepSpeed would round those of linear
-    layers to autocast's type, and no communication_data_type changes that.
-    """
+    """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    buckets = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), bucket_elements(count_parameters(model)))
+    if compute.recompute:
+        recompute_layers(model)
     settings = {
         "train_micro_batch_size_per_gpu": compute.micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip_norm if compute.zero_stage > 0 else 0.0,
-        "zero_optimization": {"stage": compute.zero_stage, **buckets},
-        "torch_autocast": {
-            "enabled": compute.precision == "bfloat16",
-            "dtype": "bfloat16",
-            "lower_precision_safe_modules": [],
-        },
-        "communication_data_type": "fp32",
+        "zero_optimization": {"stage": compute.zero_stage, **zero.bounds(count_parameters(model))},
+        **zero.autocast_settings(compute.precision),
         "steps_per_print": None,
     }
     optimiser = make_optimiser(model, config.optim)

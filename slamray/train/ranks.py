@@ -52,11 +52,16 @@ def add_over_ranks(numbers: Mapping[str, float]) -> dict[str, float]:
 
 def add_hashes_over_ranks(samples: int) -> str:
     """Hashes of all ranks' samples (tokens.sampler.sample_hash) together, hex."""
-    told: list[Any] = [samples]
+    return f"{add_hashes(*of_every_rank(samples)):016x}"
+
+
+def of_every_rank(value: Value) -> list[Value]:
+    """What each rank gives, in the order of ranks."""
+    told: list[Any] = [value]
     if rank_and_world()[1] > 1:
         told = [None] * dist.get_world_size()
-        dist.all_gather_object(told, samples)
-    return f"{add_hashes(*told):016x}"
+        dist.all_gather_object(told, value)
+    return told
 
 
 def add_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

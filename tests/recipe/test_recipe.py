@@ -66,7 +66,6 @@ def test_another_voice_seed_redoes_all_speech_and_keeps_the_corpus(tiny_words: l
         (["pack.mixture={stories: 0.5, swc: 0.5}"], r"pack.mixture: no source is called swc; there are stories"),
         (["speech.tts.backend=kokoro", "preferences.voices=[bob]"], r"preferences.voices: bob is no English voice"),
         (["preferences.source=spoken_swag"], r"preferences.path: source=spoken_swag needs the folder"),
-        (["compute.zero_stage=3"], r"compute.zero_stage=3: checkpoints are written under ZeRO 0, 1 and 2"),
         (["preferences.source=swag"], r"preferences.path: source=swag needs the path"),
         (["preferences.source=swag", "preferences.path=/nowhere"], r"preferences.path: /nowhere names no file"),
         (["corpus.evaluation_share=0"], r"corpus.evaluation_share=0: test items are made of what no training sees"),

@@ -22,6 +22,7 @@ from slamray.config.training import DpoSettings, OptimSettings, PretrainSettings
 from slamray.model.attention import BLOCKWISE, inside_pieces, register_attention
 from slamray.train.dpo.align import train_dpo
 from slamray.train.pretrain import make_engine
+from slamray.train.zero import casts_are_not_kept
 
 ROWS, CONTEXT = 4, 192  # those of test_memory.py
 MICRO_BATCHES = 2  # of a step
@@ -41,7 +42,8 @@ def train(task: dict[str, Any]) -> None:
     for _ in range(2):
         for micro_batch in range(MICRO_BATCHES):
             inside = inside_pieces(positions_BC, torch.tensor([0]), CONTEXT, attention)
-            logits_BCV = engine(input_ids=tokens_BC, position_ids=positions_BC, use_cache=False, **inside).logits
+            with casts_are_not_kept(compute.zero_stage):
+                logits_BCV = engine(input_ids=tokens_BC, position_ids=positions_BC, use_cache=False, **inside).logits
             loss = cross_entropy(logits_BCV.flatten(0, 1).float(), tokens_BC.flatten(), reduction="sum")
             engine.backward(loss, scale_wrt_gas=False)
             del logits_BCV, loss

@@ -16,7 +16,7 @@ from slamray.config.profiles import PROFILES
 from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
 from slamray.model.families import family_config
-from slamray.model.unit_lm import count_unit_lm_parameters, unit_lm_config
+from slamray.model.unit_lm import count_config_parameters, count_unit_lm_parameters, unit_lm_config
 from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.memory import GIB, bucket_elements, check_memory, planned_dpo_memory, planned_memory
 
@@ -81,6 +81,20 @@ def test_activations_grow_with_rows_and_shards_shrink_with_workers() -> None:
     assert third.gradients == alone.gradients // 8
 
 
+def test_zero_3_spreads_all_state_and_recomputed_layers_keep_their_inputs_alone() -> None:
+    kept, again = (
+        planned_memory(SHAPES["qwen2"], OptimSettings(), Compute(workers=8, zero_stage=3, recompute=recompute), CONTEXT)
+        for recompute in (False, True)
+    )
+    parameters = count_config_parameters(SHAPES["qwen2"])
+    assert (
+        kept.weights + kept.gradients + kept.optimiser == 16 * parameters // 8
+    )  # float32: weights, gradients, moments
+    assert (again.weights, again.gradients, again.optimiser) == (kept.weights, kept.gradients, kept.optimiser)
+    inputs = 3 * 8 * CONTEXT * 128 * 4  # of three layers, float32
+    assert inputs < again.activations < kept.activations / 3
+
+
 def test_varlen_is_planned_without_a_mask_as_long_rows_cost_what_as_many_tokens_of_short_ones_do() -> None:
     def activations(attention: str, rows: int, context: int) -> int:
         compute = Compute.model_validate(
@@ -110,11 +124,18 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("qwen2", "adamw", {"workers": 2}),
     ("qwen2", "adamw", {"workers": 2, "zero_stage": 1}),
     ("qwen2", "adamw", {"workers": 2, "zero_stage": 2}),
+    ("opt", "adamw", {"workers": 2, "zero_stage": 3, "recompute": True}),
+]
+RARE: list[tuple[str, str, dict[str, Any]]] = [
+    ("qwen2", "adamw", {"workers": 2, "zero_stage": 3}),
+    ("qwen2", "adamw", {"recompute": True}),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shape", "optimiser", "changes"), CASES)
+@pytest.mark.parametrize(
+    ("shape", "optimiser", "changes"), [*CASES, *(pytest.param(*case, marks=pytest.mark.long) for case in RARE)]
+)
 def test_the_plan_is_within_a_tenth_of_the_allocators_peak(
     tmp_path: Path, shape: str, optimiser: str, changes: dict[str, Any]
 ) -> None:

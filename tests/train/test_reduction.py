@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from deepspeed import comm
 from support.processes import run_ranks
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -41,6 +42,7 @@ class Reduced:
         self.types: set[str] = set()
         for name in REDUCTIONS:
             monkeypatch.setattr(dist, name, self._heard(getattr(dist, name)))
+        monkeypatch.setattr(comm, "reduce_scatter_fn", self._heard(comm.reduce_scatter_fn))  # of ZeRO 3
 
     def _heard(self, function: Any) -> Any:
         def heard(*args: Any, **kwargs: Any) -> Any:
@@ -95,12 +97,13 @@ def preferences(out: Path, zero_stage: int) -> dict[str, Any]:
     run.wait()
     buckets = sorted(str(one) for one in optimiser.ipg_buckets)
     sizes = [optimiser.reduce_bucket_size, optimiser.allgather_bucket_size]
-    return {"buckets": buckets, "reduced": sorted(heard.types), "sizes": sizes}
+    autocast = trainer._engine.torch_autocast_enabled()  # else it would switch the trainer's own off on a GPU
+    return {"buckets": buckets, "reduced": sorted(heard.types), "sizes": sizes, "autocast": autocast}
 
 
 def measure(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in build_model().parameters())}
-    for zero_stage in (1, 2):
+    for zero_stage in (1, 2, 3):
         found[f"ours {zero_stage}"] = pretraining(rank, zero_stage, False)
         found[f"DeepSpeed's {zero_stage}"] = pretraining(rank, zero_stage, True)
     found["DPO"] = preferences(folder / "dpo", 1)
@@ -112,11 +115,12 @@ def test_gradients_are_reduced_in_float32_under_zero_where_deepspeed_would_round
     run_ranks(measure, 2, tmp_path)
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        for zero_stage in (1, 2):
+        for zero_stage in (1, 2, 3):
             ours, own = (found[f"{whose} {zero_stage}"] for whose in ("ours", "DeepSpeed's"))
             assert ours["buckets"] == ours["reduced"] == ours["weights"] == ["torch.float32"]
             assert ours["products"] == "torch.bfloat16"
             assert "torch.bfloat16" in own["buckets"] and "torch.bfloat16" in own["reduced"]  # the check can fail
             assert ours["size"] == found["parameters"]
         assert found["DPO"]["buckets"] == found["DPO"]["reduced"] == ["torch.float32"]
+        assert found["DPO"]["autocast"]
         assert found["DPO"]["sizes"] == [found["parameters"]] * 2

@@ -35,20 +35,21 @@ from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
 from slamray.model.sampling import Prompt, continue_units
 from slamray.model.saved_vocabulary import model_vocabulary
-from slamray.model.unit_lm import count_parameters, load_unit_lm, save_unit_lm
+from slamray.model.unit_lm import count_parameters, load_unit_lm, read_lm_config, recompute_layers, save_unit_lm
 from slamray.stage.folder import Folder, Root
 from slamray.stage.work import Report
 from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import Vocabulary
+from slamray.train import zero
+from slamray.train.checkpoint import MODEL
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, to_pair_tokens
 from slamray.train.dpo.shared_prompt import score_pairs
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
 from slamray.train.loop import Run
-from slamray.train.memory import bucket_elements, pair_attention
+from slamray.train.memory import pair_attention
 from slamray.train.ranks import rank_and_world
 from slamray.train.spent import fit_pairs
 
-MODEL = "model"  # in a checkpoint, and in what is left at the end
 EVALUATED = ".evaluated"  # in the stage's folder: the model in training, while it is evaluated
 PROMPTS, NEW_TOKENS = 16, 100  # of an evaluation on the way: some seconds on a CPU; chosen, not tuned
 
@@ -78,14 +79,19 @@ def train_dpo(
     assert config.budget is not None, "a recipe without DPO has no such stage"
     device = _claim_device(compute)
     run = Run(parse_budget(config.budget, "dpo.budget"), compute, out, report)
-    model = _load(run.newest / MODEL if run.newest else model_folder, compute, device)
-    vocabulary = model_vocabulary(model.config.to_dict(), str(model_folder))
+    start = run.newest / MODEL if run.newest else model_folder
+    vocabulary = model_vocabulary(read_lm_config(str(start)).to_dict(), str(start))
     tokens, dropped = to_pair_tokens(pairs, vocabulary, config.context)
     heldout_tokens, heldout_dropped = to_pair_tokens(heldout, vocabulary, config.context)
     if not tokens:
         raise BadInput(f"no preference pair is left to train on ({dict(dropped) or 'none was given'}); see dpo.context")
+    model = zero.load_lm(start, pair_attention(compute), compute.zero_stage, device)
     if run.newest is None:
-        start_P2 = score_pairs(model, tokens + heldout_tokens, compute)
+        start_P2 = _scores(model, tokens + heldout_tokens, compute)
+        if config.evaluations and heldout_tokens:
+            whole = model if compute.zero_stage < 3 else _load(start, compute, device)
+            report({"progress": 0.0, **evaluate(whole, heldout_tokens, compute)})
+            del whole
     else:
         start_P2 = np.load(run.newest / START_SCORES)
     before_P2 = start_P2[len(tokens) :]
@@ -93,8 +99,6 @@ def train_dpo(
 
     trainer = _trainer(config, compute, model, tokens, start_P2, run)
     if config.evaluations and heldout_tokens:
-        if run.newest is None:
-            report({"progress": 0.0, **evaluate(model, heldout_tokens, compute)})
         trainer.lead.evaluate = partial(_evaluate, trainer, run.out, compute, device, heldout_tokens)
     try:
         trainer.train()
@@ -103,9 +107,13 @@ def train_dpo(
     trained = time.perf_counter()
 
     _save_model(trainer, run.out, MODEL)
+    if compute.zero_stage == 3:
+        with zero.casts_are_not_kept(compute.zero_stage):
+            after_P2 = score_pairs(trainer.model_wrapped, heldout_tokens, compute)
     del trainer, model
     unset_hf_deepspeed_config()  # ZeRO 3 would otherwise shard the next model that is loaded
-    after_P2 = score_pairs(_load(run.out.fetch(MODEL), compute, device), heldout_tokens, compute)
+    if compute.zero_stage < 3:
+        after_P2 = score_pairs(_load(run.out.fetch(MODEL), compute, device), heldout_tokens, compute)
     if rank == 0:
         run.out.write_tree("heldout.parquet", partial(pq.write_table, _heldout(heldout_tokens, before_P2, after_P2)))
     dist.barrier()
@@ -144,6 +152,16 @@ def _load(folder: Path, compute: Compute, device: torch.device) -> transformers.
     return model
 
 
+def _scores(
+    model: transformers.PreTrainedModel, pairs: Sequence[PairTokens], compute: Compute
+) -> npt.NDArray[np.float64]:
+    """`score_pairs` under a model of zero.load_lm, of which a device holds no more than in training."""
+    if compute.zero_stage < 3:
+        return score_pairs(model, pairs, compute)
+    with zero.computing(model, compute.precision) as engine:
+        return score_pairs(engine, pairs, compute)
+
+
 def _trainer(
     config: DpoSettings,
     compute: Compute,
@@ -152,6 +170,8 @@ def _trainer(
     start_P2: npt.NDArray[np.float64],
     run: Run,
 ) -> UnitDPOTrainer:
+    if compute.recompute:
+        recompute_layers(model)
     trl_version = version("trl")
     if not trl_version.startswith(TRL_TESTED):
         raise BadInput(f"trl {trl_version} is installed, the adapter fits {TRL_TESTED}x; install requirements.lock")
@@ -178,7 +198,6 @@ def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Folder, p
     """TRL's arguments; what is not named here (sigmoid loss, AdamW) is TRL's default and the paper's choice."""
     accumulated = accumulation(config.pairs_per_step, compute.dpo_micro_batch, dist.get_world_size())
     optim = config.optim
-    buckets = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), bucket_elements(parameters))
     return DPOConfig(
         output_dir=str(out.scratch()),
         beta=config.beta,
@@ -211,11 +230,8 @@ def _arguments(config: DpoSettings, compute: Compute, steps: int, out: Folder, p
             "gradient_accumulation_steps": accumulated,
             "train_batch_size": config.pairs_per_step,
             "gradient_clipping": optim.clip_norm,
-            "zero_optimization": {
-                "stage": compute.zero_stage,
-                **buckets,
-                "stage3_gather_16bit_weights_on_model_save": True,  # whatever the dtype, 16 bit in the name only
-            },
+            "zero_optimization": {"stage": compute.zero_stage, **zero.bounds(parameters)},
+            **zero.autocast_settings(compute.precision),
             "zero_allow_untested_optimizer": True,  # transformers' AdamW
             "steps_per_print": 10**9,
         },
@@ -278,10 +294,11 @@ def special_tokens(vocabulary: Vocabulary) -> transformers.PreTrainedTokenizerFa
 
 
 def _save_model(trainer: UnitDPOTrainer, out: Folder, name: str) -> None:
-    """Plain transformers format; every rank takes part, as ZeRO 3 gathers the weights, and may read it then."""
-    weights = trainer.gather_weights()
-    if trainer.args.process_index == 0:
-        out.write_tree(name, partial(save_unit_lm, trainer.unit_lm, weights=weights))
+    """Plain transformers format; every rank takes part, and may read it then."""
+    if trainer.zero_stage == 3:
+        zero.save_whole(trainer.unit_lm, out, name)
+    elif trainer.args.process_index == 0:
+        out.write_tree(name, partial(save_unit_lm, trainer.unit_lm))
     dist.barrier()
 
 

@@ -95,6 +95,8 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
 def score_pairs(model: nn.Module, pairs: Sequence[PairTokens], compute: Compute) -> npt.NDArray[np.float64]:
     """`side_log_likelihoods` (P, 2) of any number of pairs; the model's attention is pair_attention(compute).
 
+    Under ZeRO 3 every rank makes as many forward passes.
+
     Batches are formed by length over all pairs and dealt to the ranks of the process group in turn, so the values do
     not depend on their number; every rank gets all of them.
     """
@@ -105,11 +107,15 @@ def score_pairs(model: nn.Module, pairs: Sequence[PairTokens], compute: Compute)
     scores_P2 = torch.zeros(len(pairs), 2, dtype=torch.float64, device=device)
     training = model.training
     model.eval()
-    for start in range(rank * batch, len(order), world * batch):
-        indices = order[start : start + batch]
-        rows = pair_rows([pairs[index] for index in indices]).to(device)
+    for first in range(0, len(order), world * batch):
+        own = order[first + rank * batch :][:batch]
+        if not own and compute.zero_stage < 3:
+            continue
+        rows = pair_rows([pairs[index] for index in own or order[:batch]]).to(device)
         with autocast(device, compute.precision):
-            scores_P2[indices] = side_log_likelihoods(model, rows, pair_attention(compute))
+            found_P2 = side_log_likelihoods(model, rows, pair_attention(compute))
+        if own:  # else the forward pass was a collective, in which this rank took part
+            scores_P2[own] = found_P2
     model.train(training)
     if world > 1:
         dist.all_reduce(scores_P2)

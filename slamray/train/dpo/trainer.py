@@ -17,16 +17,17 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
-from slamray.model.unit_lm import flops_per_token, save_unit_lm
+from slamray.model.unit_lm import flops_per_token
 from slamray.stage.work import Metrics
 from slamray.tokens.sampler import batch_rows
-from slamray.train.checkpoint import copy_state, gather_optimiser, read_optimiser, write_optimiser
+from slamray.train.checkpoint import read_optimiser, snapshot
 from slamray.train.dpo.pairs import PairTokens, StepBatches
 from slamray.train.dpo.shared_prompt import PairRows, autocast, pair_rows, side_log_likelihoods
 from slamray.train.loop import Run, Write
 from slamray.train.memory import pair_attention
 from slamray.train.objective import dpo_loss
 from slamray.train.optim import learning_rate
+from slamray.train.zero import casts_are_not_kept
 
 TRL_TESTED = "1.16."  # the adapter overrides TRL's internals; tests/train/test_dpo.py holds their golden values
 ENDLESS = 10**9  # steps of a run that is not bounded by steps: more than anybody can pay for
@@ -179,6 +180,7 @@ class UnitDPOTrainer(DPOTrainer):
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """autocast; accelerate leaves precision to DeepSpeed, whose bf16 mode would round the weights themselves."""
         stack = contextlib.ExitStack()
+        stack.enter_context(casts_are_not_kept(self._compute.zero_stage))
         stack.enter_context(autocast(self.accelerator.device, self._compute.precision))
         return stack
 
@@ -189,37 +191,26 @@ class UnitDPOTrainer(DPOTrainer):
         """
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.lead.run.newest is not None:
-            read_optimiser(self.lead.run.newest, self._engine.optimizer, self.unit_lm, self._zero_stage)
+            read_optimiser(self.lead.run.newest, self._engine.optimizer, self.unit_lm, self.zero_stage)
         return prepared
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         self.lead.run.save(self._snapshot)
 
     def _snapshot(self) -> Write | None:
-        """Weights, optimiser, the reference's scores.
+        """Weights, optimiser, the reference's scores; under ZeRO 3 each rank's own.
 
         There is no random state to keep: dropout is off and the order of the pairs is a function of the step.
         """
-        weights = self.gather_weights()
-        tensors = gather_optimiser(self._engine.optimizer, self.unit_lm, self._zero_stage)
-        if self.args.process_index > 0:
-            return None
-        moments = copy_state(tensors)
+        write_model = snapshot(self.unit_lm, self._engine.optimizer, self.zero_stage)
+        if write_model is None or self.args.process_index > 0:
+            return write_model
 
         def write(folder: Path) -> None:
-            save_unit_lm(self.unit_lm, folder / "model", weights)
-            write_optimiser(folder, moments)
+            write_model(folder)
             np.save(folder / START_SCORES, self._start_P2)
 
         return write
-
-    def gather_weights(self) -> dict[str, torch.Tensor]:
-        """A copy of the whole weights on rank 0's CPU, tied ones once; every rank takes part: ZeRO 3 gathers them."""
-        gathered = self.accelerator.get_state_dict(self.model_wrapped)
-        if self.args.process_index > 0:
-            return {}
-        # named_parameters holds tied weights once, as save_pretrained would
-        return {name: gathered[name].to("cpu", copy=True) for name, _ in self.unit_lm.named_parameters()}
 
     @property
     def unit_lm(self) -> transformers.PreTrainedModel:
@@ -232,5 +223,6 @@ class UnitDPOTrainer(DPOTrainer):
         return self.model_wrapped
 
     @property
-    def _zero_stage(self) -> int:
+    def zero_stage(self) -> int:
+        """Of DeepSpeed's engine."""
         return int(self._engine.zero_optimization_stage())
