@@ -117,7 +117,8 @@ def page(lines: Sequence[Line]) -> str:
         out += ["| what | anchor | ours | ratio | least to greatest | load | commit |", "|---|---|---|---|---|---|---|"]
         out += [row(line) for line in lines if line.machine == name]
     out += ["", "| what | command |", "|---|---|"]
-    out += [f"| {line.result.what} | `{line.command}` |" for line in lines]
+    each = dict.fromkeys((line.result.what, line.command) for line in lines)
+    out += [f"| {what} | `{command}` |" for what, command in each]
     return "\n".join(out) + "\n"
 
 
