@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from slamray.evaluate.metrics import ScalarMetric, corpus_metrics
+from slamray.evaluate.metrics import CORPUS_ITEMS, METRICS, PairMetric, ScalarMetric
 from slamray.evaluate.summary import INTERVALS
 from slamray.report.charts import Series, interval_chart, line_chart
 from slamray.speech.audio import to_mp3
@@ -188,9 +188,9 @@ def as_rows(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def metric_name(metric: str) -> str:
-    """The title for readers of a metric made from the corpus's text; every other goes by its name."""
-    made = corpus_metrics().get(metric)
-    return made.title if made else metric
+    """The title for readers of a metric made from the corpus's text; one of a published set goes by its name."""
+    found = METRICS.get(metric)
+    return found.title if isinstance(found, PairMetric) and CORPUS_ITEMS in found.needs else metric
 
 
 def percent(share: float) -> str:
