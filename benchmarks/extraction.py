@@ -135,10 +135,11 @@ def compare_whole(own: Words, root: Path, model: Path, others: Sequence[str]) ->
         work()
         return audio / (time.perf_counter() - began)
 
-    command = [sys.executable, str(script), str(root), *mhubert_words(model, own.toy), *COMMON, *others]
+    words = [*mhubert_words(model, own.toy), *COMMON, *others]
+    command, dtype = [sys.executable, str(script), str(root), *words], load_recipe(words).speech.encoder.dtype
     return measure(
-        f"extraction as a whole command, {audio / 3600:.1f} h of audio, x real time: profile=laptop against slamkit, "
-        f"batches of {PEER_BATCH}, all cores",
+        f"extraction as a whole command, {audio / 3600:.1f} h of audio, {dtype}, x real time: profile=laptop against "
+        f"slamkit, batches of {PEER_BATCH}, all cores",
         lambda: timed(partial(ask_slamkit, Path(peer), "extract", model, root / "recordings")),
         lambda: timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)),
         own.pairs,
