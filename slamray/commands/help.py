@@ -105,7 +105,7 @@ JOBS = {
     ),
     "assets": Job(
         "Make the models of the offline default.",
-        ("--plan", "root=/data/assets", "root=/data/assets assets.decoder_only=true --install"),
+        ("--plan", "root=/data/assets", "root=/data/assets assets.make=decoder --install"),
         (RECIPE, PROFILE, PLAN, VERIFY, ("--install", "copy the finished models over those of the package")),
     ),
     "stand_in": Job(

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from slamray.config.base import Chosen, Settings
-from slamray.config.training import StepsOrTime, TextLmSettings
+from slamray.config.text_lm import TextLmSettings
+from slamray.config.training import StepsOrTime
 from slamray.errors import BadInput
 
 
@@ -120,9 +121,10 @@ class AssetsSettings(Settings):
         "source_filter",
         description="which decoder is trained, by the settings of its name",
     )
-    decoder_only: bool = Field(
-        False,
-        description="train only a decoder, for the encoder of speech.encoder; false: an encoder and a text LM too",
+    make: Literal["all", "decoder", "text_lm"] = Field(
+        "all",
+        description="all: an encoder, its decoder and a text LM; decoder: one for the encoder of speech.encoder; "
+        "text_lm: a text LM",
     )
     intelligibility_documents: int = Field(
         12, ge=1, description="evaluation stories whose word error rate is measured; chosen, not tuned"
@@ -131,7 +133,9 @@ class AssetsSettings(Settings):
 
 def check_batches(config: AssetsSettings, workers: int) -> None:
     """BadInput when a worker would have no crop of the batches of what is trained."""
-    if not config.decoder_only:
+    if config.make == "text_lm":
+        return
+    if config.make == "all":
         check_crops(config.encoder.first.batch_crops, workers, "assets.encoder.first.batch_crops")
         check_crops(config.encoder.second.batch_crops, workers, "assets.encoder.second.batch_crops")
     if config.decoder == "hifigan":

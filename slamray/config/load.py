@@ -247,10 +247,10 @@ def parse_value(key: str, value: str) -> Any:
 
 
 def _set(tree: Tree, key: str, value: Any) -> None:
-    """Set a dotted key. Groups on the way are copied, as another tree may share them."""
+    """Set a dotted key. Groups on the way are copied, as another tree may share them; one that is null begins empty."""
     *parents, last = key.split(".")
     for parent in parents:
-        below = tree.get(parent, {})
+        below = {} if tree.get(parent) is None else tree[parent]
         if not isinstance(below, dict):
             raise BadInput(f"{key}: {parent} is a value, not a group of keys")
         tree[parent] = tree = dict(below)

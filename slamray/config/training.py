@@ -113,28 +113,6 @@ class PretrainSettings(Settings):
     )
 
 
-class TextLmShape(Settings):
-    """A small Qwen2 and its BPE tokeniser."""
-
-    vocab_size: int = Field(
-        2048, ge=300, le=65535, description="BPE tokens, 256 bytes and 2 specials included; chosen, not tuned"
-    )
-    hidden: int = Field(256, ge=32, description="model width")
-    layers: int = Field(4, ge=1, description="decoder layers")
-    heads: int = Field(4, ge=1, description="query heads")
-    kv_heads: int = Field(2, ge=1, description="key and value heads")
-    ffn: int = Field(704, ge=32, description="SwiGLU width")
-    context: int = Field(512, ge=16, description="tokens of a packed row")
-
-
-class TextLmSettings(TextLmShape):
-    """A text LM trained on text by the pre-training loop; TWIST's start on a laptop."""
-
-    pretrain: PretrainSettings = PretrainSettings(
-        budget="time:12m", tokens_per_step=8192, optim=OptimSettings(learning_rate=3e-3)
-    )
-
-
 class DpoSettings(Settings):
     """Preference training (docs/paper.md 1.5, Table 5)."""
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from slamray import store
-from slamray.config.training import TextLmShape
+from slamray.config.text_lm import TextLmShape
 from slamray.errors import BadInput
 from slamray.tokens.documents import Document, delimit
 from slamray.tokens.vocabulary import BOS, PAD, SPECIALS, Vocabulary

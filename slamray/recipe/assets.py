@@ -1,9 +1,9 @@
 """The stages that make slamray/assets: an own HuBERT with its units, a unit decoder, a text LM for TWIST to start from.
 
     corpus --> recordings --> hubert_1 --> hubert_2 --> encoder --> decoder --> intelligibility
-          +--> text_rows --> text_lm
+          +--> text_rows --> text_lm        (text_rows: from text_lm_corpus too, where the text LM reads other text)
 
-The same stages serve whoever brings another voice or language, and, with assets.decoder_only, another encoder.
+The same stages serve whoever brings another voice or language, and, with assets.make=decoder, another encoder.
 Only training text is trained on.
 """
 
@@ -43,17 +43,23 @@ def build(recipe: Recipe) -> list[Stage]:
     check_compute(recipe.compute)
     check_batches(recipe.assets, recipe.compute.workers)
     documents = corpus.stage(recipe)
+    if recipe.assets.make == "text_lm":
+        return [_text_lm(recipe, documents)]
     spoken = spoken_audio.stage(recipe, documents)
-    if recipe.assets.decoder_only:
+    if recipe.assets.make == "decoder":
         check_encoder(recipe.speech.encoder)
         return [_understood(recipe, documents, spoken, None)]
-    need = "an encoder is measured on phones: choose another voice, or say assets.decoder_only=true"
+    need = "an encoder is measured on phones: choose another voice, or say assets.make=decoder"
     check_phonemes(recipe.speech.tts, need)
     hubert_1 = hubert_training.first_stage(recipe, spoken)
     hubert_2 = hubert_training.second_stage(recipe, spoken, hubert_1)
     encoder = own_encoder.stage(recipe, spoken, hubert_2)
-    rows = text_rows.stage(recipe, documents)
-    return [_understood(recipe, documents, spoken, encoder), text_lm.stage(recipe, rows)]
+    return [_understood(recipe, documents, spoken, encoder), _text_lm(recipe, documents)]
+
+
+def _text_lm(recipe: Recipe, documents: Stage) -> Stage:
+    text = corpus.text_lm_stage(recipe, documents)
+    return text_lm.stage(recipe, text_rows.stage(recipe, documents, text))
 
 
 def _understood(recipe: Recipe, documents: Stage, spoken: Stage, encoder: Stage | None) -> Stage:

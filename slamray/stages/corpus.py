@@ -53,6 +53,12 @@ def text_stage(recipe: Recipe, documents: Stage) -> Stage:
     return documents if text is None else Stage("text_corpus", run, {"corpus": text}, version=2)
 
 
+def text_lm_stage(recipe: Recipe, documents: Stage) -> Stage:
+    """Of the text that a small text LM reads: a corpus of its own, or the stories' documents."""
+    text = recipe.assets.text_lm.text
+    return documents if text is None else Stage("text_lm_corpus", run, {"corpus": text}, version=3)
+
+
 def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -> CorpusFacts:
     """Read all sources; good rows to a table for each split by order of id, bad ones to quarantine with the reason.
 

@@ -21,6 +21,13 @@ def summed_cross_entropy(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> to
     return F.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORE, reduction="sum")
 
 
+def summed_divergence(logits_NV: torch.Tensor, taught_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """Sum of KL(softmax(taught) || softmax(logits)) where the target is not IGNORE, in nats, float32."""
+    valid_N = targets_N != IGNORE
+    own, taught = (logits.float()[valid_N].log_softmax(-1) for logits in (logits_NV, taught_NV))
+    return F.kl_div(own, taught, reduction="sum", log_target=True)
+
+
 def dpo_loss(gains_P2: torch.Tensor, beta: float) -> torch.Tensor:
     """Mean of -log sigmoid(beta (chosen - rejected)): Rafailov et al. 2023, equation 7.
 

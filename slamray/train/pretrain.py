@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import deepspeed
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from slamray.config.budget import parse_budget
@@ -65,18 +66,20 @@ def pretrain(
     out: Root,
     report: Report,
     part: Part = Part(),
+    kind: Callable[..., Pretraining] | None = None,
 ) -> dict[str, Any]:
     """Train until the budget is spent and leave `out/model` and `out/history.json`; returns facts.
 
     Training starts from the model in `model_folder`, or goes on from the newest whole checkpoint (see loop.Run).
     torch.distributed must be initialised; every rank calls this, and every rank's `report` gets the same metrics.
+    kind: the trainable, where it is not Pretraining.
     """
     budget = parse_budget(config.budget, "pretrain.budget")
     until = parse_budget(part.until, "pretrain.trunk") if part.until else budget
     rows = RowStore(train_rows), RowStore(validation_rows)
     run = Run(budget, compute, out, report, part.after, until)
     start = model_folder if run.newest is None else run.newest / MODEL
-    training = Pretraining(config, compute, start, *rows)
+    training = (kind or Pretraining)(config, compute, start, *rows)
     train(training, run)
     if part.until is None:
         training.save(run.out)
@@ -127,7 +130,7 @@ class Pretraining:
             began = time.perf_counter()
             batch = self.train.batch(micro_rows)
             loading_seconds += time.perf_counter() - began
-            loss = self._negative_log_likelihood(batch) * (scale * weight)
+            loss = self.loss(batch) * (scale * weight)
             if weight:
                 samples = add_hashes(samples, sample_hash(number, micro_rows))
             self.engine.backward(loss, scale_wrt_gas=False)
@@ -141,16 +144,26 @@ class Pretraining:
         latest = {"lr": rate, "grad_norm": norm}
         return Step({"loss": part}, latest, samples, tokens, tokens * self.flops_per_token, places)
 
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """What a step lowers: summed over the batch's valid targets, in nats, float32."""
+        return self._negative_log_likelihood(batch)
+
     def _negative_log_likelihood(self, batch: Batch) -> torch.Tensor:
         """Sum over the batch's valid targets, in nats, float32."""
+        (logits_NV,), targets_N = self.logits_of([self.engine], batch)
+        return summed_cross_entropy(logits_NV, targets_N)
+
+    def logits_of(self, models: Sequence[nn.Module], batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Each model's logits (N, V) over a batch, and the N = B x C targets, IGNORE where there is none."""
         inputs_BC, targets_BC, positions_BC, boundaries_N = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
             for array in (batch.inputs, batch.targets, batch.positions, batch.boundaries)
         )
         inside = inside_pieces(positions_BC, boundaries_N, batch.context, self.attention)
         with zero.casts_are_not_kept(self.compute.zero_stage):
-            logits_BCV = self.engine(input_ids=inputs_BC, position_ids=positions_BC, use_cache=False, **inside).logits
-        return summed_cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten())
+            given = {"input_ids": inputs_BC, "position_ids": positions_BC, "use_cache": False, **inside}
+            logits = [model(**given).logits.flatten(0, 1) for model in models]
+        return logits, targets_BC.flatten()
 
     def _clip_and_step(self, number: int, rate: float) -> float:
         """The optimiser's step with clipped gradients; returns their global norm before clipping.

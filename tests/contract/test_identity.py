@@ -246,7 +246,7 @@ BASES = (
     Base("own encoder", (), assets.build, ("speech.encoder",)),
     Base(
         "decoder for a given encoder",
-        ("assets.decoder_only=true", "assets.decoder=hifigan"),
+        ("assets.make=decoder", "assets.decoder=hifigan"),
         assets.build,
         ("assets.encoder.layer",),
     ),
@@ -335,7 +335,7 @@ def expected(case: Case, leaf: Leaf, names: set[str]) -> set[str]:
 # Fields that bring stages of their own where they are given.
 BRING_STAGES = {"joint.text", "recorded.paths", *(f"recorded.{name}" for name in CORPORA), "evaluate.sets"}
 # Fields that choose which stages there are, beside what they change in those that stay.
-CHOOSE = {"assets.decoder_only", "dpo.budget", "evaluate.genppl.prompts", "speech.tts.backend"}
+CHOOSE = {"assets.make", "dpo.budget", "evaluate.genppl.prompts", "speech.tts.backend"}
 
 
 ONE_VALUE = {"dpo.optim.name"}  # DPO trains with AdamW

@@ -53,7 +53,7 @@ ENCODER = [*ASSETS, "assets.encoder.mfcc_clusters=8", "assets.encoder.feature_cl
            "assets.encoder.n_units=16", "assets.encoder.kmeans_frames=1000", "assets.source_filter.documents=1",
            *(f"assets.encoder.{part}.{word}" for part in ("first", "second")
              for word in (f"budget=steps:{ASSET_STEPS}", "batch_crops=3", "crop_frames=25"))]  # fmt: skip
-DECODER = [*ASSETS, "assets.decoder_only=true", "assets.decoder=hifigan", "assets.hifigan.embedding_dim=16",
+DECODER = [*ASSETS, "assets.make=decoder", "assets.decoder=hifigan", "assets.hifigan.embedding_dim=16",
            "assets.hifigan.channels=32", "assets.hifigan.upsample_rates=[5,8,4,4]",
            "assets.hifigan.upsample_kernel_sizes=[11,16,8,8]", "assets.hifigan.discriminator_divisor=32",
            f"assets.hifigan.budget=steps:{ASSET_STEPS}", "assets.hifigan.batch=2",

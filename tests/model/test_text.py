@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from slamray.config.model import ModelSettings
-from slamray.config.training import TextLmSettings
+from slamray.config.text_lm import TextLmSettings
 from slamray.errors import BadInput
 from slamray.model.small_lm import build_text_lm, encode_documents, text_vocabulary, train_tokeniser
 from slamray.model.unit_lm import build_unit_lm, count_parameters, save_unit_lm

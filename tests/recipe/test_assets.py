@@ -67,7 +67,7 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
 
 def test_a_decoder_alone_is_made_for_the_encoder_that_is_there(tmp_path: Path, tiny_encoder: Path) -> None:
     def stages(encoder: list[str]) -> list[Stage]:
-        recipe = load_recipe([*encoder, "assets.decoder_only=true", f"root={tmp_path}"])
+        recipe = load_recipe([*encoder, "assets.make=decoder", f"root={tmp_path}"])
         return order(build(recipe))
 
     own = ["model=" + str(tiny_encoder), f"centroids={tiny_encoder}/centroids.safetensors", "layer=2"]
