@@ -32,7 +32,7 @@ class TeacherSettings(Settings):
 
 
 class TextLmShape(Settings):
-    """A small Qwen2 and its tokeniser."""
+    """A small Qwen2, or with a teacher a Llama, and its tokeniser."""
 
     vocab_size: int = Field(
         2048,

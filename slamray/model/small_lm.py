@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from slamray import store
 from slamray.config.text_lm import TextLmShape
@@ -56,16 +63,21 @@ def encode_documents(texts: Iterable[str], tokeniser_folder: Path, vocabulary: V
     return documents
 
 
-def build_text_lm(config: TextLmShape, seed: int) -> Qwen2ForCausalLM:
-    """A fresh Qwen2 of the given shape, float32, tied head, RoPE base 10 000."""
+def build_text_lm(
+    config: TextLmShape, seed: int, kind: type[Qwen2Config | LlamaConfig] = Qwen2Config
+) -> PreTrainedModel:
+    """A fresh model of the given shape, float32, tied head, RoPE base 10 000.
+
+    kind: AutoTokenizer reads the folder of a Qwen2 as byte-level BPE whatever is in it, and that of a Llama as it is.
+    """
     if config.hidden % config.heads or config.heads % config.kv_heads:
         raise BadInput(
             f"text_lm: heads={config.heads} must divide hidden={config.hidden}, kv_heads={config.kv_heads} heads"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen2ForCausalLM(
-            Qwen2Config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            kind(
                 vocab_size=config.vocab_size,
                 hidden_size=config.hidden,
                 num_hidden_layers=config.layers,
@@ -78,3 +90,4 @@ def build_text_lm(config: TextLmShape, seed: int) -> Qwen2ForCausalLM:
                 eos_token_id=BOS,
             )
         )
+        return model

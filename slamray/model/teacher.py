@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from slamray.errors import BadInput
 from slamray.tokens.vocabulary import BOS, PAD, SPECIALS
@@ -216,8 +216,6 @@ def build_teacher(teacher: Teacher, pieces: Sequence[str]) -> LlamaForCausalLM:
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.kv_heads,
-            max_position_embeddings=shape.context,
-            rms_norm_eps=1e-5,
             tie_word_embeddings=True,
             pad_token_id=PAD,
             bos_token_id=BOS,
@@ -231,13 +229,13 @@ def build_teacher(teacher: Teacher, pieces: Sequence[str]) -> LlamaForCausalLM:
     return model
 
 
-def start_from_teacher(student: Qwen2ForCausalLM, teacher: LlamaForCausalLM, layers: Sequence[int]) -> None:
-    """Give a student the teacher's embedding and some of its layers, as DistilBERT began (Sanh et al. 2019, section 3).
+def start_from_teacher(student: PreTrainedModel, teacher: LlamaForCausalLM, layers: Sequence[int]) -> None:
+    """Give a Llama the teacher's embedding and some of its layers, as DistilBERT began (Sanh et al. 2019, section 3).
 
-    The student's biases, which a Llama lacks, become 0. BadInput where a layer would not fit.
+    BadInput where a layer would not fit.
     """
     own, taught = student.config, teacher.config
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size"):
+    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
         if getattr(own, name) != getattr(taught, name):
             raise BadInput(
                 f"assets.text_lm.teacher.layers: the text LM's {name} is {getattr(own, name)}, the teacher's "
@@ -250,9 +248,9 @@ def start_from_teacher(student: Qwen2ForCausalLM, teacher: LlamaForCausalLM, lay
         )
     given = teacher.state_dict()
     found = {}
-    for name, weight in student.state_dict().items():
+    for name in student.state_dict():
         parts = name.split(".")
         if parts[1] == "layers":
             parts[2] = str(layers[int(parts[2])])
-        found[name] = torch.zeros_like(weight) if parts[-1] == "bias" else given[".".join(parts)]
+        found[name] = given[".".join(parts)]
     student.load_state_dict(found, strict=True)

@@ -1,10 +1,10 @@
 """The stages that make slamray/assets: an own HuBERT with its units, a unit decoder, a text LM for TWIST to start from.
 
     corpus --> recordings --> hubert_1 --> hubert_2 --> encoder --> decoder --> intelligibility
-          +--> text_rows --> text_lm        (text_rows: from text_lm_corpus too, where the text LM reads other text)
+          +--> text_rows --> text_lm --> text_quality
 
+Where the text LM reads text of its own, `text_lm_corpus` is read beside `corpus`. Only training text is trained on.
 The same stages serve whoever brings another voice or language, and, with assets.make=decoder, another encoder.
-Only training text is trained on.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from slamray.stages import (
     own_encoder,
     spoken_audio,
     text_lm,
+    text_quality,
     text_rows,
 )
 from slamray.stages.checkpoints import MODEL
@@ -59,7 +60,8 @@ def build(recipe: Recipe) -> list[Stage]:
 
 def _text_lm(recipe: Recipe, documents: Stage) -> Stage:
     text = corpus.text_lm_stage(recipe, documents)
-    return text_lm.stage(recipe, text_rows.stage(recipe, documents, text))
+    trained = text_lm.stage(recipe, text_rows.stage(recipe, documents, text))
+    return text_quality.stage(recipe, text, trained)
 
 
 def _understood(recipe: Recipe, documents: Stage, spoken: Stage, encoder: Stage | None) -> Stage:

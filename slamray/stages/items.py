@@ -62,7 +62,7 @@ def check_documents(items: ItemsSettings, inputs: Inputs) -> None:
     documents = _documents(inputs["corpus"])
     makers = {"topic_cloze": topic_cloze, "sentence_order": sentence_order}
     for name, make in makers.items():
-        text = CorpusText(documents, lambda at_most: (), None, items, _no_voice)
+        text = CorpusText(documents, lambda at_most: (), None, items, no_voice)
         if items.pairs(name) and not make(text, items.pairs(name)).pairs:
             raise BadInput(
                 f"evaluate.items.{name}: no pair can be made of {len(documents)} evaluation documents; bring more "
@@ -70,7 +70,8 @@ def check_documents(items: ItemsSettings, inputs: Inputs) -> None:
             )
 
 
-def _no_voice() -> PhonemeVoice:
+def no_voice() -> PhonemeVoice:
+    """In place of a voice, for metrics that need none."""
     raise AssertionError("these metrics are made of text alone")
 
 

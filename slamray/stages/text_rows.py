@@ -59,10 +59,12 @@ def _make(
     }
     read = {split: [document.text for document in corpus.read(sources[-1], split)] for split in (TRAIN, VALIDATION)}
     texts = read | {TRAIN: [text for text in read[TRAIN] if opening(text) not in measured]}
-    student = build_text_lm(shape, seed)
     if teacher is None:
+        student = build_text_lm(shape, seed)
         out.write_tree(TOKENISER, partial(train_tokeniser, texts[TRAIN], shape.vocab_size))
     else:
+        from transformers import LlamaConfig
+
         from slamray.model.teacher import build_teacher, choose_pieces, read_teacher, save_tokeniser, start_from_teacher
 
         found = read_teacher(Path(asset_path(teacher.path)))
@@ -70,7 +72,8 @@ def _make(
         taught = build_teacher(found, pieces)
         out.write_tree(TOKENISER, partial(save_tokeniser, pieces))
         out.write_tree(TEACHER, taught.save_pretrained)
-        student = build_text_lm(shape.model_copy(update={"vocab_size": taught.config.vocab_size}), seed)
+        fitting = shape.model_copy(update={"vocab_size": taught.config.vocab_size})
+        student = build_text_lm(fitting, seed, LlamaConfig)
         if teacher.layers is not None:
             start_from_teacher(student, taught, teacher.layers)
     out.write_tree(MODEL, student.save_pretrained)

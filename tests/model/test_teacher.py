@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from support.llama2c import PIECES, SHAPE, Written, write_teacher
+from transformers import AutoTokenizer, LlamaConfig
 
 from slamray.config.text_lm import TextLmShape
 from slamray.errors import BadInput
@@ -24,59 +24,10 @@ from slamray.model.teacher import (
     start_from_teacher,
 )
 
-# By rank: longer pieces first, as they were merged, then single characters, as in SentencePiece's models.
-PIECES = [" t", "he", " the", "ca", " c", "at", " ca", " cat", "s.", " s", " sa", " sat", "xy", "xyz", " ", "t", "h",
-          "e", "c", "a", "s", ".", "x", "y", "z"]  # fmt: skip
-SHAPE = {"width": 16, "ffn": 24, "layers": 3, "heads": 2, "kv_heads": 1, "vocabulary": 259 + len(PIECES), "context": 8}
-
-
-@dataclass(frozen=True)
-class Written:
-    """A file, and the model that it was written from."""
-
-    path: Path
-    model: LlamaForCausalLM
-
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """The file as llama2.c's export.py writes a model of its own, whose rotated pairs are neighbours."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=SHAPE["vocabulary"], hidden_size=16, intermediate_size=24, num_hidden_layers=3,
-            num_attention_heads=2, num_key_value_heads=1, rms_norm_eps=1e-5, tie_word_embeddings=True,
-        )
-    ).eval()  # fmt: skip
-    with torch.no_grad():  # activations far above the epsilons of norms, in which a Llama and a Qwen2 differ
-        model.model.embed_tokens.weight.mul_(50)
-    state = model.state_dict()
-
-    def each(name: str) -> list[torch.Tensor]:
-        return [state[f"model.layers.{layer}.{name}.weight"] for layer in range(3)]
-
-    def neighbours(
-        weight: torch.Tensor,
-    ) -> torch.Tensor:  # row i of a head's first half stands before row i of its second
-        order = [
-            head * 8 + half * 4 + pair for head in range(len(weight) // 8) for pair in range(4) for half in range(2)
-        ]
-        return weight[order]
-
-    tensors = [state["model.embed_tokens.weight"], *each("input_layernorm")]
-    tensors += [neighbours(weight) for name in ("q_proj", "k_proj") for weight in each(f"self_attn.{name}")]
-    for name in ("self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm",
-                 "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj"):  # fmt: skip
-        tensors += each(name)
-    tensors += [state["model.norm.weight"], torch.zeros(8, 4), torch.zeros(8, 4)]
-    data = struct.pack("<7i", *SHAPE.values()) + b"".join(tensor.numpy().astype("<f4").tobytes() for tensor in tensors)
-    names = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(bytes([byte]) for byte in range(256)), *(p.encode() for p in PIECES)]
-    data += struct.pack("<i", max(map(len, names)))
-    for number, name in enumerate(names):
-        data += struct.pack("<fi", -float(max(0, number - 259)), len(name)) + name
-    path = tmp_path_factory.mktemp("teacher") / "llama2.data"
-    path.write_bytes(data)
-    return Written(path, model)
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "llama2.data")
 
 
 def _merged(text: str, pieces: list[str]) -> list[str]:
@@ -132,15 +83,15 @@ def test_a_student_of_all_layers_gives_the_teachers_logits(written: Written) -> 
     shape = TextLmShape().model_copy(
         update={"vocab_size": 265, "hidden": 16, "layers": 3, "heads": 2, "kv_heads": 1, "ffn": 24}
     )
-    student = build_text_lm(shape, seed=1).eval()
+    student = build_text_lm(shape, 1, LlamaConfig).eval()
     start_from_teacher(student, taught, [0, 1, 2])
     ids = torch.tensor([[1, 260, 258, 100]])
-    torch.testing.assert_close(student(ids).logits, taught(ids).logits, rtol=1e-3, atol=1e-4)  # epsilons 1e-6 and 1e-5
+    torch.testing.assert_close(student(ids).logits, taught(ids).logits)
     start_from_teacher(student, taught, [2, 1, 0])
     assert torch.equal(student.model.layers[0].mlp.up_proj.weight, taught.model.layers[2].mlp.up_proj.weight)
     with pytest.raises(BadInput, match=r"teacher.layers=\[0, 3, 1\]: name one of the teacher's 3 layers"):
         start_from_teacher(student, taught, [0, 3, 1])
-    narrow = build_text_lm(shape.model_copy(update={"ffn": 32}), seed=1)
+    narrow = build_text_lm(shape.model_copy(update={"ffn": 32}), 1, LlamaConfig)
     with pytest.raises(BadInput, match="intermediate_size is 32, the teacher's 24"):
         start_from_teacher(narrow, taught, [0, 1, 2])
 
