@@ -6,6 +6,7 @@ On the hub that is a name and a commit. A recipe may leave a commit out; config/
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +25,13 @@ from slamray.config.hub import HubData, data_files, hub_data
 from slamray.config.published_files import published_files
 from slamray.errors import BadInput
 
+READ_AT_ONCE = 4096  # files that wait for a thread; chosen, not tuned
 LARGE_BYTES = 4_000_000_000  # of files that are read for their checksum: it is said, as it takes a while
 Bytes = bytes  # a File has a field of that name
 NO_COMMIT = "its commit is not known yet; a run asks the hub for it once and keeps it in pins.json below root"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a corpus has millions
 class File:
     """A file of a corpus: its name from the given folder's own name on (a file's own), and a path that fsspec opens.
 
@@ -177,19 +179,21 @@ class Checksums:
 
     def of(self, files: Sequence[File]) -> list[str]:
         """The checksum of each file, read side by side where it is not known. BadInput when one cannot be read."""
-        found = {file.path: self._known[file.path][2] for file in files if self._is_known(file)}
-        new = {file.path: file for file in files if file.path not in found}
+        new = {file.path: file for file in files if not self._is_known(file)}
+        found: dict[str, str] = {}
         if new:
             total = sum(file.bytes for file in new.values())
             if total > LARGE_BYTES:
                 sys.stderr.write(f"reading {len(new):,} files ({total / 1e9:,.0f} GB) once, to know their content\n")
             with ThreadPoolExecutor() as threads:
-                found |= zip(new, threads.map(_read_checksum, new.values()), strict=True)
+                waiting = iter(new.values())
+                while some := list(itertools.islice(waiting, READ_AT_ONCE)):
+                    found |= zip((file.path for file in some), threads.map(_read_checksum, some), strict=True)
             lasting = [file for file in new.values() if file.stamp]  # what has no stamp may change unnoticed
             self._known |= {file.path: (file.bytes, file.stamp, found[file.path]) for file in lasting}
             self._is_new |= any(_is_outside(file.path) for file in lasting)
             self._flush()
-        return [found[file.path] for file in files]
+        return [found.get(file.path) or self._known[file.path][2] for file in files]
 
     def _is_known(self, file: File) -> bool:
         return self._known.get(file.path, (0, "", ""))[:2] == (file.bytes, file.stamp)
