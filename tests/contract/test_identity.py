@@ -66,7 +66,8 @@ SEEN_BY: dict[str, set[str]] = {
     "preferences": {"preferences"},
     "dpo": {"aligned"},
     "evaluate": SCORES | GENPPL,
-    "evaluate.items": {"items"},
+    "evaluate.interval": SCORES | GENPPL | {"text_quality"},
+    "evaluate.items": {"items", "text_quality"},
     "evaluate.sets": {"published", "evaluation"},
     "evaluate.genppl": GENPPL,
     "assets.encoder.train_documents": {"recordings"},
@@ -81,6 +82,8 @@ SEEN_BY: dict[str, set[str]] = {
     "assets.encoder.n_units": {"encoder"},
     "assets.encoder.kmeans_frames": {"encoder"},
     "assets.text_lm": {"text_rows"},
+    "assets.text_lm.text": {"text_lm_corpus"},
+    "assets.text_lm.teacher": {"text_rows", "text_lm"},
     "assets.text_lm.pretrain": {"text_lm"},
     "assets.text_lm.pretrain.seed": {"text_rows", "text_lm"},
     "assets.source_filter": {"decoder"},
@@ -160,6 +163,8 @@ OTHER: dict[str, Any] = {
     "speech.tts.fastspeech2.model": "{two}/fastspeech2",
     "model.base": "{two}/lm",
     "preferences.path": "{two}/stories.jsonl",
+    "assets.text_lm.text": {"paths": ["{two}/stories.jsonl"]},
+    "assets.text_lm.teacher": {"path": "{two}/stories.jsonl"},
     "evaluate.vocoder": "{two}/vocoder",
     "evaluate.sets": {"salmon": "{one}/salmon", "salmon-2": "{two}/salmon"},
     "evaluate.genppl.asr": "{two}/asr",
@@ -248,7 +253,7 @@ BASES = (
         "decoder for a given encoder",
         ("assets.make=decoder", "assets.decoder=hifigan"),
         assets.build,
-        ("assets.encoder.layer",),
+        ("assets.encoder.layer", "assets.text_lm.text"),
     ),
 )
 
@@ -328,12 +333,18 @@ def expected(case: Case, leaf: Leaf, names: set[str]) -> set[str]:
     table = SEEN_BY | dict(case.base.seen_by)
     prefixes = [prefix for prefix in table if f"{leaf.key}.".startswith(f"{prefix}.")]
     seen_by = table[max(prefixes, key=len)] if prefixes else set()
-    bring_stages = leaf.key in BRING_STAGES and case.base.build is slam.build
+    bring_stages = leaf.key in BRING_STAGES and (case.base.build is assets.build) == leaf.key.startswith("assets.")
     return seen_by if bring_stages else seen_by & names
 
 
 # Fields that bring stages of their own where they are given.
-BRING_STAGES = {"joint.text", "recorded.paths", *(f"recorded.{name}" for name in CORPORA), "evaluate.sets"}
+BRING_STAGES = {
+    "assets.text_lm.text",
+    "joint.text",
+    "recorded.paths",
+    *(f"recorded.{name}" for name in CORPORA),
+    "evaluate.sets",
+}
 # Fields that choose which stages there are, beside what they change in those that stay.
 CHOOSE = {"assets.make", "dpo.budget", "evaluate.genppl.prompts", "speech.tts.backend"}
 
