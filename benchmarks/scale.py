@@ -1,11 +1,12 @@
 """How time, memory and files of the data stages grow with the corpus.
 
-    python benchmarks/scale.py documents=20000 [root=runs/scale] [a.b=c ...]
+    python benchmarks/scale.py documents=20000 [root=runs/scale] [lines=FILE] [picture=FILE] [a.b=c ...]
 
 Synthetic stories of 18 sentences go through the stages corpus, units, packed, preferences and items, and then through
 what scoring reads. A kernel stands for voice and encoder: random units (900 to 1,400 a story) and each word's time.
 Everything else is the run's own. Memory is the largest of what one process held, sampled every half second.
-Prints one line of JSON; a second start with the same root makes what is missing.
+Prints one line of JSON, and appends it to `lines`; a second start with the same root makes what is missing.
+With `picture` the lines that are there are drawn, and nothing is run.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Words(Settings):
 
     documents: int = Field(20_000, ge=100, description="stories of the corpus")
     root: str = Field("runs/scale", description="folder of the text and of all stages")
+    lines: str = Field("", description="file of JSON lines; the result is added to it")
+    picture: str = Field("", description="draw the figures of `lines` to this file, and run nothing")
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,9 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: Sequence[str]) -> int:
     own, others = split_words(words, Words)
+    if own.picture:
+        draw([json.loads(line) for line in Path(own.lines).read_text().splitlines()], Path(own.picture))
+        return 0
     root = Path(own.root).resolve()
     text = write_stories(root / f"stories-{own.documents}.jsonl", own.documents)
     given = [*RECIPE, f"root={root}", f"corpus.paths=[{text}]", *others]
@@ -160,8 +166,35 @@ def _main(words: Sequence[str]) -> int:
         machine(),
         commit(),
     )
-    print(json.dumps(asdict(result)))
+    line = json.dumps(asdict(result))
+    print(line)
+    if own.lines:
+        with Path(own.lines).open("a") as file:
+            file.write(f"{line}\n")
     return 0
+
+
+def draw(lines: Sequence[dict[str, Any]], picture: Path) -> None:
+    """Seconds and memory over documents, both axes logarithmic; beside seconds what a straight line would be."""
+    from matplotlib.figure import Figure
+
+    lines = sorted(lines, key=lambda line: line["documents"])
+    documents = [line["documents"] for line in lines]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    seconds, memory = figure.subplots(1, 2)
+    seconds.plot(documents, [line["seconds"] for line in lines], "o-", label="measured")
+    per_document = lines[-1]["seconds"] / documents[-1]
+    seconds.plot(documents, [per_document * n for n in documents], ":", color="grey", label="in proportion")
+    for name, label in (("driver_peak_mb", "driver"), ("actor_peak_mb", "largest actor")):
+        memory.plot(documents, [line[name] for line in lines], "o-", label=label)
+    memory.set_ylim(bottom=0)
+    for axes, title in ((seconds, "seconds"), (memory, "most memory of one process, MB")):
+        axes.set_xscale("log")
+        axes.set_xlabel("documents")
+        axes.set_title(title)
+        axes.legend()
+    seconds.set_yscale("log")
+    figure.savefig(picture, dpi=120)
 
 
 def write_stories(path: Path, documents: int) -> Path:

@@ -73,7 +73,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "EleutherAI/pythia-410m": (GPTNeoXConfig, _neox(1024, 24, 16, 50304)),
 }
 
-# One of each family as deep and as wide as assets/story-lm (a Qwen2), for studies on a laptop; no weights exist.
+# One of each family, about as deep and as wide as assets/story-lm, for studies on a laptop; no weights exist.
 SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "qwen2-nano": (Qwen2Config, _llama(256, 4, 4, 2, 704, 2048)),
     "qwen2-micro": (Qwen2Config, _llama(384, 6, 6, 2, 1056, 2048)),  # deeper and wider, for slam_large_laptop
