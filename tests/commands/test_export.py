@@ -275,7 +275,7 @@ def test_a_stage_folder_stands_for_the_model_in_it(families: Path, tmp_path: Pat
 def test_a_text_lm_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"out={tmp_path / 'out'}", f"checkpoint={asset_path('assets:story-lm')}"]) == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: checkpoint: ") and "story-lm is a text LM (2048 rows), not a unit LM" in line
+    assert line.startswith("error: checkpoint: ") and "story-lm is a text LM (vocabulary: 4096 text" in line
     assert not (tmp_path / "out").exists()
 
 

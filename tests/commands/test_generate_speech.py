@@ -122,7 +122,7 @@ def test_what_is_wrong_with_the_words_is_one_line_before_any_work(
         "speech.encoder.centroids=assets:hubert-nano/centroids.safetensors", "speech.encoder.layer=5",
     )  # fmt: skip
     story_lm = f"checkpoint={asset_path('assets:story-lm')}"
-    assert "is a text LM (2048 rows), not a unit LM" in error(f"input={prompts}", f"out={tmp_path}/out", story_lm)
+    assert "is a text LM (vocabulary: 4096 text" in error(f"input={prompts}", f"out={tmp_path}/out", story_lm)
     long = "evaluate.sampling.max_new_tokens=120"
     assert "the model has 128 positions" in error(f"input={prompts}/a.wav", f"out={tmp_path}/out", long)
     (tmp_path / "two").mkdir()

@@ -91,7 +91,7 @@ def test_a_tokeniser_says_its_ids_by_content_and_text_comes_back() -> None:
     base = ASSETS + "story-lm"
     tokeniser = TextTokeniser(base)
     vocabulary = tokeniser.vocabulary
-    assert (vocabulary.size, vocabulary.pad, vocabulary.bos) == (2048, 0, 1)
+    assert (vocabulary.size, vocabulary.pad, vocabulary.bos) == (4096, 0, 1)
     text = "Tim and his mom went to the park."
     assert tokeniser.decode(tokeniser(text)) == text
     words = [token for word in ["Tim", " and", " his", " mom"] for token in tokeniser(word)]

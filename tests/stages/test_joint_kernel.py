@@ -132,7 +132,7 @@ def test_rows_of_another_split_stay_out(tmp_path: Path, vocabulary: Vocabulary) 
 
 
 def test_a_tokeniser_that_changed_is_refused_before_any_document(vocabulary: Vocabulary) -> None:
-    other = Vocabulary.joint(Vocabulary.of_text(2048, 0, 1, "x" * 64), Vocabulary.of_units(500, "u" * 64))
+    other = Vocabulary.joint(Vocabulary.of_text(4096, 0, 1, "x" * 64), Vocabulary.of_units(500, "u" * 64))
     with pytest.raises(BadInput, match=r"model.base=assets:story-lm .* have different vocabularies: the text are"):
         MakeDocuments(*RULES, other)
     assert np.array_equal(vocabulary.to_units(vocabulary.to_tokens(np.arange(500))), np.arange(500))
