@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help setup demo sweep test test-long chaos hosts calibrate bench check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup demo sweep test test-long pages chaos hosts calibrate bench check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test: setup  ## the tests that CI runs, the fast ones first, on every core
 
 test-long: setup  ## whole sweeps, studies, assets, a published recipe, struck runs, the GPU benchmark's toy (40 minutes)
 	$(BIN)/python -m pytest -q -m long tests
+
+pages: setup  ## pictures of the report and of MLflow's pages in a headless browser, and what is wrong with ours (minutes; needs chromium-driver); RUNS=FOLDER shows those runs
+	$(BIN)/python tests/browser/pages.py $(if $(RUNS),runs=$(RUNS))
 
 JOB ?= demo
 chaos: setup  ## kill N=50 runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)

@@ -1,8 +1,8 @@
-"""The few MLflow calls used. Only the driver calls them; they never raise, never wait, and lose nothing.
+"""What a run tells MLflow. Only the driver calls it; it never raises, never waits, and loses nothing.
 
-Every call becomes an event that a thread sends. Events lie in a file under the root, or beside its cache where the root
-is an object store, until they are sent, whatever ends the process, and go first at the next start of the same command,
-which continues the run: runs are found by tags.
+Every call becomes an event that a thread sends (mlflow_events.py). Events lie in a file under the root, or beside its
+cache where the root is an object store, until they are sent, whatever ends the process, and go first at the next start
+of the same command, which continues the run: runs are found by tags.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ import threading
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from slamray import store
+from slamray.config.compute import TrackingSettings
 from slamray.errors import BadInput
+from slamray.mlflow_events import SQLITE, Sender, sqlite_path
 from slamray.stage.folder import Folder, Root
+from slamray.stage.work import EACH_STEP
 
-SQLITE = "sqlite:///"
 ANSWER_SECONDS = 10.0  # within which a server must answer whoever wants to read of it; chosen, not tuned
 CLOSE_SECONDS = 30.0  # a run waits at most this long at its end for a slow server; chosen, not tuned
 _NOT_IN_KEYS = re.compile(r"[^\w./-]")  # MLflow refuses most other characters
@@ -35,8 +38,24 @@ NETWORK = {"nfs", "nfs4", "cifs", "smb3"}  # file systems on which SQLite's lock
 PARAM_LENGTH = 500  # MLflow refuses longer values in some stores (user lesson 24)
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """Data that a run reads. source: as the recipe gives it. context: what it is for. profile: what is in it, if known.
+
+    digest: at most 36 characters, which differ where the content does.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
+    profile: Mapping[str, Any]
+
+
 class Tracker(Protocol):
     """One run of a recipe, with one child for each stage; or of a sweep, with one for each trial."""
+
+    def begin(self, tags: Mapping[str, str]) -> None: ...
 
     def params(self, params: Mapping[str, Any], child: str = "") -> None: ...
 
@@ -44,9 +63,17 @@ class Tracker(Protocol):
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
 
+    def figures(self, figures: Mapping[str, float]) -> None: ...
+
+    def data(self, sets: Sequence[DataSet]) -> None: ...
+
+    def text(self, name: str, text: str, child: str = "") -> None: ...
+
     def artifact(self, path: Path) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def end_child(self, child: str, status: str) -> None: ...
 
     def close(self, status: str) -> None: ...
 
@@ -54,15 +81,25 @@ class Tracker(Protocol):
 class NullTracker:
     """A tracker that tracks nothing."""
 
+    def begin(self, tags: Mapping[str, str]) -> None: ...
+
     def params(self, params: Mapping[str, Any], child: str = "") -> None: ...
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None: ...
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
 
+    def figures(self, figures: Mapping[str, float]) -> None: ...
+
+    def data(self, sets: Sequence[DataSet]) -> None: ...
+
+    def text(self, name: str, text: str, child: str = "") -> None: ...
+
     def artifact(self, path: Path) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def end_child(self, child: str, status: str) -> None: ...
 
     def close(self, status: str) -> None: ...
 
@@ -70,8 +107,10 @@ class NullTracker:
 class MlflowTracker:
     """Sends events of one recipe run to MLflow from a thread of its own."""
 
-    def __init__(self, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path) -> None:
-        self._sender = _Sender(uri, experiment, root)
+    def __init__(
+        self, uri: str, experiment: str, run_name: str, fingerprint: str, root: Path, system_metrics: bool = False
+    ) -> None:
+        self._sender = Sender(uri, experiment, root, system_metrics)
         self._base = {"run": fingerprint, "run_name": run_name}
         self._kept = unsent(root, fingerprint)
         self._lock = threading.Lock()
@@ -87,19 +126,38 @@ class MlflowTracker:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
+    def begin(self, tags: Mapping[str, str]) -> None:
+        """The run goes on, or starts, with these tags of MLflow."""
+        self._put("begin", "", tags)
+
     def params(self, params: Mapping[str, Any], child: str = "") -> None:
         """Flat, short parameters, of the run or of a child; written once, for MLflow refuses to change them."""
         texts = {_NOT_IN_KEYS.sub("_", key): str(value)[:PARAM_LENGTH] for key, value in params.items()}
         self._put("params", child, texts)
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None:
-        """Numbers of a training step; `step` orders them."""
-        self._put("metrics", stage, {k: v for k, v in metrics.items() if isinstance(v, int | float)})
+        """Numbers of a training step, which `step` orders; of each step where there is a row for each."""
+        for row in metrics.get(EACH_STEP) or [metrics]:
+            self._put("metrics", stage, {k: v for k, v in row.items() if isinstance(v, int | float)})
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None:
-        """A stage's facts as metrics of its child run, and the manifest's fingerprint as tag."""
+        """A stage's facts as metrics of its child run, the manifest's fingerprint as tag, and when it was made."""
         numbers = flatten(manifest["facts"]) | {"wall_seconds": manifest["wall_seconds"]}
-        self._put("finish", stage, {"numbers": numbers, "fingerprint": manifest["fingerprint"]})
+        began = manifest.get("began_unix_seconds")  # of a trial of a sweep, which several stages make, nothing is told
+        times = {} if began is None else {"began": began, "ended": began + manifest["wall_seconds"]}
+        self._put("finish", stage, {"numbers": numbers, "fingerprint": manifest["fingerprint"], **times})
+
+    def figures(self, figures: Mapping[str, float]) -> None:
+        """Numbers of the whole run."""
+        self._put("figures", "", {_NOT_IN_KEYS.sub("_", key): value for key, value in figures.items()})
+
+    def data(self, sets: Sequence[DataSet]) -> None:
+        """What the run reads."""
+        self._put("data", "", {"sets": [asdict(one) for one in sets]})
+
+    def text(self, name: str, text: str, child: str = "") -> None:
+        """A small file of text, kept with the run or a child."""
+        self._put("text", child, {"name": name, "text": text})
 
     def artifact(self, path: Path) -> None:
         """A file, kept with the run."""
@@ -108,6 +166,10 @@ class MlflowTracker:
     def note(self, text: str) -> None:
         """What MLflow shows as the run's description."""
         self._put("note", "", {"text": text})
+
+    def end_child(self, child: str, status: str) -> None:
+        """Mark a child that came to nothing FAILED or KILLED."""
+        self._put("end", child, {"status": status})
 
     def close(self, status: str) -> None:
         """Mark the run FINISHED or FAILED; keep what could not be sent in time."""
@@ -156,84 +218,6 @@ def unsent(root: Path, fingerprint: str) -> Path:
     return root / f"mlflow-unsent-{fingerprint}.jsonl"
 
 
-class _Sender:
-    """Turns events into MLflow calls; safe to repeat."""
-
-    def __init__(self, uri: str, experiment: str, root: Path) -> None:
-        self._uri, self._experiment, self._root = uri, experiment, root
-        self._client: Any = None
-        self._experiment_id = ""
-        self._runs: dict[tuple[str, str], str] = {}
-
-    def send(self, event: Mapping[str, Any]) -> None:
-        if self._client is None:
-            self._connect()
-        run_id = self._run(event["run"], event["run_name"], event["stage"])
-        value = event["value"]
-        match event["kind"]:
-            case "params":
-                from mlflow.entities import Param
-
-                known = self._client.get_run(run_id).data.params
-                new = [Param(key, text) for key, text in value.items() if key not in known]
-                for start in range(0, len(new), 100):  # MLflow's limit for one call
-                    self._client.log_batch(run_id, params=new[start : start + 100])
-            case "metrics":
-                self._log(run_id, value, int(value.get("step", 0)))
-            case "finish":
-                self._log(run_id, value["numbers"], 0)
-                self._client.set_tag(run_id, "slamray.fingerprint", value["fingerprint"])
-                self._client.set_terminated(run_id, "FINISHED")
-            case "artifact":
-                self._client.log_artifact(run_id, value["path"])
-            case "note":
-                self._client.set_tag(run_id, "mlflow.note.content", value["text"])
-            case "end":
-                self._client.set_terminated(run_id, value["status"])
-
-    def _connect(self) -> None:
-        from mlflow import MlflowClient  # two seconds; not before something is to be sent
-        from mlflow.exceptions import MlflowException
-
-        client = MlflowClient(tracking_uri=self._uri)
-        remove_strays(self._uri)
-        found = client.get_experiment_by_name(self._experiment)
-        if found is None:
-            place = (self._root / "mlflow-artifacts").absolute().as_uri() if self._uri.startswith("sqlite") else None
-            try:
-                self._experiment_id = client.create_experiment(self._experiment, artifact_location=place)
-            except MlflowException:  # another driver made it between the two calls
-                found = client.get_experiment_by_name(self._experiment)
-        if found is not None:
-            self._experiment_id = found.experiment_id
-        self._client = client
-
-    def _run(self, fingerprint: str, run_name: str, stage: str) -> str:
-        key = (fingerprint, stage)
-        if key not in self._runs:
-            query = f"tags.`slamray.run` = '{fingerprint}' and tags.`slamray.stage` = '{stage or 'recipe'}'"
-            found = self._client.search_runs([self._experiment_id], query, max_results=1)
-            if found:
-                self._runs[key] = found[0].info.run_id
-            else:
-                tags = {"slamray.run": fingerprint, "slamray.stage": stage or "recipe"}
-                if stage:
-                    tags["mlflow.parentRunId"] = self._run(fingerprint, run_name, "")
-                run = self._client.create_run(self._experiment_id, run_name=stage or run_name, tags=tags)
-                self._runs[key] = run.info.run_id
-        return self._runs[key]
-
-    def _log(self, run_id: str, numbers: Mapping[str, float], step: int) -> None:
-        import time
-
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        batch = [Metric(key, float(value), now, step) for key, value in numbers.items()]
-        for start in range(0, len(batch), 1000):  # MLflow's limit for one call
-            self._client.log_batch(run_id, metrics=batch[start : start + 1000])
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """All numbers of a tree by dotted key; rows of a list by their metric, and by their part after a slash."""
     flat: dict[str, float] = {}
@@ -261,7 +245,7 @@ def tracking_uri(given: str, root: Folder) -> str:
     if not root.is_shared and (not uri or uri.startswith("sqlite")):
         raise BadInput(f"tracking.uri: root={root} is an object store, and an SQLite file lies on a disk; {need}")
     uri = uri or sqlite_uri(root.fetch().resolve() / "mlflow.db")
-    kind = store.file_system(_sqlite_path(uri).parent) if uri.startswith(SQLITE) else ""
+    kind = store.file_system(sqlite_path(uri).parent) if uri.startswith(SQLITE) else ""
     if kind in NETWORK:
         raise BadInput(f"tracking.uri: {uri} lies on {kind}, where SQLite's locks do not hold; {need}")
     return uri
@@ -270,17 +254,6 @@ def tracking_uri(given: str, root: Folder) -> str:
 def sqlite_uri(path: Path) -> str:
     """The address of an SQLite file: SQLAlchemy decodes what stands after %, and ends the path at a question mark."""
     return SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
-
-
-def _sqlite_path(uri: str) -> Path:
-    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
-
-
-def remove_strays(uri: str) -> None:
-    """MLflow makes the folder of an SQLite file by its quoted name: remove it, where it is another one and empty."""
-    quoted = Path(uri.removeprefix(SQLITE)).parent
-    if uri.startswith(SQLITE) and quoted != _sqlite_path(uri).parent and quoted.is_dir() and not any(quoted.iterdir()):
-        os.removedirs(quoted)  # with the folders above that are empty then
 
 
 def check_answers(uri: str) -> None:
@@ -295,7 +268,7 @@ def check_answers(uri: str) -> None:
             reason = str(getattr(error, "reason", "") or error)
             raise BadInput(f"{uri}: the tracking server does not answer ({reason}); start it, or give uri=") from error
     elif uri.startswith(SQLITE):
-        path = _sqlite_path(uri)
+        path = sqlite_path(uri)
         try:
             with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as found:
                 found.execute("select count(*) from experiments").fetchone()
@@ -303,9 +276,10 @@ def check_answers(uri: str) -> None:
             raise BadInput(f"{path}: no store of MLflow ({error}); mend or remove it, or give uri=") from error
 
 
-def open_tracker(enabled: bool, uri: str, experiment: str, run_name: str, fingerprint: str, root: Root) -> Tracker:
+def open_tracker(told: TrackingSettings, run_name: str, fingerprint: str, root: Root) -> Tracker:
     """MLflow at `tracking_uri`, or a null tracker."""
-    if not enabled:
+    if not told.enabled:
         return NullTracker()
     folder = Folder(root)
-    return MlflowTracker(tracking_uri(uri, folder), experiment, run_name, fingerprint, folder.scratch())
+    uri = tracking_uri(told.uri, folder)
+    return MlflowTracker(uri, told.experiment, run_name, fingerprint, folder.scratch(), told.system_metrics)

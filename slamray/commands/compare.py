@@ -1,4 +1,4 @@
-"""Runs from MLflow beside the paper's Tables 2 and 3, and sweeps: what each scored, and what it cost.
+"""Runs from MLflow beside the paper's Tables 2 and 3, and sweeps, or runs side by side: what each scored and cost.
 
 The paper's metrics and our own never share a column: topic_cloze is not tSC, grammar is not sBLIMP, words is not
 sWUGGY. A run has a figure in a column of the paper's only where it was scored on that published set.
@@ -7,7 +7,10 @@ sWUGGY. A run has a figure in a column of the paper's only where it was scored o
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from pydantic import Field
 
@@ -17,9 +20,16 @@ from slamray.commands.study import show, summarise
 from slamray.commands.words import as_command, given_path, split_words
 from slamray.config.base import Settings
 from slamray.errors import BadInput
+from slamray.report.page import Clip
 from slamray.report.runs import Entry, Paper, Score, SweepEntry, read_paper, read_runs, read_sweeps
+from slamray.stage.folder import Folder
+from slamray.stage.stage import MANIFEST, read_manifest
 from slamray.stages.checkpoints import TITLES
+from slamray.stages.heard import Continued
+from slamray.stages.report import SOUNDS, clip_of
 from slamray.tracking import check_answers, sqlite_uri
+
+MOST_RUNS = 6  # on one page; chosen by eye
 
 
 class CompareWords(Settings):
@@ -32,11 +42,15 @@ class CompareWords(Settings):
     price_per_device_hour: float | None = Field(
         None, ge=0, description="adds a cost to our runs; the paper's devices are others, and it tells no price"
     )
-    out: str = Field("comparison.png", description="picture of FLOPs against scores")
+    out: str = Field(
+        "comparison.png",
+        description="picture of FLOPs against scores; or page.html: the runs side by side, with the sounds of those "
+        "below root",
+    )
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the tables, draw the picture; 2 with one line when the words are at fault."""
+    """Print the tables and draw the picture, or write the page; 2 with one line when the words are at fault."""
     if is_asked(words):
         return print_help("compare")
 
@@ -49,10 +63,12 @@ def main(words: Sequence[str]) -> int:
         out = given_path("out", own.out)
         store.check_folder(out.parent, "out")
         if out.is_dir():
-            raise BadInput(f"out={own.out}: a folder; give the name of a picture, as in out=comparison.png")
+            raise BadInput(f"out={own.out}: a folder; give the name of a picture or a page, as in out=comparison.png")
         paper = read_paper()
         uri = _uri(own)
         check_answers(uri)
+        if out.suffix == ".html":
+            return _write_page(own, uri, out)
         entries = read_runs(uri, own.experiment, own.runs, paper, TITLES)
         sweeps = read_sweeps(uri, own.experiment, own.runs)
         if not entries and not sweeps:
@@ -64,6 +80,36 @@ def main(words: Sequence[str]) -> int:
         return 0
 
     return as_command(work)
+
+
+def _write_page(own: CompareWords, uri: str, out: Path) -> int:
+    """The runs side by side; those that began last, where there are many."""
+    from slamray.report.comparison_page import write_comparison
+    from slamray.report.runs import read_beside
+
+    runs = read_beside(uri, own.experiment, own.runs)
+    if not runs:
+        raise BadInput(f"experiment {own.experiment} of {uri} holds no run with a score yet; run jobs/slam.py first")
+    shown = runs[-MOST_RUNS:]
+    if len(shown) < len(runs):
+        sys.stderr.write(f"the last {MOST_RUNS} of {len(runs)} runs; runs=[NAME, ...] names others\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    root = Folder(given_path("root", own.root).resolve())
+    write_comparison([replace(run, sounds=_sounds(root, run.fingerprint)) for run in shown], out)
+    print(f"page: {own.out}")
+    return 0
+
+
+def _sounds(root: Folder, fingerprint: str) -> dict[str, Clip]:
+    """The continuations of a run's last checkpoint by prompt, where its report lies below the root."""
+    report = root / "report" / fingerprint
+    if not (report.exists(MANIFEST) and report.exists(SOUNDS)):
+        return {}
+    inputs = read_manifest(report)["inputs"]
+    last = [name for name in TITLES if f"scores_{name}" in inputs][-1]
+    scored = root / f"scores_{last}" / inputs[f"scores_{last}"]
+    found = [Continued(**row) for row in report.read_json(SOUNDS) if row["checkpoint"] == last]
+    return {one.prompt_id: clip_of(scored, one, "the prompt, then the model") for one in found}
 
 
 def _uri(own: CompareWords) -> str:

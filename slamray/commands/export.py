@@ -18,19 +18,28 @@ from transformers import PreTrainedModel
 
 from slamray import store
 from slamray.commands.help import is_asked, print_help
+from slamray.commands.model_card import FILE, Origin, card, origin_of
 from slamray.commands.words import CheckpointName, as_command, find_model, given_folder, split_words
 from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
 from slamray.config.model import BaseSettings
+from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.given import reason_of
+from slamray.mlflow_events import connect, find_run, log_model
 from slamray.model.families import FAMILIES
 from slamray.model.sampling import generation_config
 from slamray.model.saved_vocabulary import SLAMKIT_TYPE, read_unit_vocabulary
 from slamray.model.text_tokeniser import TextTokeniser
 from slamray.model.unit_lm import SLAMKIT_PREFIX, count_parameters, load_unit_lm
+from slamray.recipe.ready import known
+from slamray.recipe.slam import build
+from slamray.stage.folder import Folder
+from slamray.stage.stage import order
 from slamray.stages.checkpoints import ALIGNED
 from slamray.tokens.vocabulary import SPECIALS, Vocabulary, reconcile
+from slamray.tracking import check_answers, tracking_uri
 
 WEIGHTS = "model.safetensors"
 
@@ -46,6 +55,9 @@ class ExportWords(Settings):
     base_model_name: str = Field(
         "", description="slamkit: hub id whose class of configuration it fetches; empty: by the architecture"
     )
+    track: bool = Field(
+        False, description="log the folder transformers, with its card, in MLflow as a model of the recipe's run"
+    )
 
 
 def main(words: Sequence[str]) -> int:
@@ -57,9 +69,20 @@ def main(words: Sequence[str]) -> int:
         own, others = split_words(words, ExportWords)
         recipe = load_recipe(others)
         out = given_folder("out", own.out)
+        if own.track and (own.checkpoint or own.layout == "slamkit"):
+            raise BadInput(
+                "track=true: logs the folder transformers of a recipe's checkpoint; leave out checkpoint= and layout="
+            )
         model = find_model(own.checkpoint, own.stage, lambda: recipe)
-        for folder in export(model, out, own.layout, own.dtype, own.base_model_name, recipe.model):
+        made = None if own.checkpoint else known(recipe)
+        targets = build(made) if made else []
+        run = find_tracked(made, targets[-1].fingerprint) if made and own.track else None  # before anything is written
+        origin = origin_of(made, targets, own.stage) if made else None
+        for folder in export(model, out, own.layout, own.dtype, own.base_model_name, recipe.model, origin):
             print(folder)
+        if made and run:
+            (stage,) = (stage for stage in order(targets) if stage.name == own.stage)
+            print(track(run, out / "transformers", f"{made.name}-{own.stage}", f"{stage.fingerprint}-{own.dtype}"))
         return 0
 
     return as_command(work)
@@ -72,11 +95,12 @@ def export(
     dtype: str,
     base_model_name: str = "",
     base: BaseSettings | None = None,
+    origin: Origin | None = None,
 ) -> list[Path]:
     """Write `out/transformers`, `out/slamkit` or both, each appearing whole; returns the folders.
 
-    base: whose tokeniser reads the text of a model of text and speech. BadInput when the checkpoint is a text LM, a
-    folder is there already, or there is no room.
+    base: whose tokeniser reads the text of a model of text and speech. origin: what the card says of a recipe's
+    checkpoint. BadInput when the checkpoint is a text LM, a folder is there already, or there is no room.
     """
     vocabulary = read_unit_vocabulary(checkpoint, "checkpoint", by_itself=True)
     text = _text_tokeniser(vocabulary, base, layout) if vocabulary.is_joint else None
@@ -91,6 +115,7 @@ def export(
     plain = out / ".plain.tmp"
     shutil.rmtree(plain, ignore_errors=True)
     write_transformers(model, vocabulary, plain, text)
+    (plain / FILE).write_text(card(origin, plain, vocabulary, count_parameters(model)), encoding="utf-8")
     if "slamkit" in layouts:
         other = out / ".slamkit.tmp"
         shutil.rmtree(other, ignore_errors=True)
@@ -101,6 +126,34 @@ def export(
     else:
         shutil.rmtree(plain)
     return folders
+
+
+def find_tracked(recipe: Recipe, fingerprint: str) -> tuple[Any, Any]:
+    """A client of the recipe's MLflow store, and its run there; BadInput where there is none."""
+    told, root = recipe.tracking, Folder(recipe.root)
+    uri = tracking_uri(told.uri, root)
+    check_answers(uri)
+    try:
+        client, experiment_id = connect(uri, told.experiment, root.scratch())
+        run = find_run(client, experiment_id, fingerprint)
+    except Exception as error:  # MLflow raises many kinds; each means that the store cannot be asked
+        raise BadInput(f"track=true: {uri}: {reason_of(error)}") from error
+    if run is None:
+        raise BadInput(
+            f"track=true: {uri} has no run of this recipe in experiment {told.experiment}; run jobs/slam.py with the "
+            "same words first"
+        )
+    return client, run
+
+
+def track(found: tuple[Any, Any], folder: Path, name: str, fingerprint: str) -> str:
+    """Log an exported folder as a model of that run; how MLflow names it."""
+    client, run = found
+    try:
+        model_id = log_model(client, run, folder, name, fingerprint, (folder / FILE).read_text(encoding="utf-8"))
+    except Exception as error:  # as above
+        raise BadInput(f"track=true: {reason_of(error)}; the folder is written") from error
+    return f"models:/{model_id}"
 
 
 def _text_tokeniser(vocabulary: Vocabulary, base: BaseSettings | None, layout: str) -> TextTokeniser:

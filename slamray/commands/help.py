@@ -72,8 +72,8 @@ JOBS = {
         (RECIPE, PROFILE, *EVALUATED, PLAN, VERIFY),
     ),
     "compare": Job(
-        "Print runs beside the paper's tables, and draw them.",
-        ("root=/data/runs", "uri=http://127.0.0.1:5000 runs=[demo]", "price_per_device_hour=1.2 out=/data/costs.png"),
+        "Print runs beside the paper's tables, and draw them; or put them side by side on a page.",
+        ("root=/data/runs", "root=/data/runs out=/data/page.html", "price_per_device_hour=1.2 out=/data/costs.png"),
         own="slamray.commands.compare:CompareWords",
         of_recipe=False,
     ),

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from slamray import __version__
+from slamray.commands import tracked
 from slamray.commands.help import is_asked, print_help
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
@@ -99,9 +100,9 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
         engine.check_root(root)
         probe_gpus(recipe, todo, engine)
     if todo or unsent(root.scratch(), fingerprint).exists():
-        told = recipe.tracking
-        tracker = open_tracker(told.enabled, told.uri, told.experiment, recipe.name, fingerprint, root)
-        tracker.params(tracked_parameters(recipe))
+        tracker = open_tracker(recipe.tracking, recipe.name, fingerprint, root)
+    record = provenance(words, recipe)
+    tracked.begin(tracker, recipe, record)
     engine.observe = tracker.metrics
 
     def observe(event: str, stage: Stage, record: dict[str, Any]) -> None:
@@ -111,12 +112,13 @@ def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[s
             sys.stderr.write(f"{stage.name:<18} starts, {time.monotonic() - began:.1f} s after the command\n")
         if event in ("end", "done") and todo:
             tracker.finish_stage(stage.name, record)
+            tracker.figures({f"seconds/{stage.name}": record["wall_seconds"]})
 
     status = "FAILED"
     _save_when_terminated(engine)
     try:
-        record = provenance(words, recipe)
         manifests = materialise(targets, root, engine, record, observe, recipe.compute.parallel_stages)
+        tracked.finish(tracker, recipe, wanted, manifests)
         for page in root.names(f"report/{fingerprint}/*.html"):
             tracker.artifact(root.fetch(page))
         status = "FINISHED"
@@ -192,17 +194,8 @@ def _cost(stage: Stage) -> str:
 
 def resolved(recipe: Recipe) -> str:
     """The recipe as it was resolved, as words: every value that is not the default of its field."""
-    given, defaults = (dict(_leaves(one.model_dump(mode="json"))) for one in (recipe, Recipe()))
-    words = [f"  {key}={json.dumps(value)}" for key, value in given.items() if value != defaults.get(key)]
+    words = [f"  {key}={json.dumps(value)}" for key, value in tracked.changed(recipe).items()]
     return "\n".join([f"recipe {recipe.name}; other than the defaults of slamray/config:", *words]) + "\n"
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def summary(
@@ -219,11 +212,6 @@ def summary(
     if last.name == "report":
         lines.append(f"report: {last.folder(Folder(recipe.root)) / 'report.html'}")
     return "\n".join(lines)
-
-
-def tracked_parameters(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as flat dotted keys, for comparison pages."""
-    return dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking", "root", "rates", "prices"})))
 
 
 def provenance(words: Sequence[str], recipe: Recipe) -> dict[str, Any]:

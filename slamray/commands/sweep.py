@@ -16,9 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from slamray.commands import tracked
 from slamray.commands.help import is_asked, print_help
-from slamray.commands.run import make, probe_gpus, provenance, tracked_parameters
-from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
+from slamray.commands.run import make, probe_gpus, provenance
+from slamray.commands.study import RUNS, SUMMARY, Trial, build, each
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, merit, objective
 from slamray.commands.sweep_space import Space, load_tuning, make_space
 from slamray.commands.words import as_command
@@ -65,8 +68,7 @@ def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
     if plan_only:
         print(run.plan())
         return 0
-    told = recipe.tracking
-    tracker = open_tracker(told.enabled, told.uri, told.experiment, sweep.title, run.fingerprint, run.root)
+    tracker = open_tracker(recipe.tracking, sweep.title, run.fingerprint, run.root)
     status = "FAILED"
     try:
         failed = run.make(tracker)
@@ -120,8 +122,11 @@ class SweepRun:
 
     def make(self, tracker: Tracker) -> dict[str, str]:
         """Make what is missing, and the answer; the reasons of the trials that failed."""
-        settings = {f"sweep.{key}": value for key, value in self.sweep.model_dump(mode="json").items()}
-        tracker.params(settings | {"compute.workers": self.recipe.compute.workers})
+        section = self.sweep.model_dump(mode="json")
+        common = tracked.common([trial.member.recipe for trial in self.trials.values()])
+        tracker.begin(tracked.tags(provenance(self.words, self.recipe)))
+        tracker.params({f"sweep.{key}": value for key, value in section.items()} | common)
+        tracker.text("sweep.yaml", yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
         todo = [label for label, trial in self.trials.items() if not self._ended(trial)]
         sys.stderr.write(f"{len(self.trials)} trials, {len(self.trials) - len(todo)} ended before\n")
         for label, trial in self.trials.items():
@@ -173,6 +178,11 @@ class SweepRun:
             tracker.artifact(target.folder(self.root).fetch(name))
         tracker.note(f"{facts['sentence']}\n\n{facts['cost']}")
         tracker.finish_stage(compare_runs.ANSWER, target.manifest(self.root))
+        shared = [stage for stage in order(made[0].targets) if stage.is_done(self.root)]
+        tracker.data(tracked.data_sets(self.recipe, shared, {one.name: one.manifest(self.root) for one in shared}))
+        best = facts["best_first"][0]
+        means = {row["metric"]: row["mean"] for row in facts["summary"] if row["variant"] == best}
+        tracker.figures(means | {"device_hours": facts["device_seconds"] / 3600, "sure": facts["sure"]})
         print("\n".join([*facts["table"], facts["sentence"], facts["cost"]]))
         print(f"sweep: {target.folder(self.root) / FIGURE}, {RUNS}, {SUMMARY}, {ANSWER}")
 
@@ -236,6 +246,8 @@ class SweepRun:
             sys.stderr.write(f"{ended.name}: {how}; {done} of {len(self.trials)} trials have ended\n")
             sys.stderr.flush()
             self._track(tracker, ended.name, trial)
+            if ended.how != "finished":
+                tracker.end_child(ended.name, "FAILED" if ended.how == "failed" else "KILLED")
 
         at_once = self.sweep.at_once or tune.concurrent(self.recipe.compute)
         members = {label: trial.member for label, trial in self.trials.items()}
@@ -275,16 +287,20 @@ class SweepRun:
         return merit(judge(self.trials[label], self.sweep.objective, self.root))
 
     def _track(self, tracker: Tracker, label: str, trial: Trial) -> None:
-        """Log a trial as a child run: flat parameters and, where it is made, its figures."""
+        """Log a trial as a child run: its place in the space and, where it is made, all that was measured of it."""
         point = next(point for point in self.space.points if point.label == trial.member.variant)
         axes = {axis.key: axis.values[i] for axis, i in zip(self.space.axes, point.place, strict=True)}
-        tracker.params(axes | {"seed": trial.member.seed} | tracked_parameters(trial.member.recipe), label)
+        tracker.params(axes | dict(point.changes) | {"seed": trial.member.seed}, label)
+        tracker.text(tracked.SETTINGS, tracked.as_recipe_file(trial.member.recipe), label)
         if trial.is_done(self.root):
-            rows = figure_rows(trial, metrics_of(self.sweep), self.root)
-            facts = {row.metric: row.value for row in rows}
+            made = [stage for stage in order(trial.targets) if stage.is_done(self.root)]
+            facts = tracked.compared({stage.name: stage.manifest(self.root) for stage in made})
             if all(isinstance(metric_of(name), PairMetric) for name in self.sweep.objective):
                 facts["objective"] = objective(judge(trial, self.sweep.objective, self.root))
-            tracker.finish_stage(label, trial.scores.manifest(self.root) | {"facts": facts})
+            seconds = trial.scores.manifest(self.root)["wall_seconds"]
+            tracker.finish_stage(
+                label, {"facts": facts, "wall_seconds": seconds, "fingerprint": trial.scores.fingerprint}
+            )
 
     def _bytes(self, trials: int) -> int:
         """Of all models while the sweep runs: each trial's two and its trunk's state, and checkpoints in training."""

@@ -18,6 +18,11 @@ class TrackingSettings(Settings):
     enabled: bool = Field(True, description="false: no MLflow at all")
     uri: str = Field("", description="MLflow server; empty: MLFLOW_TRACKING_URI, else a SQLite store under root")
     experiment: str = Field("slamray", description="MLflow experiment")
+    system_metrics: bool = Field(
+        False,
+        description="load, memory, disk and network of the driver's machine every 10 s, and its GPUs where "
+        "nvidia-ml-py is installed",
+    )
 
 
 class Compute(Settings):

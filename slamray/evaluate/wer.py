@@ -55,9 +55,14 @@ def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     return row[-1]
 
 
+def has_recogniser() -> bool:
+    """Whether the recogniser is installed: measuring speech needs it, running a recipe does not."""
+    return find_spec("pocketsphinx") is not None
+
+
 def check_recogniser() -> None:
-    """BadInput when the recogniser is not installed: measuring speech needs it, running a recipe does not."""
-    if find_spec("pocketsphinx") is None:
+    """BadInput when it is not."""
+    if not has_recogniser():
         raise BadInput("word error rate: needs pocketsphinx; install slamray[dev]")
 
 

@@ -13,6 +13,7 @@ from html import escape
 WIDTH, LEFT, RIGHT, PLOT_HEIGHT, BOTTOM = 460, 62, 24, 200, 44  # pixels of the view box; chosen by eye
 LETTER = 6.6  # mean width in pixels of a letter at 12 px
 MAX_POINTS = 300  # more are averaged in groups: what a line of this width can show
+MAX_DOTS = 40  # points of a line that are drawn as dots too; chosen by eye
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3")  # beside colour, for those who do not see it
 
 
@@ -84,10 +85,12 @@ def line_chart(title: str, x_title: str, y_title: str, series: Sequence[Series],
         points = [(_x(x, a), _y(y, b, top)) for a, b in zip(s.x, s.y, strict=True)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         marks.append(f'<polyline class="line c{i % 5}" stroke-dasharray="{DASHES[i % 5]}" points="{path}"/>')
-        if len(points) <= 12:
+        if len(points) <= MAX_DOTS:
             marks += [f'<circle class="dot c{i % 5}" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in points]
     grid = _x_ticks(x, [(t, label(t)) for t in x.ticks], top) + _y_ticks(y, top)
-    return _svg(title, top, legend + grid + _titles(x.title, y.title, top) + "".join(marks))
+    told = [f"{s.name}, from {s.y[0]:.3g} at {label(s.x[0])} to {s.y[-1]:.3g} at {label(s.x[-1])}" for s in kept]
+    alternative = f"{title}. {y_title} over {x_title}. {'; '.join(told)}."
+    return _svg(title, alternative, top, legend + grid + _titles(x.title, y.title, top) + "".join(marks))
 
 
 def interval_chart(title: str, y_title: str, groups: Sequence[str], series: Sequence[Series], reference: float) -> str:
@@ -102,11 +105,13 @@ def interval_chart(title: str, y_title: str, groups: Sequence[str], series: Sequ
     legend, top = _legend([s.name for s in series], dots=True)
     level = _y(y, reference, top)
     marks = [f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>']
+    told: list[str] = []
     for i, s in enumerate(series):
         shift = (i - (len(series) - 1) / 2) * min(0.18, 0.7 / len(series))
         for group, value, low, high in zip(s.x, s.y, s.low, s.high, strict=True):
             at, ends = _x(x, group + shift), (_y(y, low, top), _y(y, high, top))
-            tip = escape(f"{s.name}, {groups[int(group)]}: {value:.3f} [{low:.3f}, {high:.3f}]")
+            told.append(f"{s.name}, {groups[int(group)]}: {value:.3f} [{low:.3f}, {high:.3f}]")
+            tip = escape(told[-1])
             caps = "".join(f"M{at - 4:.1f} {end:.1f}h8" for end in ends)
             marks.append(
                 f'<g class="c{i % 5}"><title>{tip}</title>'
@@ -114,7 +119,8 @@ def interval_chart(title: str, y_title: str, groups: Sequence[str], series: Sequ
                 f'<circle class="dot" cx="{at:.1f}" cy="{_y(y, value, top):.1f}" r="4"/></g>'
             )
     grid = _x_ticks(x, [(i, group.replace(" ", "\n", 1)) for i, group in enumerate(groups)], top) + _y_ticks(y, top)
-    return _svg(title, top, legend + grid + _titles("", y.title, top) + "".join(marks))
+    alternative = f"{title}. {y_title}. {'; '.join(told)}."
+    return _svg(title, alternative, top, legend + grid + _titles("", y.title, top) + "".join(marks))
 
 
 def thin(series: Series, log_x: bool) -> Series:
@@ -182,7 +188,10 @@ def _titles(x_title: str, y_title: str, top: float) -> str:
     )
 
 
-def _svg(title: str, top: float, body: str) -> str:
+def _svg(title: str, alternative: str, top: float, body: str) -> str:
+    """alternative: the chart in words, for who does not see it."""
     height = top + PLOT_HEIGHT + BOTTOM
     heading = f'<text class="title" x="{LEFT}" y="16">{escape(title)}</text>'
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{heading}{body}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(alternative)}">{heading}{body}</svg>'
+    )

@@ -18,16 +18,35 @@ from slamray.report.charts import Series, interval_chart, line_chart
 from slamray.speech.audio import to_mp3
 
 Row = Mapping[str, Any]
+RECOGNISER = "PocketSphinx"
+SECTIONS = {
+    "scores": "Scores",
+    "sets": "Published test sets",
+    "steps": "What each step bought",
+    "training": "Training",
+    "dpo": "DPO",
+    "listen": "Listen",
+    "items": "Items",
+    "stages": "Stages",
+    "configuration": "Configuration",
+    "provenance": "Provenance",
+}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A sound of the report: audio float32 (samples,) mono, with its title and a line of explanation."""
+    """A sound of the report: audio float32 (samples,) mono, with its title and a line of explanation.
+
+    said: what its prompt says, where that is known. heard: what a recogniser hears after the prompt; None where none
+    listened.
+    """
 
     title: str
     text: str
     audio: np.ndarray
     rate_hz: int
+    said: str = ""
+    heard: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,29 +89,43 @@ class ReportData:
 
 def write_report(data: ReportData, out: Path) -> None:
     """Write the file; every text is escaped, and a content policy in it forbids any request."""
-    page = Environment(
+    made = as_rows(data.provenance)
+    shown = {
+        "data": data,
+        "table": score_table(data.scores),
+        "published": published_table(data.published),
+        "charts": drawn(draw_scores(data)),
+        "curves": drawn(draw_training(data.training)),
+        "dpo_curves": drawn(draw_dpo(data.dpo)),
+        "sounds": [(sound, sound_uri(sound), duration(len(sound.audio) / sound.rate_hz)) for sound in data.sounds],
+        "listened": any(sound.heard is not None for sound in data.sounds),
+        "recogniser": RECOGNISER,
+        "config": as_rows(data.config),
+        "provenance": [row for row in made if not row[0].startswith("compute.")],
+        "machine": [row for row in made if row[0].startswith("compute.")],
+        "intervals": INTERVALS,
+    }
+    there = {"scores": data.scores, "sets": data.published, "steps": shown["charts"], "training": shown["curves"]}
+    there |= {"dpo": shown["dpo_curves"], "listen": data.sounds, "items": data.examples, "stages": data.stages}
+    there |= {"configuration": data.config, "provenance": data.provenance}
+    sections = [(key, SECTIONS[key]) for key, rows in there.items() if rows]
+    write_page("page.html", shown | {"sections": sections}, out)
+
+
+def write_page(template: str, shown: Mapping[str, Any], out: Path) -> None:
+    """Fill a template of this folder, in which every text is escaped, and write the page."""
+    pages = Environment(
         loader=PackageLoader("slamray", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters.update(percent=percent, duration=duration, number=number, metric=metric_name)
-    text = page.get_template("page.html").render(
-        data=data,
-        table=score_table(data.scores),
-        published=published_table(data.published),
-        charts=_drawn(draw_scores(data)),
-        curves=_drawn(draw_training(data.training)),
-        dpo_curves=_drawn(draw_dpo(data.dpo)),
-        sounds=[(sound, sound_uri(sound), duration(len(sound.audio) / sound.rate_hz)) for sound in data.sounds],
-        config=as_rows(data.config),
-        intervals=INTERVALS,
-    )
-    out.write_text(text, encoding="utf-8")
+    pages.filters.update(percent=percent, duration=duration, number=number, metric=metric_name)
+    out.write_text(pages.get_template(template).render(shown), encoding="utf-8")
 
 
-def _drawn(charts: Sequence[str]) -> list[Markup]:
+def drawn(charts: Sequence[str]) -> list[Markup]:
     """The charts that are not empty, marked as safe: their texts were escaped when they were drawn."""
     return [Markup(chart) for chart in charts if chart]
 

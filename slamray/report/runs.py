@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
 import yaml
 
+from slamray.config.compute import Compute
+from slamray.config.evaluation import GenPplSettings
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, find_metric
 from slamray.given import reason_of
-from slamray.tracking import remove_strays
+from slamray.mlflow_events import remove_strays
+from slamray.report.comparison_page import CURVES, Beside
 
 ANSWER = "answer"  # the child that ends the run of a sweep
+_COMPUTE, _GENPPL = Compute(), GenPplSettings()  # a run's parameters are what differs from these
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,44 @@ def read_sweeps(uri: str, experiment: str, names: Sequence[str]) -> list[SweepEn
         if ANSWER not in children:
             continue
         rows = []
+        shown = [*yaml.safe_load(parent.data.params.get("sweep.metrics", "[]")), "objective"]
         for label, child in children.items():
             if "seed" in child.data.params and child.data.metrics:  # a trial that was made
                 variant = label.removesuffix(f", seed {child.data.params['seed']}")
-                measured = {key: value for key, value in child.data.metrics.items() if key != "wall_seconds"}
-                rows += [{"variant": variant, "metric": key, "value": value} for key, value in measured.items()]
+                measured = child.data.metrics
+                rows += [
+                    {"variant": variant, "metric": key, "value": measured[key]} for key in shown if key in measured
+                ]
         found.append(SweepEntry(parent.info.run_name, parent.data.tags.get("mlflow.note.content", ""), rows))
+    return found
+
+
+def read_beside(uri: str, experiment: str, names: Sequence[str]) -> list[Beside]:
+    """Every run of a recipe that has told of a score, oldest first, with its curves and without its sounds."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    found = []
+    for parent, _ in _search(uri, experiment, names):
+        metrics, tags = parent.data.metrics, parent.data.tags
+        if not any(find_metric(key) for key in metrics) or any(key.startswith("sweep.") for key in parent.data.params):
+            continue
+        wanted = {key for *_, x, y in CURVES for key in (x, y) if key in metrics}
+        history = {key: client.get_metric_history(parent.info.run_id, key) for key in wanted}
+        began = datetime.fromtimestamp(parent.info.start_time / 1000, UTC)
+        found.append(
+            Beside(
+                parent.info.run_name,
+                tags["slamray.run"],
+                f"{began:%Y-%m-%d %H:%M} UTC",
+                tags.get("mlflow.note.content", ""),
+                tags.get("slamray.words", ""),
+                tags.get("mlflow.source.git.commit", ""),
+                metrics,
+                parent.data.params,
+                {key: {point.step: point.value for point in points} for key, points in history.items()},
+            )
+        )
     return found
 
 
@@ -189,7 +226,9 @@ def _entry(
     published = {metric: score for metric, score in scored.items() if metric.partition("-")[0] in paper_names}
     return Entry(
         name,
-        f"{params.get('compute.workers', '?')} {params.get('compute.device', '?')}" if spent else "",
+        f"{params.get('compute.workers', _COMPUTE.workers)} {params.get('compute.device', _COMPUTE.device)}"
+        if spent
+        else "",
         stages[checkpoint].data.metrics.get("parameters"),
         spent[0].get("tokens") if spent else 0,
         spent[1].get("tokens", 0) if len(spent) > 1 else 0,
@@ -236,6 +275,6 @@ def _figures(logged: Mapping[str, float]) -> dict[str, Score]:
 
 def _as_in_the_paper(params: Mapping[str, str]) -> bool:
     """Whether GenPPL was measured with the paper's prompts, recogniser and judge (docs/paper.md 1.10)."""
-    given = {key: params.get(f"evaluate.genppl.{key}", "") for key in ("metric", "asr", "judge")}
+    given = {key: params.get(f"evaluate.genppl.{key}", getattr(_GENPPL, key)) for key in ("metric", "asr", "judge")}
     kind = given["metric"].partition("-")[0]
     return (kind, given["asr"], given["judge"]) == ("ssc", "openai/whisper-large-v3-turbo", "meta-llama/Llama-3.2-1B")

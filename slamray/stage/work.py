@@ -17,6 +17,7 @@ Done = Callable[[Mapping[str, Any]], None]
 
 METRICS = "metrics.jsonl"  # in a training stage's folder: a line for each report
 CHECKPOINTS = "checkpoints"  # there too: what a killed loop goes on from, a folder step-N for each
+EACH_STEP = "each_step"  # in a report: a row for each step since the one before, where a loop tells so much
 SHARDS = "shards"  # in a stage's folder: units of work that are merged, and removed before the stage is done
 NOTICE = ".save-now"  # in its scratch folder: asks for a checkpoint at once; the loop removes it when one is written
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from slamray.config.base import Located
@@ -14,15 +15,17 @@ from slamray.config.tree import Recipe
 from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, field_of, metric_of
 from slamray.evaluate.summary import INTERVALS, compare
 from slamray.report.page import Clip, ReportData, ScalarTable, write_report
+from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Manifest, Stage, read_manifest
 from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Machine
 from slamray.stages import items
 from slamray.stages.checkpoints import ALIGNED, CHECKPOINTS, PRETRAINED, TITLES, UNTRAINED
-from slamray.stages.scoring import AUDIO, read_scores
+from slamray.stages.heard import Continued, listen_to, name_of
+from slamray.stages.scoring import read_scores
 
-PAGE = "report.html"
+PAGE, SOUNDS = "report.html", "sounds.json"  # sounds: a Continued for each continuation that the page plays
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
 DPO_COLUMNS = {
     "step": "step",
@@ -38,8 +41,9 @@ DPO_COLUMNS = {
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """table: lines for the terminal. differences: what DPO changed, metric by metric."""
+    """summary: what was found, in sentences. table: lines for the terminal. differences: what DPO changed."""
 
+    summary: Sequence[str]
     table: Sequence[str]
     differences: Sequence[Mapping[str, Any]]
 
@@ -47,13 +51,14 @@ class ReportFacts:
 def stage(recipe: Recipe, inputs: Sequence[Stage]) -> Stage:
     """Of all the stages of a run, whose identities hold whatever of the recipe matters; the page shows it as given."""
     shown = recipe.model_dump(mode="json", exclude={"assets", "compute", "root", "tracking"})
-    settings = {"name": recipe.name, "recipe": Located(lambda: None, shown)}
-    return Stage("report", run, settings, tuple(inputs), version=3)
+    shown_with = {"recipe": shown, "rate_hz": check_encoder(recipe.speech.encoder).rate_hz}
+    settings = {"name": recipe.name, "recipe": Located(lambda: None, shown_with)}
+    return Stage("report", run, settings, tuple(inputs), version=4)
 
 
 def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Located) -> ReportFacts:
     """Gather every stage's facts and write report.html."""
-    config = recipe.place
+    config, rate_hz = recipe.place["recipe"], recipe.place["rate_hz"]
     manifests = {name: read_manifest(folder) for name, folder in inputs.items()}
     names = [checkpoint.stage for checkpoint in CHECKPOINTS if checkpoint.stage in manifests]
     figures = {name: manifests[f"scores_{name}"]["facts"]["figures"] for name in names}
@@ -61,25 +66,36 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     changes = _changes(inputs) if aligned else []
     published = manifests["evaluation"]["facts"] if "evaluation" in manifests else {"checkpoints": {}, "table": []}
     heldout = aligned["facts"]["heldout"] if aligned else {"pairs": 0}
+    scored = {name: inputs[f"scores_{name}"] for name in names}
+    prompt_seconds = config["evaluate"]["sampling"]["prompt_seconds"]
+    continued = listen_to(scored, inputs["units"], prompt_seconds, rate_hz, machine)
+    out.write_json(SOUNDS, [asdict(one) for one in continued])
+    summary = _summary(manifests, figures, heldout)
     data = ReportData(
         title=f"slamray: {name}",
-        summary=_summary(manifests, figures, heldout),
+        summary=summary,
         scores=_by_checkpoint({name: _pairs(found) for name, found in figures.items()}),
         published=_by_checkpoint({name: _with_parts(found) for name, found in published["checkpoints"].items()}),
         scalars=[*_scalars(figures), *_spoken(manifests)],
         differences=changes,
         training=_training(inputs[PRETRAINED.stage]),
         dpo=_dpo(inputs[ALIGNED.stage]) if aligned else [],
-        sounds=_sounds(inputs, names, config["evaluate"]["sampling"]["prompt_seconds"]),
+        sounds=[
+            *_voice(inputs["units"]),
+            *(
+                clip_of(scored[one.checkpoint], one, f"{one.prompt_id}: {prompt_seconds:g} s of prompt, then the model")
+                for one in continued
+            ),
+        ],
         examples=_examples(inputs["items"]),
         stages=[_stage_row(manifest) for manifest in manifests.values()],
         config=config,
-        provenance=manifests["corpus"]["provenance"] | {"words": manifests[names[-1]]["provenance"]["words"]},
+        provenance=manifests["corpus"]["provenance"] | {"words": " ".join(manifests[names[-1]]["provenance"]["words"])},
         confidence=config["evaluate"]["interval"],
     )
     out.write_tree(PAGE, partial(write_report, data))
     table = _table(figures)
-    return ReportFacts([*table, "", *published["table"]] if published["table"] else table, changes)
+    return ReportFacts(summary, [*table, "", *published["table"]] if published["table"] else table, changes)
 
 
 def _by_checkpoint(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -181,22 +197,21 @@ def _dpo(folder: Folder) -> list[dict[str, Any]]:
     return [{ours: row.get(theirs) for ours, theirs in DPO_COLUMNS.items()} for row in history]
 
 
-def _sounds(inputs: Inputs, names: Sequence[str], prompt_seconds: float) -> list[Clip]:
-    voice = inputs["units"]
-    sounds = [
-        _sound(voice, name, "The voice that was learned from", "") for name in voice.names(f"{SAMPLES}/*.flac")[:1]
+def _voice(folder: Folder) -> list[Clip]:
+    return [
+        Clip("The voice that was learned from", name_of(name), *_read(folder, name))
+        for name in folder.names(f"{SAMPLES}/*.flac")[:1]
     ]
-    for name in names:
-        folder, title = inputs[f"scores_{name}"], f"Continuation, {TITLES[name]}"
-        text = f": {prompt_seconds:g} s of prompt, then the model"
-        sounds += [_sound(folder, file, title, text) for file in folder.names(f"{AUDIO}/*.flac")]
-    return sounds
 
 
-def _sound(folder: Folder, name: str, title: str, text: str) -> Clip:
-    path = folder.fetch(name)
-    audio, rate_hz = soundfile.read(path, dtype="float32")
-    return Clip(title, path.stem + text, audio, rate_hz)
+def clip_of(folder: Folder, one: Continued, text: str) -> Clip:
+    """A continuation as sound. folder: of the stage that has scored its checkpoint."""
+    return Clip(f"Continuation, {TITLES[one.checkpoint]}", text, *_read(folder, one.file), one.said, one.heard)
+
+
+def _read(folder: Folder, name: str) -> tuple[np.ndarray, int]:
+    audio, rate_hz = soundfile.read(folder.fetch(name), dtype="float32")
+    return audio, rate_hz
 
 
 def _examples(folder: Folder) -> list[dict[str, Any]]:

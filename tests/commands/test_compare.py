@@ -15,6 +15,8 @@ from slamray.data.published_sets import KINDS
 from slamray.report import comparison_figure
 from slamray.report.comparison_figure import law_curve
 from slamray.report.runs import Entry, Score, read_paper, read_runs, read_sweeps
+from slamray.speech.audio import to_flac
+from slamray.stage.folder import Folder
 from slamray.stages.checkpoints import TITLES
 from slamray.tracking import MlflowTracker, flatten
 
@@ -67,10 +69,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tracker = MlflowTracker(f"sqlite:///{root}/mlflow.db", "slamray", "demo", run, root)
         genppl_words = {f"evaluate.genppl.{key}": value for key, value in genppl.items()}
         tracker.params({"compute.workers": 2, "compute.device": "cuda"} | genppl_words)
+        for step in (1, 2):
+            tracker.metrics("aligned", {"step": step, "rewards/margins": step / 10})
+        tracker.figures({"topic_cloze": 0.7, "perplexity": 7.0})
         for stage, facts in stages.items():
             tracker.finish_stage(stage, {"facts": facts, "wall_seconds": 1.0, "fingerprint": f"print of {stage}"})
         tracker.close("FINISHED")
     sweep = MlflowTracker(f"sqlite:///{root}/mlflow.db", "slamray", "How much DPO?", "sweep", root)
+    sweep.params({"sweep.metrics": ["topic_cloze"]})
     for share, seed, right in ((0, 0, 0.5), (0, 1, 0.6), (5, 0, 0.7)):
         label = f"DPO {share} %, seed {seed}"
         sweep.params({"axis.DPO": share, "seed": seed}, label)
@@ -168,6 +174,23 @@ def test_the_command_prints_the_tables_and_draws_the_picture(
     assert any(line.startswith("Slam (scaled)") and "84.18" in line for line in lines)
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) > 20_000
+
+
+def test_the_runs_are_put_on_a_page_side_by_side_with_the_sounds_that_lie_below_the_root(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Folder(root) / "report" / "train"  # as stages leave it: a record, and what is to be heard
+    report.write_json("manifest.json", {"inputs": {"scores_untrained": "u", "scores_aligned": "a"}})
+    said = {"prompt_id": "p1", "said": "Once upon a time", "heard": "there was"}
+    report.write_json("sounds.json", [{"checkpoint": name, **said} for name in ("untrained", "aligned")])
+    (Folder(root) / "scores_aligned" / "a").write("audio/p1.flac", to_flac(np.zeros(16_000, np.float32)))
+    page = tmp_path / "pages" / "page.html"
+    assert main([f"root={root}", f"out={page}"]) == 0
+    assert capsys.readouterr().out == f"page: {page}\n"
+    text = page.read_text()
+    assert "2 runs side by side" in text and "How much DPO?" not in text  # a sweep is no run of a recipe
+    assert text.count("<audio") == 1 and "Once upon a time" in text and "Margin of DPO" in text
+    assert "/models/tiny-whisper" in text and "openai/whisper-large-v3-turbo" in text  # what differs
 
 
 def test_a_sweep_is_shown_point_by_point_with_its_sentence(root: Path) -> None:

@@ -243,9 +243,12 @@ def test_the_command_finds_the_checkpoint_by_the_recipes_words(
     assert "this recipe's aligned is not made yet" in line
     stage = Path(line.removeprefix("error: ").split(":")[0])
     save_unit_lm(load_unit_lm(families / "qwen2" / "unit"), stage / "model")
-    (stage / "manifest.json").write_text("{}")
+    spent = {"tokens": 9, "flops": 1.0, "flops_with_attention": 2.0, "device_seconds": 3600.0, "parameters": 5}
+    (stage / "manifest.json").write_text(json.dumps({"facts": spent | {"heldout": {"pairs": 0}}}))
     assert main([*words, f"out={tmp_path}/out"]) == 0
     assert capsys.readouterr().out.split() == [f"{tmp_path}/out/transformers", f"{tmp_path}/out/slamkit"]
+    card = (tmp_path / "out/transformers/README.md").read_text()
+    assert "# demo, after DPO" in card and "Not measured." in card and "stories.jsonl.gz (training, checksum " in card
     assert main([*words, f"out={tmp_path}/out"]) == 2
     assert "is there already" in capsys.readouterr().err
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from slamray import tracking
+from slamray import mlflow_events, tracking
 from slamray.commands import compare, export, generate
+from slamray.config.compute import TrackingSettings
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.tracking import check_answers, open_tracker, sqlite_uri, tracking_uri
@@ -73,7 +74,7 @@ def test_the_store_of_mlflow_lies_in_the_root_whatever_signs_its_path_has(tmp_pa
     root = tmp_path / name / "runs"
     root.mkdir(parents=True)
     uri = tracking_uri("", Folder(root))
-    tracker = open_tracker(True, "", "test", "demo", "f1", Folder(root))
+    tracker = open_tracker(TrackingSettings(experiment="test"), "demo", "f1", Folder(root))
     (root / "page.html").write_text("the page")
     tracker.artifact(root / "page.html")
     tracker.close("FINISHED")
@@ -84,7 +85,7 @@ def test_the_store_of_mlflow_lies_in_the_root_whatever_signs_its_path_has(tmp_pa
     )
     assert run.info.status == "FINISHED"
     assert [path.read_text() for path in (root / "mlflow-artifacts").rglob("page.html")] == ["the page"]
-    tracking.remove_strays(uri)
+    mlflow_events.remove_strays(uri)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

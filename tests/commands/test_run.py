@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,10 +99,46 @@ def test_mlflow_holds_one_run_with_a_child_for_each_stage(finished: Path) -> Non
     assert len(children) == 12 and {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {
         parent.info.run_id
     }
-    assert parent.info.status == "FINISHED" and parent.data.params["dpo.beta"] == "0.1"
-    history = client.get_metric_history(children["pretrained"].info.run_id, "loss")
-    assert [point.step for point in history][-1] == 4
-    assert client.list_artifacts(parent.info.run_id)[0].path == "report.html"
+    assert parent.info.status == "FINISHED" and {run.info.status for run in children.values()} == {"FINISHED"}
+    assert len(parent.data.params) < 60 and parent.data.params["dpo.budget"] == "steps:2"
+    figures = facts_of(finished, "scores_aligned")["figures"]
+    assert parent.data.metrics["perplexity"] == figures["perplexity"]["perplexity"]
+    assert parent.data.metrics["topic_cloze"] == figures["topic_cloze"]["accuracy"]
+    spent = [facts_of(finished, name)["device_seconds"] for name in ("pretrained", "aligned")]
+    assert parent.data.metrics["device_hours"] == pytest.approx(sum(spent) / 3600)
+    assert {f"seconds/{name}" for name in children} <= parent.data.metrics.keys()
+    for run, prefix in ((children["pretrained"], ""), (parent, "pretrained/")):
+        assert [p.step for p in client.get_metric_history(run.info.run_id, f"{prefix}loss")] == [4]
+    # every step of DPO is a point, though it reports every tenth and at its end
+    assert [p.step for p in client.get_metric_history(parent.info.run_id, "aligned/loss")] == [1, 2]
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"report.html", "recipe.yaml"}
+    assert parent.data.tags["mlflow.note.content"].startswith("0.")  # hours of speech: the report's first sentence
+    assert "dpo.budget=steps:2" in parent.data.tags["slamray.words"]
+    (stories,) = parent.inputs.dataset_inputs
+    content = facts_of(finished, "corpus", "identity")["corpus"]["paths"]
+    assert stories.dataset.name == "stories.jsonl.gz" and content["sha256"].startswith(stories.dataset.digest)
+
+
+def facts_of(root: Path, stage: str, part: str = "facts") -> dict[str, Any]:
+    (path,) = root.glob(f"{stage}/*/manifest.json")
+    found: dict[str, Any] = json.loads(path.read_text())[part]
+    return found
+
+
+def test_the_exported_model_is_logged_in_the_run_and_mlflow_loads_it(
+    finished: Path, tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished}/mlflow.db")
+    command = [sys.executable, "jobs/export.py", *tiny_words, f"root={finished}", f"out={tmp_path}", "track=true"]
+    done = subprocess.run([*command, "layout=transformers"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder, address = done.stdout.split()
+    import mlflow.transformers
+    from transformers import AutoModelForCausalLM
+
+    loaded, plain = mlflow.transformers.load_model(address).model, AutoModelForCausalLM.from_pretrained(folder)
+    weights = plain.state_dict()
+    assert all(bool((value == weights[name]).all()) for name, value in loaded.state_dict().items())
 
 
 def test_the_same_command_again_does_nothing_in_under_20_seconds(finished: Path, tiny_words: list[str]) -> None:

@@ -18,6 +18,7 @@ from slamray.commands.study import Trial, build, figure_rows
 from slamray.commands.sweep import SweepRun, check, main
 from slamray.commands.sweep_answer import Judged, choose, judge, merit, objective, spent
 from slamray.commands.sweep_space import load_tuning, make_space
+from slamray.config.compute import TrackingSettings
 from slamray.config.load import Member, Sweep, load_sweep
 from slamray.config.speech import EncoderSettings
 from slamray.errors import BadInput
@@ -29,11 +30,11 @@ from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder
 from slamray.stage.materialise import materialise
 from slamray.stage.records import to_table
-from slamray.stage.stage import PRUNED, Inputs, Stage, prune
+from slamray.stage.stage import PRUNED, Inputs, Stage, order, prune
 from slamray.stage.work import Machine
 from slamray.stages.genppl import ROWS
 from slamray.stages.scoring import SCORES
-from slamray.tracking import NullTracker
+from slamray.tracking import NullTracker, open_tracker
 
 TUNING = Path(__file__).parents[2] / "tuning"
 
@@ -377,6 +378,38 @@ def test_the_picture_has_a_panel_for_each_metric_and_marks_the_choice(tmp_path: 
     orange = [int((abs(picture - (0xD5, 0x5E, 0x00)).sum(-1) < 30).sum()) for picture in pictures]
     assert orange[0] > 100 > orange[1]  # a star in each panel
     assert pictures[0].shape[1] > 900  # two panels beside each other
+
+
+def test_a_trial_in_mlflow_has_its_place_as_parameters_and_all_that_was_measured_of_it(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    words = ["recipe=dpo_budget_laptop", f"root={tmp_path}", "sweep.objective=[perplexity]", "sweep.seeds=[3]"]
+    sweep, members = load_sweep(words, tuning_points)
+    trials = {trial.label: trial for trial in build(members, ())}
+    space = make_space(load_tuning(TUNING, sweep.tuning), sweep)
+    run = SweepRun(sweep, space, trials, Engine(members[0].recipe.compute), words)
+    label, trial = list(trials.items())[1]
+    spent = {"parameters": 7, "tokens": 100, "flops": 4200.0, "flops_with_attention": 5000.0, "device_seconds": 1800.0}
+    figures = {"perplexity": {"perplexity": 9.5}, "topic_cloze": {"accuracy": 0.7}}
+    facts = {"pretrained": spent, "aligned": spent | {"heldout": {"pairs": 0}}, "scores_aligned": {"figures": figures}}
+    for stage in order(trial.targets):
+        record = {"facts": facts.get(stage.name, {}), "wall_seconds": 1.0, "fingerprint": stage.fingerprint}
+        stage.folder(tmp_path).write_json("manifest.json", record)
+    tracker = open_tracker(TrackingSettings(), sweep.title, "sweep", tmp_path)
+    run._track(tracker, label, trial)
+    tracker.close("FINISHED")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = (one for one in client.search_experiments() if one.name == "slamray")
+    (child,) = client.search_runs([experiment.experiment_id], f"tags.`slamray.stage` = '{label}'")
+    (axis,) = [key for key in child.data.params if key.startswith("axis.")]
+    point = next(point for point in space.points if point.label == trial.member.variant)
+    assert child.data.params.keys() == {axis, "seed", *point.changes} and child.data.params["seed"] == "3"
+    assert float(child.data.params[axis]) == point.x
+    assert child.data.metrics == {
+        "perplexity": 9.5, "topic_cloze": 0.7, "parameters": 7, "tokens": 100, "preference_tokens": 100,
+        "flops": 8400.0, "flops_with_attention": 10_000.0, "device_hours": 1.0, "wall_seconds": 1.0,
+    }  # fmt: skip
+    assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["recipe.yaml"]
 
 
 def test_a_disk_too_small_for_the_models_is_refused_before_any_work(

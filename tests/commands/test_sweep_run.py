@@ -98,7 +98,11 @@ def test_a_sweep_is_made_though_mlflow_refuses_and_tells_it_later(
     parent, children = tracked(root)
     assert len(children) == 4 and parent.data.tags["mlflow.note.content"].startswith(sentence)
     assert {child.data.params["axis.DPO_percent_of_the_budget"] for child in children} == {"0.0", "25.0"}
-    assert all({"perplexity", "topic_cloze", "objective"} <= set(child.data.metrics) for child in children)
+    measured = {"perplexity", "topic_cloze", "objective", "tokens", "flops", "device_hours"}
+    assert all(measured <= child.data.metrics.keys() for child in children)
+    assert all(len(child.data.params) < 8 for child in children)
+    assert {"perplexity", "topic_cloze", "device_hours", "sure"} <= parent.data.metrics.keys()
+    assert parent.inputs.dataset_inputs[0].dataset.name == "stories.jsonl.gz"
 
 
 def tracked(root: Path) -> tuple[Any, list[Any]]:

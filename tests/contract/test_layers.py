@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("errors", "progress", "store", "given"),
     ("config", "stage"),
-    ("tokens", "tracking"),
+    ("tokens", "mlflow_events", "tracking"),
     ("data", "model"),
     ("speech",),
     ("evaluate",),

@@ -60,6 +60,7 @@ PORT, STORE_PORT, BUCKET = 8265, 9000, "bucket"
 # Files that tell seconds. Losses and facts that they tell besides are compared one by one.
 CLOCKED = ("facts.json", "history.json", "metrics.jsonl", "report.html")
 RESUMED = "resumed_from"  # the fact that names the checkpoint of the last start
+SUMMARY = "summary"  # the report's sentences, which tell seconds
 SHORTER = ["pretrain.budget=steps:120", "dpo.budget=steps:40"]  # `chaos` has more steps; these cross a network
 
 
@@ -444,7 +445,7 @@ def checksums(root: Root) -> dict[str, str]:
     for path in root.names("*/*/manifest.json"):
         manifest = json.loads(root.read(path))
         folder = path.removesuffix("/manifest.json")
-        facts = {key: fact for key, fact in manifest["facts"].items() if "second" not in key and key != RESUMED}
+        facts = {k: fact for k, fact in manifest["facts"].items() if "second" not in k and k not in (RESUMED, SUMMARY)}
         found[f"{folder}: facts"] = json.dumps(facts, sort_keys=True)
         for name, file in manifest["files"].items():
             if Path(name).name not in CLOCKED:

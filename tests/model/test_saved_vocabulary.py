@@ -67,7 +67,7 @@ def test_text_lms_are_refused_by_name(tmp_path: Path) -> None:
     foreign = save_plain(tmp_path / "foreign", bos_token_id=7)
     with pytest.raises(BadInput, match=r"checkpoint: .*foreign is a text LM \(22 rows\), not a unit LM"):
         read_unit_vocabulary(foreign, "checkpoint")
-    with pytest.raises(BadInput, match=r"checkpoint: .*story-lm is a text LM \(vocabulary: 4096 text .*\), not a unit LM"):
+    with pytest.raises(BadInput, match=r"checkpoint: .*story-lm is a text LM \(vocabulary: 4096 text"):
         read_unit_vocabulary(Path(asset_path("assets:story-lm")), "checkpoint")
     model = load_unit_lm(save_plain(tmp_path / "marked"))
     adopt_vocabulary(model.config, TEXT, "the model", "the rows")

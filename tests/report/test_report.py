@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,7 +18,7 @@ import soundfile
 
 from slamray.evaluate.metrics import METRICS, ScalarMetric
 from slamray.report.charts import MAX_POINTS, Series, interval_chart, label, line_chart, make_axis, thin
-from slamray.report.page import Clip, ReportData, ScalarTable, as_rows, duration, write_report
+from slamray.report.page import Clip, ReportData, ScalarTable, as_rows, draw_dpo, duration, write_report
 
 EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
@@ -100,7 +101,7 @@ def written(data: ReportData, folder: Path) -> str:
 def test_the_file_asks_for_nothing_outside_itself(tmp_path: Path) -> None:
     text = written(full(), tmp_path)
     page = Page(text)
-    assert page.addresses and all(address.startswith("data:") for address in page.addresses)
+    assert page.addresses and all(address.startswith(("data:", "#")) for address in page.addresses)
     assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
     assert "default-src 'none'" in text and "@import" not in text and "url(" not in text
 
@@ -131,8 +132,82 @@ def test_sounds_can_be_decoded_and_have_their_length(tmp_path: Path) -> None:
 
 def test_a_section_without_rows_is_left_out(tmp_path: Path) -> None:
     text = written(ReportData(title="nothing yet"), tmp_path)
-    assert "<h2>" not in text and "<svg" not in text
+    assert "<h2" not in text and "<svg" not in text and "<nav" not in text
     assert "Preference" not in written(replace(full(), dpo=[], differences=[]), tmp_path)
+
+
+def test_a_continuation_stands_with_what_its_prompt_says_and_what_was_heard_marked_as_such(tmp_path: Path) -> None:
+    clips = [
+        Clip("Continuation", "a", TONE, 16_000, "Once upon a time", f"there {EVIL}"),
+        Clip("Continuation", "b", TONE, 16_000, "A little girl", ""),
+        Clip("Continuation", "c", TONE, 16_000, "A little girl", None),
+    ]
+    text = written(ReportData(title="t", sounds=clips), tmp_path)
+    assert "<dd>&ldquo;Once upon a time&rdquo;</dd>" in text and "nothing was understood" in text
+    assert text.count("as PocketSphinx heard it") == 2  # of the third nobody has listened to
+    assert "a small offline recogniser" in text and "<script>" not in text
+    none = written(ReportData(title="t", sounds=clips[2:]), tmp_path)
+    assert "PocketSphinx" not in none and "A little girl" in none
+
+
+def test_each_heading_is_one_step_below_the_one_before_and_the_contents_lead_to_all_sections(tmp_path: Path) -> None:
+    text = written(full(), tmp_path)
+    page = Page(text)
+    levels = [int(tag[1]) for tag in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    links = [address.removeprefix("#") for address in page.addresses if address.startswith("#")]
+    assert links == re.findall(r'<h2 id="(\w+)"', text) and "dpo" in links
+
+
+def test_what_scrolls_and_what_sounds_can_be_reached_by_keyboard_and_has_a_name(tmp_path: Path) -> None:
+    text = written(full(), tmp_path)
+    regions = re.findall(r'<div class="scroll"([^>]*)>', text)
+    assert len(regions) == text.count('class="scroll"') > 5
+    assert all('tabindex="0" role="region"' in one and re.search('aria-label="[^"]+"', one) for one in regions)
+    assert re.search(r'<audio controls[^>]* aria-label="[^"]+"', text) and 'lang="en"' in text
+    heads = re.findall(r"<th(?: [^>]*)?>", text)
+    assert heads and all("scope=" in head for head in heads)
+
+
+def test_a_chart_says_in_words_what_it_shows(tmp_path: Path) -> None:
+    chart = line_chart("Loss", "tokens", "loss (nats)", [Series("training", [1000, 20_000], [5.1, 2.25])])
+    said = ElementTree.fromstring(chart).get("aria-label")
+    assert said == "Loss. loss (nats) over tokens. training, from 5.1 at 1000 to 2.25 at 20k."
+    bars = interval_chart("Scores", "accuracy", ["words"], [Series("aligned", [0], [0.6], [0.5], [0.7])], 0.5)
+    assert ElementTree.fromstring(bars).get("aria-label") == "Scores. accuracy. aligned, words: 0.600 [0.500, 0.700]."
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_and_lines_have_the_contrast_of_wcag_aa(tmp_path: Path, scheme: int) -> None:
+    assert contrast("000", "fff") == pytest.approx(21) and contrast("767676", "fff") == pytest.approx(4.54, abs=0.01)
+    blocks = re.findall(r":root \{(.*?)\}", written(full(), tmp_path), re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): #([0-9a-f]{3,6})", blocks[scheme]))
+    for ground in ("paper", "panel"):
+        for text in ("ink", "soft"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+        for line in ("c0", "c1", "c2", "c3", "c4"):
+            assert contrast(colours[line], colours[ground]) >= 3, (line, ground)
+    assert contrast(colours["c0"], colours["paper"]) >= 4.5  # of links
+
+
+def test_dpo_of_twenty_steps_is_twenty_dots_of_each_line(tmp_path: Path) -> None:
+    rows = [full().dpo[0] | {"step": step} for step in range(1, 21)]
+    margin = next(chart for chart in draw_dpo(rows) if "Margin" in chart)
+    assert margin.count("<circle") == 20
 
 
 def test_charts_are_well_formed_with_axis_titles_and_legend() -> None:
@@ -198,6 +273,13 @@ def test_long_curves_are_averaged_and_keep_their_mean() -> None:
 
 def test_configuration_is_shown_as_dotted_keys() -> None:
     assert as_rows({"a": {"b": 1, "c": {}}, "d": [1, 2]}) == [("a.b", "1"), ("a.c", "{}"), ("d", "[1, 2]")]
+
+
+def test_provenance_is_rows_and_the_machine_folds_away(tmp_path: Path) -> None:
+    made = {"words": "dpo.beta=0.2", "libraries": {"torch": "2.11.0"}, "compute": {"workers": 2, "device": "cpu"}}
+    text = written(ReportData(title="t", provenance=made), tmp_path)
+    assert '<th scope="row" class="key">libraries.torch</th><td>2.11.0</td>' in text and "{&#39;" not in text
+    assert text.index("2 values of compute") < text.index("compute.workers")
 
 
 def test_durations_are_readable() -> None:

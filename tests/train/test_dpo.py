@@ -333,6 +333,34 @@ def test_a_killed_run_continues_with_the_losses_of_the_uninterrupted_one(
     assert weights[0] == weights[1]
 
 
+def test_every_step_is_a_row_of_the_history_and_of_a_report_however_seldom_it_reports(
+    group: None, tmp_path: Path, model_folder: Path
+) -> None:
+    pairs = build_pairs(10, 1)
+    whole: list[float] = []
+    dpo.train_dpo(CONFIG, COMPUTE, model_folder, pairs, [], tmp_path / "each", lambda told: whole.append(told["loss"]))
+
+    # a checkpoint after every step, so that the one of step 3 lies between two reports; the second run goes on there
+    seldom = COMPUTE.model_copy(update={"report_every_steps": 2, "checkpoint_every_seconds": 1e-9})
+    told: list[dict[str, Any]] = []
+
+    def killed_at_the_second_report(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 4 and not lost.exists():
+            raise Killed
+        told.append(metrics)
+
+    lost = tmp_path / "lost"
+    with pytest.raises(Killed):
+        dpo.train_dpo(CONFIG, seldom, model_folder, pairs, [], tmp_path / "seldom", killed_at_the_second_report)
+    (tmp_path / "seldom/checkpoints/step-000000004").rename(lost)  # of which the next run knows nothing
+    facts = dpo.train_dpo(CONFIG, seldom, model_folder, pairs, [], tmp_path / "seldom", killed_at_the_second_report)
+    assert facts["resumed_from"] == "step-000000003"
+    history = json.loads((tmp_path / "seldom" / "history.json").read_text())
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6] and [row["loss"] for row in history] == whole
+    assert [[row["step"] for row in report["each_step"]] for report in told] == [[1, 2], [3, 4], [5, 6]]
+    assert [report["loss"] for report in told] == pytest.approx([sum(whole[i : i + 2]) / 2 for i in (0, 2, 4)])
+
+
 def test_held_out_pairs_move_and_the_saved_model_is_the_one_that_was_scored(
     group: None, tmp_path: Path, model_folder: Path
 ) -> None:

@@ -18,7 +18,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
 from slamray.model.unit_lm import flops_per_token
-from slamray.stage.work import Metrics
+from slamray.stage.work import EACH_STEP, Metrics
 from slamray.tokens.sampler import batch_rows
 from slamray.train.checkpoint import read_optimiser, snapshot
 from slamray.train.dpo.pairs import PairTokens, StepBatches
@@ -59,6 +59,7 @@ class Lead(transformers.TrainerCallback):
         self._tokens_P = np.array([pair.tokens for pair in pairs])
         self._rate = 0.0
         self._unreported: Metrics | None = None
+        self._each_step = run.history[-run.window_steps :] if run.window_steps else []  # since the last report
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.run.begin_step()
@@ -80,25 +81,30 @@ class Lead(transformers.TrainerCallback):
         if "loss" not in logs:  # the summary that it logs at the end
             return
         names = logs.keys() - {"epoch", "num_tokens"}
-        self.run.add({name: logs[name] for name in names})
+        step, spent = {name: logs[name] for name in names}, self._spent()
+        self.run.add(step)
+        row = step | spent  # the learning rate that transformers logs is none of this step
+        self.run.history.append(row)
+        self._each_step.append(row)
         evaluates = self.config.evaluations > 0 and self.run.passed(self.config.evaluations)
         if not (self.run.report_due() or evaluates):
             return
-        metrics = self._metrics(names)
+        window = self.run.close_window()
         if self.evaluate and evaluates:
-            metrics |= self.evaluate()
-        self.run.history.append(metrics)
+            row |= self.evaluate()  # in the history, and in the report too
+        means = {name: window[name] / window["steps"] for name in names}
+        metrics = row | means | spent | {EACH_STEP: self._each_step}
+        self._each_step = []
         if control.should_save:
             self._unreported = metrics  # until the checkpoint is on its way
         else:
             self.run.report(metrics)
 
-    def _metrics(self, names: set[str]) -> Metrics:
-        """Means of what was logged since the last report, and what was spent."""
-        window, run = self.run.close_window(), self.run
+    def _spent(self) -> Metrics:
+        """What was spent until now, and how fast."""
+        run = self.run
         pairs, seconds = run.spent.steps * self.config.pairs_per_step, run.spent.seconds
         return {
-            **{name: window[name] / window["steps"] for name in names},
             **run.described(),
             "learning_rate": self._rate,
             "pairs": pairs,
