@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -16,7 +17,9 @@ from slamray.config.profiles import PROFILES
 from slamray.config.tree import Recipe
 
 ASKED = ("--help", "-h")
+HELP = "help"  # the same, where it is the first word
 PLAN = ("--plan", "show the stages, what is done and what the others will cost; starts nothing")
+VERBOSE = ("--verbose", "show what libraries say as it comes, rather than in a file below {root}/logs")
 VERIFY = ("--verify", "compare the files of finished stages with their checksums; starts nothing")
 RECIPE = ("recipe=NAME", "a recipe of the package (below) or a .yaml file; default: demo")
 PROFILE = ("profile=NAME", "the machine that runs it (below); default: laptop")
@@ -42,7 +45,7 @@ JOBS = {
     "slam": Job(
         "Make a recipe: from text and recordings to a trained speech language model, its scores and a report.",
         ("--plan", "root=/data/runs", "recipe=slam profile=a5000 root=/data/runs pretrain.optim.learning_rate=5e-4"),
-        (RECIPE, PROFILE, PLAN, VERIFY),
+        (RECIPE, PROFILE, PLAN, VERIFY, VERBOSE, ("list", "the recipes, with one line each")),
     ),
     "study": Job(
         "Run a study: every variant of a recipe with every seed, and one picture.",
@@ -51,7 +54,7 @@ JOBS = {
             "recipe=study_context_laptop root=/data/runs",
             "recipe=study_init_laptop study.seeds=[0]",
         ),
-        (RECIPE, PROFILE, ("study.KEY=VALUE", "a value of the recipe's section study"), PLAN, VERIFY),
+        (RECIPE, PROFILE, ("study.KEY=VALUE", "a value of the recipe's section study"), PLAN, VERIFY, VERBOSE),
     ),
     "sweep": Job(
         "Search a space of recipes.",
@@ -60,7 +63,7 @@ JOBS = {
             "recipe=dpo_budget_laptop root=/data/runs",
             "recipe=rate_and_batch_laptop sweep.seeds=[0] sweep.keep=1",
         ),
-        (RECIPE, PROFILE, ("sweep.KEY=VALUE", "a value of the recipe's section sweep"), PLAN),
+        (RECIPE, PROFILE, ("sweep.KEY=VALUE", "a value of the recipe's section sweep"), PLAN, VERBOSE),
     ),
     "evaluate": Job(
         "Score checkpoints by metrics and published test sets.",
@@ -69,7 +72,7 @@ JOBS = {
             "checkpoints=[/models/a,/models/b] sets={ssc: /data/sSC} root=/data/runs",
             "metrics=[perplexity] --plan",
         ),
-        (RECIPE, PROFILE, *EVALUATED, PLAN, VERIFY),
+        (RECIPE, PROFILE, *EVALUATED, PLAN, VERIFY, VERBOSE),
     ),
     "compare": Job(
         "Print runs beside the paper's tables, and draw them.",
@@ -100,13 +103,20 @@ JOBS = {
     "calibrate": Job(
         "Measure what --plan counts with, and keep it in rates.json below the root.",
         ("root=/data/runs", "recipe=demo seconds=20", "profile=laptop compute.cpus_per_worker=1"),
-        (RECIPE, PROFILE),
+        (RECIPE, PROFILE, VERBOSE),
         "slamray.commands.calibrate:Words",
     ),
     "assets": Job(
         "Make the models of the offline default.",
         ("--plan", "root=/data/assets", "root=/data/assets assets.decoder_only=true --install"),
-        (RECIPE, PROFILE, PLAN, VERIFY, ("--install", "copy the finished models over those of the package")),
+        (
+            RECIPE,
+            PROFILE,
+            PLAN,
+            VERIFY,
+            VERBOSE,
+            ("--install", "copy the finished models over those of the package"),
+        ),
     ),
     "stand_in": Job(
         "Make stand-ins for recordings, for a laptop that has none: FOLDER/plain and FOLDER/diverse.",
@@ -139,7 +149,7 @@ JOBS = {
 
 def is_asked(words: Sequence[str]) -> bool:
     """Whether somebody wants help rather than work."""
-    return bool(set(ASKED) & set(words))
+    return bool(set(ASKED) & set(words)) or list(words[:1]) == [HELP]
 
 
 def print_help(job: str) -> int:
@@ -153,13 +163,30 @@ def help_text(name: str) -> str:
     job = JOBS[name]
     own = list(_words_of(_settings(job.own))) if job.own else []
     parts = [f"usage: python jobs/{name}.py [WORD ...]\n\n{job.about}"]
-    parts.append(_table("words", [*own, *job.words, ("--help, -h", "this page")]))
+    parts.append(_table("words", [*own, *job.words, ("help, --help, -h", "this page")]))
     if job.of_recipe:
         parts.append(_table("words of a recipe, a.b=VALUE", list(_words_of(Recipe))))
         parts.append(_table("profiles", [(profile, _machine(profile)) for profile in PROFILES]))
         parts.append(_table("recipes", list(recipes())))
     examples = "\n".join(f"  python jobs/{name}.py {words}" for words in job.examples)
     return "\n\n".join([*parts, f"examples:\n{examples}"])
+
+
+def list_recipes() -> int:
+    """Print the recipes with one line each, and what runs them; 0, the exit status."""
+    for job, found in by_job().items():
+        print(_table(f"python jobs/{job}.py recipe=NAME", found))
+    return 0
+
+
+def by_job() -> dict[str, list[tuple[str, str]]]:
+    """The recipes of the package with the first sentence of their files, by the job that takes them."""
+    found: dict[str, list[tuple[str, str]]] = {"slam": [], "study": [], "sweep": []}
+    folder = Path(str(resources.files("slamray") / "recipes"))
+    for name, sentence in recipes():
+        sections = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")).keys() & found.keys()
+        found[next(iter(sections), "slam")].append((name, sentence))
+    return found
 
 
 def recipes() -> Iterator[tuple[str, str]]:

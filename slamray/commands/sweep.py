@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from slamray.commands.help import is_asked, print_help
-from slamray.commands.run import make, probe_gpus, provenance, tracked_parameters
+from slamray.commands.leaving import Leaving
+from slamray.commands.run import make, probe_gpus, provenance, quiet, tracked_parameters
 from slamray.commands.study import RUNS, SUMMARY, Trial, build, each, figure_rows
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, merit, objective
 from slamray.commands.sweep_space import Space, load_tuning, make_space
 from slamray.commands.words import as_command
 from slamray.config.load import Member, Sweep, load_sweep
 from slamray.config.tree import Recipe
+from slamray.console import say
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import PairMetric, corpus_metrics, metric_of
 from slamray.recipe.ready import known, ready
@@ -45,7 +46,7 @@ def main(words: Sequence[str], tuning: Path) -> int:
     """The whole command: 0 when all is made, 1 when a trial failed, 2 when the user's input is at fault."""
     if is_asked(words):
         return print_help("sweep")
-    return as_command(lambda: _main([word for word in words if word != "--plan"], tuning, "--plan" in words))
+    return as_command(lambda: _main(words, tuning, "--plan" in words))
 
 
 def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
@@ -55,7 +56,7 @@ def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
         found.append(make_space(load_tuning(tuning, sweep.tuning), sweep))
         return {point.label: point.changes for point in found[0].points}
 
-    sweep, members = load_sweep(words, points)
+    sweep, members = load_sweep([word for word in words if word not in ("--plan", "--verbose")], points)
     members = each(members, known if plan_only else lambda recipe: ready(recipe, build_recipe))
     recipe = members[0].recipe
     engine = Engine(recipe.compute)
@@ -69,7 +70,8 @@ def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
     tracker = open_tracker(told.enabled, told.uri, told.experiment, sweep.title, run.fingerprint, run.root)
     status = "FAILED"
     try:
-        failed = run.make(tracker)
+        with quiet(run.root, words):
+            failed = run.make(tracker)
         status = "FINISHED"
     finally:
         tracker.close(status)
@@ -123,7 +125,7 @@ class SweepRun:
         settings = {f"sweep.{key}": value for key, value in self.sweep.model_dump(mode="json").items()}
         tracker.params(settings | {"compute.workers": self.recipe.compute.workers})
         todo = [label for label, trial in self.trials.items() if not self._ended(trial)]
-        sys.stderr.write(f"{len(self.trials)} trials, {len(self.trials) - len(todo)} ended before\n")
+        say(f"{len(self.trials)} trials, {len(self.trials) - len(todo)} ended before")
         for label, trial in self.trials.items():
             if label not in todo:
                 self._track(tracker, label, trial)
@@ -134,7 +136,7 @@ class SweepRun:
             raise BadInput("no trial of the sweep could be made; the reasons are above")
         self._answer(made, tracker)
         for label, reason in self.failed.items():
-            sys.stderr.write(f"error: {label} failed: {reason}\n")
+            say(f"error: {label} failed: {reason}")
         return self.failed
 
     def plan(self) -> str:
@@ -155,7 +157,12 @@ class SweepRun:
         """First what all trials share, then the trials."""
         self.root.require_space(self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
         self.engine.connect()
-        probe_gpus(self.recipe, order([target for label in todo for target in self.trials[label].targets]), self.engine)
+        wanted = order([target for label in todo for target in self.trials[label].targets])
+        probe_gpus(self.recipe, wanted, self.engine)
+        with Leaving(self.engine, self.root, wanted).listening():
+            self._make_all(todo, tracker)
+
+    def _make_all(self, todo: Sequence[str], tracker: Tracker) -> None:
         untracked = self.recipe.tracking.model_copy(update={"enabled": False})
         make(self.recipe.model_copy(update={"tracking": untracked}), self._shared(), self.engine, self.words)
         self._require_items()
@@ -233,8 +240,7 @@ class SweepRun:
                 self.root.write_json(self._stopped(trial), last)
             done = sum(self._ended(other) for other in self.trials.values())
             how = f"{ended.how} ({ended.reason})" if ended.reason else ended.how
-            sys.stderr.write(f"{ended.name}: {how}; {done} of {len(self.trials)} trials have ended\n")
-            sys.stderr.flush()
+            say(f"{ended.name}: {how}; {done} of {len(self.trials)} trials have ended")
             self._track(tracker, ended.name, trial)
 
         at_once = self.sweep.at_once or tune.concurrent(self.recipe.compute)

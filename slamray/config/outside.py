@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from slamray import store
 from slamray.config.base import ASSETS, PUBLISHED, SHAPE, Content, Within, asset_path
 from slamray.config.hub import HubData, data_files, hub_data
 from slamray.config.published_files import published_files
+from slamray.console import say
 from slamray.errors import BadInput
 
 LARGE_BYTES = 4_000_000_000  # of files that are read for their checksum: it is said, as it takes a while
@@ -182,7 +182,7 @@ class Checksums:
         if new:
             total = sum(file.bytes for file in new.values())
             if total > LARGE_BYTES:
-                sys.stderr.write(f"reading {len(new):,} files ({total / 1e9:,.0f} GB) once, to know their content\n")
+                say(f"reading {len(new):,} files ({total / 1e9:,.0f} GB) once, to know their content")
             with ThreadPoolExecutor() as threads:
                 found |= zip(new, threads.map(_read_checksum, new.values()), strict=True)
             lasting = [file for file in new.values() if file.stamp]  # what has no stamp may change unnoticed

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # A package may import those of its own row and of the rows before it.
 LAYERS = (
-    ("errors", "progress", "store", "given"),
+    ("errors", "console", "progress", "store", "given"),
     ("config", "stage"),
     ("tokens", "tracking"),
     ("data", "model"),
@@ -25,7 +25,7 @@ LAYERS = (
 )
 HEIGHT = {name: height for height, row in enumerate(LAYERS) for name in row}
 KERNELS = {"data", "speech", "tokens", "model", "train", "evaluate", "report"}
-RUNTIME_MAY = {"errors", "progress", "store", "given", "config", "stage", "runtime"}
+RUNTIME_MAY = {"errors", "console", "progress", "store", "given", "config", "stage", "runtime"}
 
 
 def imports(path: Path) -> Iterator[str]:
