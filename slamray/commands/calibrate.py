@@ -156,10 +156,7 @@ def measure_training(recipe: Recipe, seconds: float, folder: Path) -> dict[str, 
     os.environ |= GROUP | {"DS_ACCELERATOR": compute.device, "TRL_EXPERIMENTAL_SILENCE": "1"}
     torch.set_num_threads(compute.cpus_per_worker)
     if compute.device == "cpu":
-        from slamray.runtime.prebuild import load_extension
-
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        load_extension()
     kind = "nccl" if compute.device == "cuda" else "gloo"
     dist.init_process_group(kind, init_method=f"file://{folder}/group", rank=0, world_size=1)
     _write_model(recipe, folder / "model")

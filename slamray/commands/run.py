@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slamray import __version__
-from slamray.commands.help import is_asked, list_recipes, print_help
+from slamray.commands.help import LIST, is_asked, list_recipes, print_help
 from slamray.commands.leaving import Leaving
 from slamray.commands.words import as_command
 from slamray.config.load import load_recipe
@@ -46,7 +46,7 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
     """The whole command; 0 when all is made, 2 when the user's input is at fault, with one line that says how."""
     if is_asked(words):
         return print_help("slam")
-    if list(words) == ["list"]:
+    if list(words) == [LIST]:
         return list_recipes()
     return as_command(lambda: _main(words, build, afterwards))
 

@@ -1,8 +1,9 @@
 """A sweep: points of a space x seeds as trials beside each other, then one figure, one table and one sentence.
 
-A file of tuning/ gives the space. A trial is a recipe whose missing stages are made on the cluster by a driver function
-under Ray Tune; what trials have in common is one stage, made once. So a finished trial costs nothing on a second start,
-and a killed sweep goes on where it was. A trial that fails is reported and costs only itself.
+A file of slamray/tuning/, or of a folder `tuning` in the working directory, gives the space. A trial is a recipe whose
+missing stages are made on the cluster by a driver function under Ray Tune; what trials have in common is one stage,
+made once. So a finished trial costs nothing on a second start, and a killed sweep goes on where it was. A trial that
+fails is reported and costs only itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from slamray.commands.help import is_asked, print_help
@@ -42,18 +42,18 @@ STOPPED = "stopped"  # folder below the root: the last reports of trials that we
 OF_TRIALS = (UNTRAINED.stage, *TRAINED)  # stages that each trial makes, and that are not made before the trials
 
 
-def main(words: Sequence[str], tuning: Path) -> int:
+def main(words: Sequence[str]) -> int:
     """The whole command: 0 when all is made, 1 when a trial failed, 2 when the user's input is at fault."""
     if is_asked(words):
         return print_help("sweep")
-    return as_command(lambda: _main(words, tuning, "--plan" in words))
+    return as_command(lambda: _main(words, "--plan" in words))
 
 
-def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
+def _main(words: Sequence[str], plan_only: bool) -> int:
     found: list[Space] = []
 
     def points(sweep: Sweep) -> dict[str, Mapping[str, Any]]:
-        found.append(make_space(load_tuning(tuning, sweep.tuning), sweep))
+        found.append(make_space(load_tuning(sweep.tuning), sweep))
         return {point.label: point.changes for point in found[0].points}
 
     sweep, members = load_sweep([word for word in words if word not in ("--plan", "--verbose")], points)
