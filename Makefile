@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help setup third-party trouble docs demo sweep test test-long chaos hosts calibrate bench check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup third-party trouble docs fuzz demo sweep test test-long chaos hosts calibrate bench check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ test-long: setup  ## whole sweeps, studies, assets, a published recipe, struck r
 JOB ?= demo
 chaos: setup  ## kill N=50 runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
 	$(BIN)/python tests/faults/chaos.py N=$(or $(N),50) JOB=$(JOB)
+
+fuzz: setup  ## arbitrary text, bytes and files through every reader for SECONDS=3600; what comes out wrong is told with the input
+	OMP_NUM_THREADS=1 $(BIN)/python tests/contract/fuzz.py SECONDS=$(or $(SECONDS),3600) $(if $(ONLY),ONLY="$(ONLY)")
 
 ROOT ?= shared
 hosts: setup  ## N=15 runs on a cluster of four hosts in network namespaces, struck three times each, in nine ways (as root; minutes a run); JOB=sweep, ROOT=s3
