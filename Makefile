@@ -3,19 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 RAY_ENV := RAY_AUTH_MODE=token RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help setup demo sweep test test-long pages chaos hosts calibrate bench check fmt compare assets cluster-up cluster-down submit clean
+.PHONY: help setup third-party trouble docs fuzz demo sweep test test-long pages chaos hosts calibrate bench check fmt compare assets cluster-up cluster-down submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(BIN)/.ready  ## create .venv, install the pinned versions, build DeepSpeed's CPU extension
+setup: $(BIN)/.ready  ## create .venv and install the pinned versions; CPU_TORCH=INDEX takes torch without CUDA (docs/start.md)
 
+# Of a lock without CUDA torch and torchaudio come from an index of their builds for CPUs, and nothing of NVIDIA's.
 $(BIN)/.ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install it (Debian: apt-get install python3.11 python3.11-venv)" >&2; exit 2; }
+	@$(PYTHON) scripts/before_setup.py
 	$(PYTHON) -m venv .venv
+ifdef CPU_TORCH
+	mkdir -p build && $(PYTHON) scripts/cpu_lock.py build/requirements-cpu.lock
+	$(BIN)/pip install --quiet --no-compile --no-deps --extra-index-url $(CPU_TORCH) --requirement build/requirements-cpu.lock
+else
 	$(BIN)/pip install --quiet --no-compile --no-deps --requirement requirements.lock
+endif
 	$(BIN)/pip install --quiet --no-deps --editable .
 	$(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib slamray  # Ray's workers import it all
-	$(BIN)/python -m slamray.runtime.prebuild
 	touch $@
 
 demo: setup  ## one command to a speech language model: 10 minutes on 2 cores, no network
@@ -39,6 +46,9 @@ JOB ?= demo
 chaos: setup  ## kill N=50 runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
 	$(BIN)/python tests/faults/chaos.py N=$(or $(N),50) JOB=$(JOB)
 
+fuzz: setup  ## arbitrary text, bytes and files through every reader for SECONDS=3600; what comes out wrong is told with the input
+	OMP_NUM_THREADS=1 $(BIN)/python tests/contract/fuzz.py SECONDS=$(or $(SECONDS),3600) $(if $(ONLY),ONLY="$(ONLY)")
+
 ROOT ?= shared
 hosts: setup  ## N=15 runs on a cluster of four hosts in network namespaces, struck three times each, in nine ways (as root; minutes a run); JOB=sweep, ROOT=s3
 	$(BIN)/python tests/faults/hosts.py N=$(or $(N),15) JOB=$(JOB) ROOT=$(ROOT)
@@ -57,6 +67,21 @@ fmt: setup  ## format the code
 
 compare: setup  ## the runs in runs/mlflow.db beside the paper's tables; draws comparison.png
 	$(BIN)/python jobs/compare.py
+
+trouble: setup  ## write docs/trouble.md: every one-line error, from the code
+	$(BIN)/python scripts/trouble.py
+
+docs: .venv-docs/.ready  ## build the pages of docs/ as a site in build/site
+	.venv-docs/bin/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+
+# Apart from .venv: nothing that runs needs it. mkdocs rather than zensical, which is at 0.0 and changes its configuration.
+.venv-docs/.ready: docs/requirements.lock
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --no-deps --requirement docs/requirements.lock
+	touch $@
+
+third-party: setup  ## write THIRD_PARTY.md: the licences of all that is locked, and of the assets
+	$(BIN)/python scripts/third_party.py
 
 assets: setup  ## make slamray/assets anew (about two hours on 2 cores)
 	$(BIN)/python jobs/assets.py

@@ -27,11 +27,8 @@ def begin() -> None:
     import datasets
     import torch.distributed as dist
 
-    from slamray.runtime.prebuild import load_extension
-
     datasets.disable_progress_bars()
     torch.set_num_threads(THREADS)
-    load_extension()
     if not dist.is_initialized():
         dist.init_process_group("gloo", init_method=f"file://{tempfile.mkdtemp()}/group", rank=0, world_size=1)
 

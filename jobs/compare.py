@@ -5,7 +5,7 @@ Or beside each other, on a page: `python jobs/compare.py out=page.html`.
 
 import sys
 
-from slamray.commands.compare import main
+from slamray.commands.door import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main("compare", sys.argv[1:]))

@@ -5,14 +5,8 @@
 """
 
 import sys
-from functools import partial
 
-from slamray.commands.help import is_asked, print_help
-from slamray.commands.run import main
-from slamray.recipe.evaluation import build, own_words, show
+from slamray.commands.door import main
 
 if __name__ == "__main__":
-    if is_asked(sys.argv[1:]):
-        sys.exit(print_help("evaluate"))
-    asked, words = own_words(sys.argv[1:])
-    sys.exit(main(words, partial(build, asked=asked), show))
+    sys.exit(main("evaluate", sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from slamray.commands.generate import main
+from slamray.commands.door import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main("generate", sys.argv[1:]))

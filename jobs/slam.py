@@ -2,8 +2,7 @@
 
 import sys
 
-from slamray.commands.run import main
-from slamray.recipe.slam import build
+from slamray.commands.door import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], build))
+    sys.exit(main("slam", sys.argv[1:]))

@@ -2,8 +2,7 @@
 
 import sys
 
-from slamray.commands.help import is_asked, print_help
-from slamray.speech.stand_in import main
+from slamray.commands.door import main
 
 if __name__ == "__main__":
-    sys.exit(print_help("stand_in") if is_asked(sys.argv[1:]) else main(sys.argv[1:]))
+    sys.exit(main("stand_in", sys.argv[1:]))

@@ -1,9 +1,8 @@
 """Search a space of recipes: `python jobs/sweep.py [recipe=dpo_budget_laptop] [profile=NAME] [a.b=c ...] [--plan]`."""
 
 import sys
-from pathlib import Path
 
-from slamray.commands.sweep import main
+from slamray.commands.door import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], Path(__file__).parent.parent / "tuning"))
+    sys.exit(main("sweep", sys.argv[1:]))

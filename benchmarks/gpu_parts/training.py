@@ -23,7 +23,6 @@ from slamray.config.training import DpoSettings, PretrainSettings
 from slamray.model.attention import VARLEN
 from slamray.model.families import family_config
 from slamray.model.unit_lm import count_config_parameters, save_unit_lm, training_flops, unit_lm_config
-from slamray.runtime.prebuild import load_extension
 from slamray.tokens.documents import unit_document
 from slamray.tokens.rows import RowStore, write_rows
 from slamray.tokens.vocabulary import Vocabulary
@@ -243,8 +242,6 @@ def _join_group(bench: Bench) -> None:
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     backend = "nccl" if bench.device.kind == "cuda" else "gloo"
-    if backend == "gloo":
-        load_extension()
     dist.init_process_group(backend, init_method=f"file://{bench.folder}/group", rank=0, world_size=1)
 
 

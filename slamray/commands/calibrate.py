@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +23,18 @@ from pydantic import Field
 
 from slamray import store
 from slamray.commands.help import is_asked, print_help
+from slamray.commands.run import quiet
 from slamray.commands.words import as_command, split_words
 from slamray.config.base import ASSETS, Settings, asset_path
 from slamray.config.compute import Compute
 from slamray.config.load import load_recipe
 from slamray.config.rates import RATES, Rates
 from slamray.config.tree import Recipe
+from slamray.console import say
 from slamray.recipe.ready import known
 from slamray.runtime.engine import Engine
 from slamray.speech.encoders.table import check_encoder
+from slamray.stage.folder import Folder
 from slamray.stage.parts import Stretch
 from slamray.stage.work import Pool
 from slamray.stages import planning
@@ -62,13 +64,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    own, others = split_words(words, Words)
+    own, others = split_words([word for word in words if word != "--verbose"], Words)
     recipe = known(load_recipe(others))
     path = Path(recipe.root) / RATES
     store.check_folder(path.parent, "root")
     path.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".calibrate-") as folder:
+    with (
+        quiet(Folder(recipe.root), words),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".calibrate-") as folder,
+    ):
         for name, work in (
             ("voice and encoder", partial(apart, measure_speech, recipe, own.seconds)),
             ("training", partial(apart, measure_training, recipe, own.seconds, Path(folder))),
@@ -78,7 +83,7 @@ def _main(words: Sequence[str]) -> int:
         ):
             began = time.monotonic()
             found |= work()
-            sys.stderr.write(f"{name:<18} measured in {time.monotonic() - began:.0f} s\n")
+            say(f"{name:<18} measured in {time.monotonic() - began:.0f} s")
     rates = Rates.model_validate({name: float(f"{value:.4g}") for name, value in found.items()})
     cores = len(os.sched_getaffinity(0))
     measured = f"{platform.node()}, {cores} cores, {time.strftime('%Y-%m-%d')}"
@@ -151,10 +156,7 @@ def measure_training(recipe: Recipe, seconds: float, folder: Path) -> dict[str, 
     os.environ |= GROUP | {"DS_ACCELERATOR": compute.device, "TRL_EXPERIMENTAL_SILENCE": "1"}
     torch.set_num_threads(compute.cpus_per_worker)
     if compute.device == "cpu":
-        from slamray.runtime.prebuild import load_extension
-
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        load_extension()
     kind = "nccl" if compute.device == "cuda" else "gloo"
     dist.init_process_group(kind, init_method=f"file://{folder}/group", rank=0, world_size=1)
     _write_model(recipe, folder / "model")

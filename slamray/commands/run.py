@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,16 +17,19 @@ from typing import Any
 
 from slamray import __version__
 from slamray.commands import tracked
-from slamray.commands.help import is_asked, print_help
+from slamray.commands.help import LIST, is_asked, list_recipes, print_help
+from slamray.commands.leaving import Leaving
+from slamray.commands.words import as_command
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
+from slamray.console import console, libraries_into, say
 from slamray.errors import BadInput
+from slamray.progress import clock_of, spent_of
 from slamray.recipe.ready import keep_checksums, known, ready
 from slamray.runtime.engine import Engine
-from slamray.stage import claims
 from slamray.stage.folder import Folder, Root
 from slamray.stage.materialise import materialise
-from slamray.stage.stage import Stage, flaws, order
+from slamray.stage.stage import Stage, by_name, flaws, order
 from slamray.stages import estimate, prediction
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED
 from slamray.stages.planning import device_bytes
@@ -35,6 +37,8 @@ from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
 
 LIBRARIES = ("ray", "torch", "deepspeed", "transformers", "trl", "mlflow", "pyarrow", "hibari-tts")
 COMMIT = "SLAMRAY_COMMIT"  # in the environment of a job: `ray job submit` takes no .git along
+LOGS = "logs"  # below the root, or beside its cache: what libraries say, a file for each command
+FLAGS = ("--plan", "--verify", "--verbose")
 Build = Callable[[Recipe], list[Stage]]
 Afterwards = Callable[[Folder, list[Stage]], None]  # root and targets, when all is made
 
@@ -43,22 +47,22 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
     """The whole command; 0 when all is made, 2 when the user's input is at fault, with one line that says how."""
     if is_asked(words):
         return print_help("slam")
-    try:
-        recipe = load_recipe([word for word in words if word not in ("--plan", "--verify")])
-        if "--plan" in words:
-            recipe = known(recipe)
-            targets = build(recipe)
-            stages = order(targets)
-            print(
-                "\n".join([plan(recipe, targets), *prediction.lines(recipe, stages), *estimate.lines(recipe, stages)])
-            )
-            return 0
-        if "--verify" in words:
-            return verify(Folder(recipe.root), build(known(recipe)))
-        return run(ready(recipe, build), build, words, afterwards)
-    except BadInput as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
+    if list(words) == [LIST]:
+        return list_recipes()
+    return as_command(lambda: _main(words, build, afterwards))
+
+
+def _main(words: Sequence[str], build: Build, afterwards: Afterwards | None) -> int:
+    recipe = load_recipe([word for word in words if word not in FLAGS])
+    if "--plan" in words:
+        recipe = known(recipe)
+        targets = build(recipe)
+        stages = order(targets)
+        print("\n".join([plan(recipe, targets), *prediction.lines(recipe, stages), *estimate.lines(recipe, stages)]))
+        return 0
+    if "--verify" in words:
+        return verify(Folder(recipe.root), build(known(recipe)))
+    return run(ready(recipe, build), build, words, afterwards)
 
 
 @dataclass(frozen=True)
@@ -88,43 +92,77 @@ def run(recipe: Recipe, build: Build, words: Sequence[str], afterwards: Afterwar
 def make(recipe: Recipe, targets: list[Stage], engine: Engine, words: Sequence[str]) -> Made:
     """Make the targets and what they need, and tell people and the tracker; Ray is left as it is found."""
     root = Folder(recipe.root)
-    tracker: Tracker = NullTracker()
     wanted = order(targets)
     began = time.monotonic()
     todo = [stage for stage in wanted if not stage.is_done(root)]
+    if todo or unsent(root.scratch(), targets[-1].fingerprint).exists():
+        with quiet(root, words):
+            manifests = _make(recipe, targets, todo, engine, words)
+    else:
+        manifests = {name: stage.manifest(root) for name, stage in by_name(wanted).items()}
+    return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
+
+
+def _make(
+    recipe: Recipe, targets: list[Stage], todo: Sequence[Stage], engine: Engine, words: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    root = Folder(recipe.root)
+    tracker: Tracker = NullTracker()
+    wanted = order(targets)
     fingerprint = targets[-1].fingerprint
     if todo:
-        sys.stderr.write(resolved(recipe) + (f"note: {recipe.note}\n" if recipe.note else ""))
+        sys.stderr.write(resolved(recipe))  # for the log
+        say(overview(recipe, wanted, todo))
         keep_checksums(root)
         engine.connect()  # before any work: the cluster may be too small, a node blind to the root, a GPU unable
         engine.check_root(root)
         probe_gpus(recipe, todo, engine)
-    if todo or unsent(root.scratch(), fingerprint).exists():
-        tracker = open_tracker(recipe.tracking, recipe.name, fingerprint, root)
+    tracker = open_tracker(recipe.tracking, recipe.name, fingerprint, root)
     record = provenance(words, recipe)
     tracked.begin(tracker, recipe, record)
     engine.observe = tracker.metrics
+    leaving = Leaving(engine, root, wanted)
 
     def observe(event: str, stage: Stage, record: dict[str, Any]) -> None:
+        there = console()
         if event == "end":
-            sys.stderr.write(f"{stage.name:<18} done in {record['wall_seconds']:.1f} s\n")
+            leaving.running.remove(stage.name)
+            there.end(stage.name)
+            there.say(f"{stage.name:<18} done in {spent_of(record['wall_seconds'])}")
         elif event == "start":
-            sys.stderr.write(f"{stage.name:<18} starts, {time.monotonic() - began:.1f} s after the command\n")
+            leaving.running.append(stage.name)
+            there.draw(stage.name, None, "starts")
+            if not there.draws:
+                there.say(f"{stage.name:<18} starts")
         if event in ("end", "done") and todo:
             tracker.finish_stage(stage.name, record)
             tracker.figures({f"seconds/{stage.name}": record["wall_seconds"]})
 
     status = "FAILED"
-    _save_when_terminated(engine)
     try:
-        manifests = materialise(targets, root, engine, record, observe, recipe.compute.parallel_stages)
+        with leaving.listening():
+            manifests = materialise(targets, root, engine, record, observe, recipe.compute.parallel_stages)
         tracked.finish(tracker, recipe, wanted, manifests)
         for page in root.names(f"report/{fingerprint}/*.html"):
             tracker.artifact(root.fetch(page))
         status = "FINISHED"
     finally:
         tracker.close(status)
-    return Made(wanted, manifests, len(wanted) - len(todo), time.monotonic() - began)
+        if recipe.tracking.enabled and unsent(root.scratch(), fingerprint).exists():
+            say(f"mlflow: not all was sent; it is kept in {unsent(root.scratch(), fingerprint)} for the next start")
+    return manifests
+
+
+@contextmanager
+def quiet(root: Folder, words: Sequence[str]) -> Iterator[None]:
+    """What libraries say goes to a file, whose path is said; with the word --verbose to the person, as it comes."""
+    if "--verbose" in words or hasattr(sys.stderr, "person"):
+        yield
+        return
+    log = root.scratch(LOGS) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    with libraries_into(log):
+        say(f"what libraries say goes to {log}")
+        yield
 
 
 def probe_gpus(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
@@ -132,22 +170,6 @@ def probe_gpus(recipe: Recipe, stages: Sequence[Stage], engine: Engine) -> None:
     trained = {PRETRAINED.stage, ALIGNED.stage} & {stage.name for stage in stages}
     if recipe.compute.device == "cuda" and trained:
         engine.probe(device_bytes(recipe))
-
-
-def _save_when_terminated(engine: Engine) -> None:
-    """SIGTERM, the notice of most schedulers, has what trains write a checkpoint before the process ends."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # only there may signals be handled, and whoever calls from elsewhere handles them
-
-    def leave(number: int, frame: object) -> None:
-        sys.stderr.write("terminated: writing a last checkpoint\n")
-        saved = engine.save_now()
-        claims.give_up_all()
-        sys.stderr.write("saved; the same command goes on from there\n" if saved else "it was not ready in time\n")
-        sys.stderr.flush()
-        os._exit(128 + number)  # not through threads that still train; Ray's processes end with this one
-
-    signal.signal(signal.SIGTERM, leave)
 
 
 def verify(root: Root, targets: Sequence[Stage]) -> int:
@@ -190,6 +212,24 @@ def _cost(stage: Stage) -> str:
         return stage.cost()
     except BadInput:  # named by the stage's fingerprint too, where it matters
         return "not known yet"
+
+
+def overview(recipe: Recipe, wanted: Sequence[Stage], todo: Sequence[Stage]) -> str:
+    """What is to be made, and about what it takes, as far as that is known; a line a stage."""
+    counted = estimate.estimate(recipe, wanted)
+    hours = {load.stage: load.hours for load in counted.loads} if counted else {}
+    lines = [f"recipe {recipe.name} in {recipe.root}: {len(todo)} of {len(wanted)} stages to make"]
+    lines += [f"note: {recipe.note}"] if recipe.note else []
+    for stage in todo:
+        known = hours.get(stage.name)
+        about = clock_of(3600 * known) if known is not None else "?" if stage.name in hours else ""
+        cost = _cost(stage).partition(";")[0]
+        lines.append(f"  {stage.name:<18} {about:>9}  {cost}".rstrip())
+    if counted and counted.is_sure:
+        lines.append(f"  {counted.sum()}")
+    elif counted:
+        lines.append(f"  {counted.sum()}; jobs/calibrate.py with the same words measures what is not known")
+    return "\n".join(lines)
 
 
 def resolved(recipe: Recipe) -> str:

@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any
 
 from slamray.commands.help import is_asked, print_help
-from slamray.commands.run import make, plan, provenance, verify
+from slamray.commands.run import FLAGS, make, plan, provenance, quiet, verify
 from slamray.commands.words import as_command
 from slamray.config.load import Member, Study, load_study
 from slamray.config.tree import Recipe
+from slamray.console import say
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import GENPPL, PUBLISHED_SETS, PairMetric, field_of, find_metric, metric_of
 from slamray.recipe.evaluation import measured
@@ -113,7 +114,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    study, members = load_study([word for word in words if word not in ("--plan", "--verify")])
+    study, members = load_study([word for word in words if word not in FLAGS])
     looks = bool({"--plan", "--verify"} & set(words))
     members = each(members, known if looks else lambda recipe: ready(recipe, build_recipe))
     trials = build(members, study.metrics, study.checkpoint)
@@ -125,7 +126,8 @@ def _main(words: Sequence[str]) -> int:
         return verify(root, [target for trial in trials for target in trial.targets])
     engine = Engine(members[0].recipe.compute)  # one for all: words set execution, variants do not
     try:
-        failed = make_trials(trials, engine, words)
+        with quiet(root, words):
+            failed = make_trials(trials, engine, words)
     finally:
         engine.close()
     for label, reason in failed.items():
@@ -195,12 +197,12 @@ def make_trials(trials: Sequence[Trial], engine: Engine, words: Sequence[str]) -
     """Make one trial after the other; the reasons of those that failed, by label."""
     failed = {}
     for number, trial in enumerate(trials, start=1):
-        sys.stderr.write(f"--- {trial.label} ({number} of {len(trials)})\n")
+        say(f"--- {trial.label} ({number} of {len(trials)})")
         try:
             make(trial.member.recipe, list(trial.targets), engine, words)
         except Exception as error:  # whatever it was, the other variants can still be made; it is reported at the end
             failed[trial.label] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            sys.stderr.write(f"{trial.label} failed: {failed[trial.label]}\n")
+            say(f"{trial.label} failed: {failed[trial.label]}")
     return failed
 
 

@@ -1,32 +1,33 @@
 """A sweep: points of a space x seeds as trials beside each other, then one figure, one table and one sentence.
 
-A file of tuning/ gives the space. A trial is a recipe whose missing stages are made on the cluster by a driver function
-under Ray Tune; what trials have in common is one stage, made once. So a finished trial costs nothing on a second start,
-and a killed sweep goes on where it was. A trial that fails is reported and costs only itself.
+A file of slamray/tuning/, or of a folder `tuning` in the working directory, gives the space. A trial is a recipe whose
+missing stages are made on the cluster by a driver function under Ray Tune; what trials have in common is one stage,
+made once. So a finished trial costs nothing on a second start, and a killed sweep goes on where it was. A trial that
+fails is reported and costs only itself.
 """
 
 from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from slamray.commands import tracked
 from slamray.commands.help import is_asked, print_help
-from slamray.commands.run import make, probe_gpus, provenance
+from slamray.commands.leaving import Leaving
+from slamray.commands.run import make, probe_gpus, provenance, quiet
 from slamray.commands.study import RUNS, SUMMARY, Trial, build, each
 from slamray.commands.sweep_answer import ANSWER, FIGURE, TRAINED, answer_stage, judge, merit, objective
 from slamray.commands.sweep_space import Space, load_tuning, make_space
 from slamray.commands.words import as_command
 from slamray.config.load import Member, Sweep, load_sweep
 from slamray.config.tree import Recipe
+from slamray.console import say
 from slamray.errors import BadInput
 from slamray.evaluate.metrics import PairMetric, corpus_metrics, metric_of
 from slamray.recipe.ready import known, ready
@@ -44,21 +45,21 @@ STOPPED = "stopped"  # folder below the root: the last reports of trials that we
 OF_TRIALS = (UNTRAINED.stage, *TRAINED)  # stages that each trial makes, and that are not made before the trials
 
 
-def main(words: Sequence[str], tuning: Path) -> int:
+def main(words: Sequence[str]) -> int:
     """The whole command: 0 when all is made, 1 when a trial failed, 2 when the user's input is at fault."""
     if is_asked(words):
         return print_help("sweep")
-    return as_command(lambda: _main([word for word in words if word != "--plan"], tuning, "--plan" in words))
+    return as_command(lambda: _main(words, "--plan" in words))
 
 
-def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
+def _main(words: Sequence[str], plan_only: bool) -> int:
     found: list[Space] = []
 
     def points(sweep: Sweep) -> dict[str, Mapping[str, Any]]:
-        found.append(make_space(load_tuning(tuning, sweep.tuning), sweep))
+        found.append(make_space(load_tuning(sweep.tuning), sweep))
         return {point.label: point.changes for point in found[0].points}
 
-    sweep, members = load_sweep(words, points)
+    sweep, members = load_sweep([word for word in words if word not in ("--plan", "--verbose")], points)
     members = each(members, known if plan_only else lambda recipe: ready(recipe, build_recipe))
     recipe = members[0].recipe
     engine = Engine(recipe.compute)
@@ -71,7 +72,8 @@ def _main(words: Sequence[str], tuning: Path, plan_only: bool) -> int:
     tracker = open_tracker(recipe.tracking, sweep.title, run.fingerprint, run.root)
     status = "FAILED"
     try:
-        failed = run.make(tracker)
+        with quiet(run.root, words):
+            failed = run.make(tracker)
         status = "FINISHED"
     finally:
         tracker.close(status)
@@ -128,7 +130,7 @@ class SweepRun:
         tracker.params({f"sweep.{key}": value for key, value in section.items()} | common)
         tracker.text("sweep.yaml", yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
         todo = [label for label, trial in self.trials.items() if not self._ended(trial)]
-        sys.stderr.write(f"{len(self.trials)} trials, {len(self.trials) - len(todo)} ended before\n")
+        say(f"{len(self.trials)} trials, {len(self.trials) - len(todo)} ended before")
         for label, trial in self.trials.items():
             if label not in todo:
                 self._track(tracker, label, trial)
@@ -139,7 +141,7 @@ class SweepRun:
             raise BadInput("no trial of the sweep could be made; the reasons are above")
         self._answer(made, tracker)
         for label, reason in self.failed.items():
-            sys.stderr.write(f"error: {label} failed: {reason}\n")
+            say(f"error: {label} failed: {reason}")
         return self.failed
 
     def plan(self) -> str:
@@ -160,7 +162,12 @@ class SweepRun:
         """First what all trials share, then the trials."""
         self.root.require_space(self._bytes(len(todo)), f"a sweep of {len(todo)} trials")
         self.engine.connect()
-        probe_gpus(self.recipe, order([target for label in todo for target in self.trials[label].targets]), self.engine)
+        wanted = order([target for label in todo for target in self.trials[label].targets])
+        probe_gpus(self.recipe, wanted, self.engine)
+        with Leaving(self.engine, self.root, wanted).listening():
+            self._make_all(todo, tracker)
+
+    def _make_all(self, todo: Sequence[str], tracker: Tracker) -> None:
         untracked = self.recipe.tracking.model_copy(update={"enabled": False})
         make(self.recipe.model_copy(update={"tracking": untracked}), self._shared(), self.engine, self.words)
         self._require_items()
@@ -243,8 +250,7 @@ class SweepRun:
                 self.root.write_json(self._stopped(trial), last)
             done = sum(self._ended(other) for other in self.trials.values())
             how = f"{ended.how} ({ended.reason})" if ended.reason else ended.how
-            sys.stderr.write(f"{ended.name}: {how}; {done} of {len(self.trials)} trials have ended\n")
-            sys.stderr.flush()
+            say(f"{ended.name}: {how}; {done} of {len(self.trials)} trials have ended")
             self._track(tracker, ended.name, trial)
             if ended.how != "finished":
                 tracker.end_child(ended.name, "FAILED" if ended.how == "failed" else "KILLED")

@@ -1,4 +1,4 @@
-"""The space of a sweep: what a file of tuning/ tells, made into points, each with its words for a recipe."""
+"""The space of a sweep: what a file of slamray/tuning/ tells, made into points, each with its words for a recipe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,12 +52,19 @@ class Space:
     points: Sequence[Point]
 
 
-def load_tuning(folder: Path, name: str) -> ModuleType:
-    """The module of a file in tuning/; BadInput when there is none."""
-    path = folder / f"{name}.py"
-    if not path.is_file():
-        known = " ".join(sorted(file.stem for file in folder.glob("*.py")))
-        raise BadInput(f"sweep.tuning={name}: no {path}; there are {known or 'none'}")
+def tuning_folders() -> list[Path]:
+    """Where files of spaces lie: the working directory's `tuning` goes before the package's."""
+    return [Path("tuning").absolute(), Path(str(resources.files("slamray") / "tuning"))]
+
+
+def load_tuning(name: str) -> ModuleType:
+    """The module of a file of that name; BadInput when there is none."""
+    folders = tuning_folders()
+    path = next((folder / f"{name}.py" for folder in folders if (folder / f"{name}.py").is_file()), None)
+    if path is None:
+        known = " ".join(sorted({file.stem for folder in folders for file in folder.glob("*.py")}))
+        places = " or ".join(map(str, folders))
+        raise BadInput(f"sweep.tuning={name}: no {name}.py in {places}; there are {known}")
     spec = importlib.util.spec_from_file_location(f"tuning_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,12 +30,15 @@ Own = TypeVar("Own", bound=Settings)
 
 
 def as_command(work: Callable[[], int]) -> int:
-    """An exit status: the work's own, or 2 with one line where the user's input is at fault."""
+    """An exit status: the work's own, 2 with one line where the user's input is at fault, 130 for Ctrl-C."""
     try:
         return work()
     except BadInput as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what is finished stays, and the same command goes on\n")
+        return 128 + signal.SIGINT
 
 
 def split_words(words: Sequence[str], kind: type[Own]) -> tuple[Own, list[str]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from slamray import store
 from slamray.config.base import ASSETS, PUBLISHED, SHAPE, Content, Within, asset_path
 from slamray.config.hub import HubData, data_files, hub_data
 from slamray.config.published_files import published_files
+from slamray.console import say
 from slamray.errors import BadInput
 
 READ_AT_ONCE = 4096  # files that wait for a thread; chosen, not tuned
@@ -184,7 +184,7 @@ class Checksums:
         if new:
             total = sum(file.bytes for file in new.values())
             if total > LARGE_BYTES:
-                sys.stderr.write(f"reading {len(new):,} files ({total / 1e9:,.0f} GB) once, to know their content\n")
+                say(f"reading {len(new):,} files ({total / 1e9:,.0f} GB) once, to know their content")
             with ThreadPoolExecutor() as threads:
                 waiting = iter(new.values())
                 while some := list(itertools.islice(waiting, READ_AT_ONCE)):

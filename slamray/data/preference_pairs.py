@@ -94,7 +94,7 @@ def from_spoken_swag(rows: Iterable[tuple[str, Mapping[str, Any]]], config: Pref
         empty = [
             column
             for column, text in zip(SPOKEN_COLUMNS, texts, strict=True)
-            if not isinstance(text, str) or not text.strip() or not is_text(text)
+            if not isinstance(text, str) or not is_text(text) or not normalise(text)
         ]
         if empty:
             found.quarantined.append((index, f"no text in column {' '.join(empty)}"))
@@ -155,7 +155,7 @@ def _swag_problem(row: Any) -> str:
     if missing:
         return f"no value in column {' '.join(missing)}"
     texts = ("sent1", "sent2", *ENDINGS)
-    empty = [column for column in texts if not isinstance(row[column], str) or not row[column].strip()]
+    empty = [column for column in texts if not isinstance(row[column], str) or not normalise(row[column])]
     if empty:
         return f"no text in column {' '.join(empty)}"
     if odd := [column for column in texts if not is_text(row[column])]:

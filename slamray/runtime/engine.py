@@ -75,6 +75,11 @@ class Engine:
         except Exception as error:
             raise session.user_error(error) or error from error
 
+    @property
+    def training(self) -> list[str]:
+        """Names of the stages that train now."""
+        return sorted(folder.parent.name for folder in self._training)
+
     def save_now(self) -> bool:
         """Have what trains now write a checkpoint; whether it did within `compute.notice_seconds`."""
         if not self._training:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-import sys
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is exported, but not by name
 
 from slamray.config.compute import Compute
+from slamray.console import say
 from slamray.errors import BadInput
 from slamray.runtime.session import user_error
 
@@ -28,7 +28,7 @@ def probe_gpus(compute: Compute, needed_bytes: int) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
     places = [node for node in nodes for _ in range(int(node["Resources"]["GPU"]))]
     if not places:
-        sys.stderr.write("no GPU is there yet: those that the autoscaler adds are not asked whether they can train\n")
+        say("no GPU is there yet: those that the autoscaler adds are not asked whether they can train")
         return
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     meeting = f"{ray.util.get_node_ip_address()}:{store.port}"
@@ -43,10 +43,10 @@ def probe_gpus(compute: Compute, needed_bytes: int) -> None:
             ray.cancel(one, force=True)
     names = ", ".join(sorted({device.name for device in found}))
     least = min(device.free_gb for device in found)
-    sys.stderr.write(
+    say(
         f"{len(places)} GPUs on {len(nodes)} nodes can train: {names}, {least:.1f} GB free "
         f"({needed_bytes / 2**30:.1f} planned), {compute.precision}, {compute.packed_attention} attention; "
-        f"{time.monotonic() - began:.1f} s\n"
+        f"{time.monotonic() - began:.1f} s"
     )
 
 

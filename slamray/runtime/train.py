@@ -21,7 +21,6 @@ from ray.train.v2._internal import constants
 from slamray.config.compute import Compute
 from slamray.errors import BadInput
 from slamray.runtime.post import Post, PostOffice, open_post, open_post_office, relay_notices
-from slamray.runtime.prebuild import load_extension
 from slamray.runtime.session import user_error
 from slamray.stage.folder import Folder
 from slamray.stage.work import CHECKPOINTS, METRICS, NOTICE, Loop, Metrics
@@ -152,7 +151,6 @@ def _worker(config: dict[str, Any]) -> None:
     os.environ["DS_ACCELERATOR"] = config["device"]  # DeepSpeed, which looks when it is imported, takes a visible GPU
     if config["device"] == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a cluster that was started without Ray's switch, too
-        load_extension()
     out, office = config["out"], config["office"]
     desk: Post | PostOffice = office or open_post(out)
     notice_here = out.scratch() / NOTICE  # where the loop looks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,6 +83,7 @@ def run(
     space: Any = {} if isinstance(trials, Lattice) else {"name": tune.grid_search(list(trials))}
     trainable: Any = tune.with_resources(partial(_trial, work, trials), {"CPU": 0, "memory": 1})  # Tune refuses nothing
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures go to `on_end`
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the command has a handler of its own
     tuner = tune.Tuner(
         trainable,
         param_space=space,

@@ -18,7 +18,6 @@ import logging
 import os
 import random
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -26,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from slamray.console import say
 from slamray.errors import BadInput
 
 BEAT_SECONDS = 10.0  # between two signs of life; chosen, not tuned
@@ -135,7 +135,7 @@ class Claim:
         if not self._told:
             self._told = True
             silent = (now - one.changed) / 1e9
-            sys.stderr.write(f"{said}, last heard of {silent:.0f} s ago; looking whether it goes on\n")
+            say(f"{said}, last heard of {silent:.0f} s ago; looking whether it goes on")
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

@@ -17,6 +17,7 @@ from slamray.config.rates import RATES, Rates
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN, VALIDATION
 from slamray.evaluate.metrics import corpus_metrics
+from slamray.stage.folder import Folder
 from slamray.stage.parts import PART_ROWS
 from slamray.stage.stage import Stage
 from slamray.stages import planning
@@ -105,18 +106,55 @@ class Load:
         return self.documents * UNITS_BYTES + self.weights
 
 
-def lines(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
-    """The sum over the stages that are not done; nothing where none of them can be counted."""
-    root = Path(recipe.root)
+@dataclass(frozen=True)
+class Estimate:
+    """What the stages take that can be counted; others: names of those that cannot."""
+
+    recipe: Recipe
+    rates: Rates
+    source: str  # of the rates
+    loads: Sequence[Load]
+    others: Sequence[str]
+
+    def sum(self) -> str:
+        """Hours, core-hours, GPU-hours and disk of all of them, one line."""
+        least = "" if self.is_sure else "at least "
+        total, cores, gpus = (_sum(self.loads, factor) for factor in (_one, _cores, _gpus))
+        hours = f"{least}{_show(total)} hours, {_show(cores)} core-hours, {_show(gpus)} GPU-hours"
+        return f"{hours}; {_bytes(self.disk_bytes)} of disk"
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the hours of every load are known."""
+        return all(load.hours is not None for load in self.loads)
+
+    @property
+    def disk_bytes(self) -> float:
+        """Of all that is left, and of the checkpoints of one training at a time."""
+        disk = sum(load.disk_bytes for load in self.loads)
+        spoken = sum(load.documents for load in self.loads if load.stage == "units")
+        kept = max((load.weights for load in self.loads if load.keeps_checkpoints), default=0)
+        return disk + spoken * PACKED_BYTES + CHECKPOINT_BYTES / WEIGHT_BYTES * kept
+
+
+def estimate(recipe: Recipe, stages: Sequence[Stage]) -> Estimate | None:
+    """Of the stages that are not done; None where none of them can be counted."""
+    root = Folder(recipe.root)
     todo = [stage for stage in stages if not stage.is_done(root)]
     counted = [stage for stage in todo if _kind(stage)]
     if not counted:
-        return []
+        return None
     parameters = planning.parameters(recipe)
     rates, source = _rates(recipe, about(recipe, parameters))
     known = {stage.name: stage for stage in stages}
     loads = [_load(stage.name, recipe, rates, parameters, known) for stage in counted]
-    return _text(recipe, rates, source, loads, [stage.name for stage in todo if stage not in counted])
+    return Estimate(recipe, rates, source, loads, [stage.name for stage in todo if stage not in counted])
+
+
+def lines(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
+    """The sum over the stages that are not done; nothing where none of them can be counted."""
+    found = estimate(recipe, stages)
+    return _text(found) if found else []
 
 
 def _kind(stage: Stage) -> str:
@@ -245,24 +283,17 @@ def _units(recipe: Recipe, corpus: Stage) -> tuple[float, float, str]:
     return sum(facts[split] if count == 0 else count or 0 for split, count in asked.items()), 0, ""
 
 
-def _text(recipe: Recipe, rates: Rates, source: str, loads: Sequence[Load], others: Sequence[str]) -> list[str]:
-    found = [f"the whole recipe, stages one after another, {source}; not counted: {', '.join(others) or 'none'}"]
+def _text(counted: Estimate) -> list[str]:
+    recipe, rates, loads, disk = counted.recipe, counted.rates, counted.loads, counted.disk_bytes
+    others = ", ".join(counted.others) or "none"
+    found = [f"the whole recipe, stages one after another, {counted.source}; not counted: {others}"]
     for load in loads:
         hours = _show(load.hours) if load.hours is not None else "?"
         beside = f" + {load.gpus:g} GPUs" if load.gpus else ""
         found.append(f"  {load.stage:<19}{hours} h x {load.cores:g} cores{beside}{load.unknown and ': '}{load.unknown}")
-    sure = all(load.hours is not None for load in loads)
-    total, cores, gpus = (_sum(loads, factor) for factor in (_one, _cores, _gpus))
-    least = "" if sure else "at least "
-    disk = sum(load.disk_bytes for load in loads)
-    spoken = sum(load.documents for load in loads if load.stage == "units")
-    disk += spoken * PACKED_BYTES + CHECKPOINT_BYTES / WEIGHT_BYTES * max(
-        (load.weights for load in loads if load.keeps_checkpoints), default=0
-    )
-    found.append(
-        f"  {least}{_show(total)} hours, {_show(cores)} core-hours, {_show(gpus)} GPU-hours; {_bytes(disk)} of disk"
-        + _writing(disk, rates)
-    )
+    cores, gpus = _sum(loads, _cores), _sum(loads, _gpus)
+    least = "" if counted.is_sure else "at least "
+    found.append(f"  {counted.sum()}{_writing(disk, rates)}")
     found.append(f"  memory: {_memory(rates)}")
     found += _driver(recipe, rates)
     requests = _requests(recipe, loads)

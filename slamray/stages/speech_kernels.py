@@ -114,7 +114,10 @@ class Listen:
         columns = tuple(c for c in (recording.column, recording.text_column, recording.words_column) if c)
         row = self._parquet.read(recording.path, recording.parquet_row, columns)
         audio = _sound_of(row[recording.column], recording, name)
-        return audio, row.get(recording.text_column) or "", _words_of(row.get(recording.words_column), name)
+        text = row.get(recording.text_column) or ""
+        if not isinstance(text, str):
+            raise BadInput(f"{name}: what column {recording.text_column} holds is no text")
+        return audio, text, _words_of(row.get(recording.words_column), name)
 
 
 def reason_of_row(error: Exception, at_fault: str) -> str:

@@ -239,6 +239,7 @@ def make_engine(
 ) -> tuple[deepspeed.DeepSpeedEngine, torch.optim.Optimizer]:
     """A DeepSpeed engine with float32 weights and gradients and bf16 matrix products (torch autocast)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    zero.build_nothing()
     if compute.recompute:
         recompute_layers(model)
     settings = {

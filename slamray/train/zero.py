@@ -60,11 +60,21 @@ def bounds(parameters: int) -> dict[str, int]:
     }
 
 
+def build_nothing() -> None:
+    """Keep DeepSpeed from compiling its CPU communication when an engine is made: 40 s, of a g++ that may not be there.
+
+    Inference in tensor parallel alone calls it (deepspeed/comm/torch.py, `inference_all_reduce`, 0.19.8); collectives
+    of training are torch's.
+    """
+    deepspeed.ops.__compatible_ops__ = {}  # what DeepSpeed thinks that it can build; it keeps what is put there
+
+
 def load_lm(folder: Path, attention: str, zero_stage: int, device: torch.device) -> PreTrainedModel:
     """The float32 unit LM of a folder, in transformers' format or in parts, on a device.
 
     Under ZeRO 3 a rank keeps its ranges alone, and the model never is whole anywhere; a collective.
     """
+    build_nothing()
     if zero_stage < 3 and not (folder / LAYOUT).is_file():
         return _moved(load_unit_lm(folder, attention), device)
     saved, config = Saved(folder), read_lm_config(str(folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slamray.commands import export
-from slamray.commands.help import JOBS, help_text, recipes
+from slamray.commands.help import JOBS, by_job, help_text, recipes
 from slamray.commands.run import main
 from slamray.config.load import load_recipe
 from slamray.config.profiles import PROFILES
@@ -50,6 +50,22 @@ def test_the_words_of_an_example_are_words_of_the_job(job: str) -> None:
         words = [word for word in shlex.split(example) if not word.startswith("--")]
         own = [word for word in words if f"{word.partition('=')[0]}=" in known]
         load_recipe([word for word in words if word not in own])
+
+
+def test_the_word_help_alone_or_before_others_asks_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"], build) == 0 and export.main(["help", "out=x"]) == 0
+    assert capsys.readouterr().out.count("usage: python jobs/") == 2
+
+
+def test_the_list_names_every_recipe_once_below_the_job_that_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"], build) == 0
+    shown = capsys.readouterr().out
+    names = [line.split()[0] for line in shown.splitlines() if line.startswith("  ")]
+    assert sorted(names) == sorted(path.stem for path in (JOBS_FOLDER.parent / "slamray" / "recipes").glob("*.yaml"))
+    _, _, studies = shown.partition("jobs/study.py recipe=NAME:\n")
+    assert "study_context_laptop" in {line.split()[0] for line in studies.partition("python ")[0].splitlines()}
+    assert {name for name, _ in by_job()["sweep"]} >= {"dpo_budget", "dpo_budget_laptop"}
+    assert "demo" in {name for name, _ in by_job()["slam"]}
 
 
 @pytest.mark.parametrize("word", ["--help", "-h"])

@@ -36,7 +36,7 @@ from slamray.stages.genppl import ROWS
 from slamray.stages.scoring import SCORES
 from slamray.tracking import NullTracker, open_tracker
 
-TUNING = Path(__file__).parents[2] / "tuning"
+RECIPES = Path(__file__).parents[2] / "slamray" / "recipes"
 
 
 def a_sweep(tuning: str = "dpo_budget", **space: Any) -> Sweep:
@@ -44,7 +44,7 @@ def a_sweep(tuning: str = "dpo_budget", **space: Any) -> Sweep:
 
 
 def points_of(tuning: str, **space: Any) -> dict[str, Any]:
-    made = make_space(load_tuning(TUNING, tuning), a_sweep(tuning, **space))
+    made = make_space(load_tuning(tuning), a_sweep(tuning, **space))
     return {point.label: dict(point.changes) for point in made.points}
 
 
@@ -70,7 +70,7 @@ def test_without_dpo_its_settings_make_no_further_points() -> None:
 
 
 def test_every_packaged_sweep_loads_with_its_tuning_file() -> None:
-    recipes = TUNING.parent / "slamray" / "recipes"
+    recipes = RECIPES
     names = {path.stem for path in recipes.glob("*.yaml") if "\nsweep:" in path.read_text()}
     asked = {"dpo_budget", "data_mixture", "family", "rate_and_batch"}
     assert names == asked | {f"{name}_laptop" for name in asked}
@@ -106,14 +106,14 @@ def test_rates_and_batches_make_a_grid() -> None:
 
 
 def tuning_points(sweep: Sweep) -> dict[str, Any]:
-    space = make_space(load_tuning(TUNING, sweep.tuning), sweep)
+    space = make_space(load_tuning(sweep.tuning), sweep)
     return {point.label: point.changes for point in space.points}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep.tuning=budget"], r"sweep.tuning=budget: no .*budget.py; there are .*dpo_budget"),
+        (["sweep.tuning=budget"], r"sweep.tuning=budget: no budget.py in .*; there are .*dpo_budget"),
         (["sweep.space.share=[0]"], r"sweep.space.share: no such key; did you mean shares\?"),
         (["sweep.space.total=one day"], "sweep.space.total"),
         (["sweep.space.shares=[1.5]"], r"sweep.space.shares.0=1.5: Input should be less than 1"),
@@ -253,11 +253,11 @@ def test_the_papers_sweep_plans_by_the_papers_metrics(figure_5: list[str], capsy
     assert members[0].recipe.evaluate.genppl.metric == "ssc" and members[0].recipe.evaluate.genppl.prompts == 1000
     aligned = [target.name for target in build(members, sweep.metrics)[-1].targets]
     assert aligned == ["scores_aligned", "evaluation", "genppl_aligned"]
-    assert main([*figure_5, "sweep.objective=[genppl]", "--plan"], TUNING) == 0, capsys.readouterr().err
+    assert main([*figure_5, "sweep.objective=[genppl]", "--plan"]) == 0, capsys.readouterr().err
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "sweep 'How much of 24 h should be DPO?': 6 points x 3 seeds"
     assert "dpo.budget=time:1797.12s" in lines[3]  # half an hour of 24 is 2.08 %
-    assert main([*figure_5, "evaluate.genppl.prompts=0", "--plan"], TUNING) == 2
+    assert main([*figure_5, "evaluate.genppl.prompts=0", "--plan"]) == 2
     assert "metrics: genppl is not measured" in capsys.readouterr().err
 
 
@@ -386,7 +386,7 @@ def test_a_trial_in_mlflow_has_its_place_as_parameters_and_all_that_was_measured
     words = ["recipe=dpo_budget_laptop", f"root={tmp_path}", "sweep.objective=[perplexity]", "sweep.seeds=[3]"]
     sweep, members = load_sweep(words, tuning_points)
     trials = {trial.label: trial for trial in build(members, ())}
-    space = make_space(load_tuning(TUNING, sweep.tuning), sweep)
+    space = make_space(load_tuning(sweep.tuning), sweep)
     run = SweepRun(sweep, space, trials, Engine(members[0].recipe.compute), words)
     label, trial = list(trials.items())[1]
     spent = {"parameters": 7, "tokens": 100, "flops": 4200.0, "flops_with_attention": 5000.0, "device_seconds": 1800.0}
@@ -419,7 +419,7 @@ def test_a_disk_too_small_for_the_models_is_refused_before_any_work(
     sweep, members = load_sweep(words, tuning_points)
     engine = Engine(members[0].recipe.compute)
     trials = {trial.label: trial for trial in build(members, ())}
-    run = SweepRun(sweep, make_space(load_tuning(TUNING, sweep.tuning), sweep), trials, engine, words)
+    run = SweepRun(sweep, make_space(load_tuning(sweep.tuning), sweep), trials, engine, words)
     monkeypatch.setattr(Engine, "connect", lambda self: pytest.fail("it was about to start"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000_000))

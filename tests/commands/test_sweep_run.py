@@ -19,7 +19,6 @@ from slamray.runtime.engine import Engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-TUNING = Path(__file__).parents[2] / "tuning"
 ITEMS = ["evaluate.items.topic_cloze=4", "evaluate.items.sentence_order=4", "evaluate.items.words_in_sentence=0"]
 Told = tuple[int, str, str]  # exit status, stdout, stderr
 
@@ -63,7 +62,7 @@ def table_of(root: Path) -> list[dict[str, Any]]:
 
 
 def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> Told:
-    status = main(words, TUNING)
+    status = main(words)
     said = capsys.readouterr()
     return status, said.out, said.err
 

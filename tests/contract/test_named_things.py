@@ -18,7 +18,7 @@ from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("benchmarks", "cluster", "docs", "jobs", "slamray", "tests", "tuning")
+FOLDERS = ("benchmarks", "cluster", "docs", "jobs", "scripts", "slamray", "tests")
 SUFFIXES = (".md", ".py", ".yaml", ".html", ".c")
 CITATION = re.compile(r"docs/paper\.md (\d+\.\d+)((?:(?:, | and )\d+\.\d+)*)")
 UNNAMED_SOURCE = re.compile(r"\brecipe(?:\.md)?,? \d+\.\d+")  # a document of that kind is not in the repository
@@ -116,7 +116,7 @@ def split_usage(line: str) -> list[str]:
 
 def check_words(job: Path, words: Sequence[str]) -> None:
     """BadInput or AssertionError for a word that the job does not know."""
-    sources = [job, Path("slamray/commands/run.py"), Path("slamray/commands") / job.name]
+    sources = [Path("slamray/commands") / name for name in ("door.py", "run.py", job.name)]
     sources = [source for source in sources if source in TEXTS]
     flags = [word for word in words if word.startswith("--")]
     known = {flag for source in sources for flag in re.findall(r'"(--[a-z]+)"', TEXTS[source])}
@@ -138,7 +138,7 @@ def in_repository(words: Sequence[str]) -> list[str]:
 
 
 def points_of(sweep: Sweep) -> Variants:
-    space = make_space(load_tuning(ROOT / "tuning", sweep.tuning), sweep)
+    space = make_space(load_tuning(sweep.tuning), sweep)
     return {point.label: point.changes for point in space.points}
 
 

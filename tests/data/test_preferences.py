@@ -12,7 +12,7 @@ from support.machine import InProcess
 
 from slamray.config.corpora import PreferencesSettings
 from slamray.config.speech import SpeakingSettings
-from slamray.data.preference_pairs import PreferencePair, from_stories, from_swag
+from slamray.data.preference_pairs import PreferencePair, from_spoken_swag, from_stories, from_swag
 from slamray.data.text import TextDocument
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
@@ -95,6 +95,16 @@ def test_a_bad_row_is_quarantined_with_its_index_and_the_good_ones_stay(row: dic
     assert len(found.pairs) == 2
     ((index, told),) = found.quarantined
     assert index == 1 and told.startswith(reason)
+
+
+@pytest.mark.parametrize("unseen", ["\x1b", "\u200b \u00ad", "\x00\x07"])
+def test_a_text_of_which_nothing_is_left_is_no_text(unseen: str) -> None:
+    """Control and format characters are taken out of every text; a pair of the rest would have an empty side."""
+    spoken = {"prompt_text": "A dog.", "chosen_text": "It ran.", "rejected_text": unseen, "speaker": "a"}
+    found = from_spoken_swag([("a:0", spoken)], PreferencesSettings())
+    assert not found.pairs and found.quarantined == [(0, "no text in column rejected_text")]
+    swag = from_swag([swag_row(sent1=unseen)], PreferencesSettings())
+    assert not swag.pairs and swag.quarantined == [(0, "no text in column sent1")]
 
 
 def test_the_filter_is_strict_and_counts_what_it_drops() -> None:

@@ -23,7 +23,6 @@ import io
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from chaos import LONGER, REPOSITORY, Outcome, Run, draw
 from killed_sweep import SWEEP, VARIED
 from support import tiny
 from support.namespaces import IMAGE, SHARED, Host, Switch, Views, possible, within
+from support.wheel import make_wheel
 
 import slamray
 
@@ -462,18 +462,6 @@ def differences(untouched: Root, struck: Root) -> list[str]:
     assert before
     apart = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return [*apart[:5], *([f"and {len(apart) - 5} more of {len(before)}"] if len(apart) > 5 else [])]
-
-
-def make_wheel(folder: Path) -> Path:
-    """slamray as a wheel, from a copy of its sources."""
-    source = folder / "source"
-    shutil.copytree(REPOSITORY / "slamray", source / "slamray", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
-    subprocess.run(build, check=True)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
 
 
 def unknown_refused(cluster: Cluster) -> list[int]:

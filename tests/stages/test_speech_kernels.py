@@ -283,3 +283,23 @@ def test_sounds_in_every_form_that_tables_hold_them_are_the_same_sound(tmp_path:
     reasons = [sound.reason for sound in sounds]
     assert "row 0: what column audio holds are no samples" in reasons[0] and "samples of up to 20000" in reasons[1]
     assert "row 2 holds no audio bytes" in reasons[2] and not any("0x" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a dog", ""),
+        (None, ""),
+        (7, "is no text"),
+        (b"\x80", "is no text"),
+        (["a", "dog"], "is no text"),
+    ],
+)
+def test_a_text_in_parquet_that_is_none_costs_its_own_row(text: Any, reason: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(0.5)[:, 0], RATE_HZ)
+    table = pa.table({"audio": [(tmp_path / "a.wav").read_bytes()], "text": [text]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    recording = Recording("a", str(tmp_path / "a.parquet"), 0, text_column="text")
+    (sound,) = Listen()(shard([recording], tmp_path / "out")).sounds
+    assert reason in sound.reason and bool(reason) == bool(sound.reason)
+    assert [span.text for span in sound.sentences] == (["a dog"] if text == "a dog" else [])

@@ -12,8 +12,6 @@ from typing import Any
 import torch.distributed as dist
 import torch.multiprocessing
 
-from slamray.runtime.prebuild import load_extension
-
 IMPORTED = [
     "deepspeed",
     "trl.trainer.dpo_trainer",
@@ -35,7 +33,6 @@ def run_ranks(function: Callable[..., None], world: int, *args: Any) -> None:
 
 def join_group(setenv: Callable[[str, str], None], rank: int, world: int, store: Path) -> None:
     """A gloo group with the variables that Ray Train sets, in a process prepared as Ray Train's workers are."""
-    load_extension()  # else a lock that a killed test left is waited for
     for name, value in {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}.items():
         setenv(name, str(value))
     setenv("MASTER_ADDR", "127.0.0.1")
