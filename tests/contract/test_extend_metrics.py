@@ -114,14 +114,17 @@ def test_a_count_for_a_metric_that_is_no_row_is_refused(tiny_words: list[str]) -
 
 
 def test_a_sweep_of_a_file_and_a_section_loads_and_plans(
-    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """As one does who has no clone: the space lies in a folder `tuning` of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuning").mkdir()
     for place, code in SWEEP:
-        (tmp_path / Path(place).name).write_text(code)
+        (tmp_path / ("tuning" if place.endswith(".py") else "") / Path(place).name).write_text(code)
     varied = ("pack.context", "dpo.budget")
     words = [word for word in tiny_words if not word.startswith(varied)]
     asked = [f"recipe={tmp_path}/context.yaml", *words, f"root={tmp_path}/runs", "--plan"]
-    assert sweep.main(asked, tmp_path) == 0
+    assert sweep.main(asked) == 0
     shown = capsys.readouterr().out
     assert "'How long should a packed row be?': 2 points x 2 seeds" in shown
     assert "context 128 tokens" in shown and "pack.context=256" in shown
