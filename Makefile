@@ -13,10 +13,10 @@ setup: $(BIN)/.ready  ## create .venv and install the pinned versions; CPU_TORCH
 # Of a lock without CUDA torch and torchaudio come from an index of their builds for CPUs, and nothing of NVIDIA's.
 $(BIN)/.ready: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install it (Debian: apt-get install python3.11 python3.11-venv)" >&2; exit 2; }
-	@$(PYTHON) scripts/before_setup.py
+	@$(PYTHON) cluster/before_setup.py
 	$(PYTHON) -m venv .venv
 ifdef CPU_TORCH
-	mkdir -p build && $(PYTHON) scripts/cpu_lock.py build/requirements-cpu.lock
+	mkdir -p build && $(PYTHON) cluster/cpu_lock.py build/requirements-cpu.lock
 	$(BIN)/pip install --quiet --no-compile --no-deps --extra-index-url $(CPU_TORCH) --requirement build/requirements-cpu.lock
 else
 	$(BIN)/pip install --quiet --no-compile --no-deps --requirement requirements.lock
@@ -69,7 +69,7 @@ compare: setup  ## the runs in runs/mlflow.db beside the paper's tables; draws c
 	$(BIN)/python jobs/compare.py
 
 trouble: setup  ## write docs/trouble.md: every one-line error, from the code
-	$(BIN)/python scripts/trouble.py
+	$(BIN)/python docs/trouble.py
 
 docs: .venv-docs/.ready  ## build the pages of docs/ as a site in build/site
 	.venv-docs/bin/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
@@ -81,7 +81,7 @@ docs: .venv-docs/.ready  ## build the pages of docs/ as a site in build/site
 	touch $@
 
 third-party: setup  ## write THIRD_PARTY.md: the licences of all that is locked, and of the assets
-	$(BIN)/python scripts/third_party.py
+	$(BIN)/python docs/third_party.py
 
 assets: setup  ## make slamray/assets anew (about two hours on 2 cores)
 	$(BIN)/python jobs/assets.py

@@ -1,6 +1,6 @@
 """A sweep: points of a space x seeds as trials beside each other, then one figure, one table and one sentence.
 
-A file of slamray/tuning/, or of a folder `tuning` in the working directory, gives the space. A trial is a recipe whose
+A file of tuning/, or of a folder `tuning` in the working directory, gives the space. A trial is a recipe whose
 missing stages are made on the cluster by a driver function under Ray Tune; what trials have in common is one stage,
 made once. So a finished trial costs nothing on a second start, and a killed sweep goes on where it was. A trial that
 fails is reported and costs only itself.

@@ -1,4 +1,4 @@
-"""The space of a sweep: what a file of slamray/tuning/ tells, made into points, each with its words for a recipe."""
+"""The space of a sweep: what a file of tuning/ tells, made into points, each with its words for a recipe."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Space:
 
 
 def tuning_folders() -> list[Path]:
-    """Where files of spaces lie: the working directory's `tuning` goes before the package's."""
+    """Where files of spaces lie: the working directory's `tuning` goes before the package's, a link to the clone's."""
     return [Path("tuning").absolute(), Path(str(resources.files("slamray") / "tuning"))]
 
 

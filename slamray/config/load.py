@@ -51,7 +51,7 @@ class Sweep(Settings):
     """Section `sweep` of a recipe file: what is searched, how, and what is optimised."""
 
     title: str = Field(min_length=1, description="above the picture")
-    tuning: str = Field(pattern=r"^\w+$", description="the file of slamray/tuning/ that turns the space into recipes")
+    tuning: str = Field(pattern=r"^\w+$", description="the file of tuning/ that turns the space into recipes")
     space: dict[str, Any] = Field(description="values of that file's Space")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="every point is tried with each")
     metrics: tuple[str, ...] = Field(

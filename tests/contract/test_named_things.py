@@ -18,7 +18,7 @@ from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("benchmarks", "cluster", "docs", "jobs", "scripts", "slamray", "tests")
+FOLDERS = ("benchmarks", "cluster", "docs", "jobs", "slamray", "tests", "tuning")
 SUFFIXES = (".md", ".py", ".yaml", ".html", ".c")
 CITATION = re.compile(r"docs/paper\.md (\d+\.\d+)((?:(?:, | and )\d+\.\d+)*)")
 UNNAMED_SOURCE = re.compile(r"\brecipe(?:\.md)?,? \d+\.\d+")  # a document of that kind is not in the repository

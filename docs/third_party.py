@@ -1,6 +1,6 @@
 """Write THIRD_PARTY.md: the licence of every locked package and of what ships in slamray/assets.
 
-`python scripts/third_party.py`, in an environment of requirements.lock: licences are what packages say of themselves.
+`python docs/third_party.py`, in an environment of requirements.lock: licences are what packages say of themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write requirements.lock for a machine without a GPU: `python scripts/cpu_lock.py OUT`.
+"""Write requirements.lock for a machine without a GPU: `python cluster/cpu_lock.py OUT`.
 
 `make setup CPU_TORCH=INDEX` does so. torch and torchaudio are named by their builds for CPUs, which PyTorch keeps on an
 index of its own; what their builds for CUDA bring along, 3.4 GB, is left out. Written for any Python 3, as it runs

@@ -1,4 +1,4 @@
-"""Write docs/trouble.md: every one-line error of slamray, found in its code: `python scripts/trouble.py`."""
+"""Write docs/trouble.md: every one-line error of slamray, found in its code: `python docs/trouble.py`."""
 
 from __future__ import annotations
 
