@@ -6,6 +6,7 @@
           +--> preferences -----------------------------^
           +--> items --> scores of untrained, pretrained, aligned --> report
                published --> evaluation of the same ---------------------^   (test sets, where a recipe names some)
+               questions --> answers of pretrained, aligned -------------^   (where a recipe asks some)
 
     A model of text and speech (joint.kinds) has one stage more: corpus, units, recorded --> documents --> packed.
 
@@ -22,6 +23,7 @@ from slamray.recipe.check import check
 from slamray.stage.stage import Stage
 from slamray.stages import (
     aligned,
+    answers,
     corpus,
     evaluation,
     genppl,
@@ -32,6 +34,7 @@ from slamray.stages import (
     preferences,
     pretrained,
     published,
+    questions,
     recorded,
     report,
     scores,
@@ -66,8 +69,11 @@ def build(recipe: Recipe) -> list[Stage]:
     sets = published.stages(recipe)
     judged = evaluation.stages(recipe, checkpoints, sets)
     heard = genppl.stages(recipe, checkpoints[1:], [tests, *sets])
+    asked = questions.stages(recipe, documents)
+    answered = answers.stages(recipe, checkpoints[1:], asked)
 
     made = [documents, spoken, *recordings, *before, rows, base, *trained, tests, *scored, *sets, *judged, *heard]
+    made += [*asked, *answered]
     return [report.stage(recipe, made)]
 
 

@@ -50,6 +50,10 @@ class ReportData:
     published: Sequence[Row] = field(default_factory=list)
     """checkpoint, metric, part, n, ties, accuracy, low, high: `summary.ItemSummary`, of published test sets."""
     scalars: Sequence[ScalarTable] = field(default_factory=list)
+    answers: Sequence[Row] = field(default_factory=list)
+    """checkpoint, set, kind, way, rule, n, without_sound, share, low, high, constant (0..1): of spoken questions."""
+    answered: Sequence[Row] = field(default_factory=list)
+    """A few of them: checkpoint, way, passage, question, answers, said, right."""
     differences: Sequence[Row] = field(default_factory=list)
     """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
     training: Sequence[Row] = field(default_factory=list)
@@ -82,6 +86,7 @@ def write_report(data: ReportData, out: Path) -> None:
         data=data,
         table=score_table(data.scores),
         published=published_table(data.published),
+        answers=answer_table(data.answers),
         charts=_drawn(draw_scores(data)),
         curves=_drawn(draw_training(data.training)),
         dpo_curves=_drawn(draw_dpo(data.dpo)),
@@ -114,6 +119,19 @@ def published_table(rows: Sequence[Row]) -> dict[str, Any]:
         cells = [found.get((metric, part, checkpoint)) for checkpoint in checkpoints]
         n = next(cell["n"] for cell in cells if cell)
         lines.append((metric if part == "all" else f"{metric}: {part}", n, cells))
+    return {"checkpoints": checkpoints, "rows": lines}
+
+
+def answer_table(rows: Sequence[Row]) -> dict[str, Any]:
+    """{checkpoints, rows: [(set and kind, way, rule, row of any checkpoint, [row of each checkpoint])]}."""
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    keys = ("set", "kind", "way", "rule")
+    found = {(*(row[key] for key in keys), row["checkpoint"]): row for row in rows}
+    lines = []
+    for name, kind, way, rule in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        cells = [found.get((name, kind, way, rule, checkpoint)) for checkpoint in checkpoints]
+        first = next(cell for cell in cells if cell)
+        lines.append((name if kind == "all" else f"{name}: {kind}", way, rule, first, cells))
     return {"checkpoints": checkpoints, "rows": lines}
 
 

@@ -18,11 +18,12 @@ from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Manifest, Stage, read_manifest
 from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Machine
-from slamray.stages import items
+from slamray.stages import answers, items
 from slamray.stages.checkpoints import ALIGNED, CHECKPOINTS, PRETRAINED, TITLES, UNTRAINED
 from slamray.stages.scoring import AUDIO, read_scores
 
 PAGE = "report.html"
+QUESTIONS_SHOWN = 6  # of each set and way; chosen, not tuned
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
 DPO_COLUMNS = {
     "step": "step",
@@ -59,6 +60,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     figures = {name: manifests[f"scores_{name}"]["facts"]["figures"] for name in names}
     aligned = manifests.get(ALIGNED.stage)
     changes = _changes(inputs) if aligned else []
+    answered = _shares(manifests)
     published = manifests["evaluation"]["facts"] if "evaluation" in manifests else {"checkpoints": {}, "table": []}
     heldout = aligned["facts"]["heldout"] if aligned else {"pairs": 0}
     data = ReportData(
@@ -67,6 +69,8 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         scores=_by_checkpoint({name: _pairs(found) for name, found in figures.items()}),
         published=_by_checkpoint({name: _with_parts(found) for name, found in published["checkpoints"].items()}),
         scalars=[*_scalars(figures), *_spoken(manifests)],
+        answers=_by_checkpoint(answered),
+        answered=_answered(inputs, names),
         differences=changes,
         training=_training(inputs[PRETRAINED.stage]),
         dpo=_dpo(inputs[ALIGNED.stage]) if aligned else [],
@@ -78,8 +82,8 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         confidence=config["evaluate"]["interval"],
     )
     out.write_tree(PAGE, partial(write_report, data))
-    table = _table(figures)
-    return ReportFacts([*table, "", *published["table"]] if published["table"] else table, changes)
+    tables = [_table(figures), published["table"], _answer_lines(answered)]
+    return ReportFacts([line for table in tables if table for line in ("", *table)][1:], changes)
 
 
 def _by_checkpoint(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -132,6 +136,42 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(f"{TITLES[checkpoint]:<14}" + "".join([*numbers, *shares]))
     n = ", ".join(f"{name} n={first[name]['n']} ties={first[name]['ties']}" for name in pairs)
     return [*lines, f"accuracy in %; interval: {INTERVALS}; {n}"]
+
+
+def _shares(manifests: Mapping[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+    """Of each checkpoint that was asked questions, the shares that it answered right."""
+    asked = {name: manifests[f"answers_{name}"] for name in TITLES if f"answers_{name}" in manifests}
+    return {
+        name: [{**row, "way": answers.WAYS[row["way"]]} for row in manifest["facts"]["shares"]]
+        for name, manifest in asked.items()
+    }
+
+
+def _answered(inputs: Inputs, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The first questions of each set and way, of the last checkpoint that was asked."""
+    asked = [name for name in names if f"answers_{name}" in inputs]
+    shown: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in answers.read(inputs[f"answers_{asked[-1]}"]) if asked else []:
+        rows = shown.setdefault((one.set, one.way), [])
+        if len(rows) < QUESTIONS_SHOWN:
+            texts = {"passage": " ".join(one.passage), "question": one.question, "answers": ", ".join(one.answers)}
+            rows.append({"checkpoint": TITLES[asked[-1]], "way": answers.WAYS[one.way], "said": one.said, **texts})
+    return [row for rows in shown.values() for row in rows]
+
+
+def _answer_lines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A row for each set, way and rule, a column for each checkpoint."""
+    if not found:
+        return []
+    head = f"{'questions':<24}{'way':<6}{'rule':<10}{'n':>7}{'no sound':>10}{'one answer':>12}"
+    lines = [head + "".join(f"{TITLES[name]:>24}" for name in found)]
+    for rows in zip(*found.values(), strict=True):
+        first = rows[0]
+        name = first["set"] if first["kind"] == "all" else f"  {first['kind']}"
+        line = f"{name:<24}{first['way']:<6}{first['rule']:<10}{first['n']:>7,}{first['without_sound']:>10,}"
+        cells = "".join(f"{_share(row | {'accuracy': row['share']}):>24}" for row in rows)
+        lines.append(f"{line}{100 * first['constant']:>12.1f}{cells}")
+    return [*lines, "right answers in %; interval: Wilson's; one answer: who always says the commonest right answer"]
 
 
 def _share(facts: Mapping[str, Any]) -> str:

@@ -29,10 +29,12 @@ from slamray.recipe import assets, slam
 from slamray.stage.stage import Stage, order
 
 # The stages that are given a field, by the longest prefix of its key.
-SPEAKING = {"units", "preferences", "items", "recordings"}
-LISTENING = {"units", "preferences", "items", "recorded", "librispeech", "published"}
+SPEAKING = {"units", "preferences", "items", "recordings", "story_questions"}
+READING = {"published", "question_sets"}  # test sets, whose recordings are short
+LISTENING = SPEAKING - {"recordings"} | {"recorded", "librispeech"} | READING
 SCORES = {"scores_untrained", "scores_pretrained", "scores_aligned", "evaluation"}
 GENPPL = {"genppl_pretrained", "genppl_aligned"}
+ANSWERS = {"answers_pretrained", "answers_aligned"}
 DECODER = {"decoder", "intelligibility"}
 SEEN_BY: dict[str, set[str]] = {
     "name": {"report"},
@@ -54,8 +56,8 @@ SEEN_BY: dict[str, set[str]] = {
     "joint.text_to_token.sampling": {"spoken_text"},
     "speech.tts": SPEAKING,
     "speech.encoder": LISTENING | DECODER,
-    "speech.encoder.centroids": LISTENING | DECODER | SCORES | {"packed"},  # they say who the units are
-    "speech.shard_documents": LISTENING - {"published"},
+    "speech.encoder.centroids": LISTENING | DECODER | SCORES | ANSWERS | {"packed"},  # they say who the units are
+    "speech.shard_documents": LISTENING - READING,
     "speech.train_documents": {"units", "items"},
     "speech.validation_documents": {"units", "documents", "spoken_text"},
     "pack": {"packed", "text_to_token_rows"},
@@ -65,10 +67,12 @@ SEEN_BY: dict[str, set[str]] = {
     "pretrain.optim.floor_learning_rate": {"pretrained"},
     "preferences": {"preferences"},
     "dpo": {"aligned"},
-    "evaluate": SCORES | GENPPL,
+    "evaluate": SCORES | GENPPL | ANSWERS,
     "evaluate.items": {"items"},
     "evaluate.sets": {"published", "evaluation"},
     "evaluate.genppl": GENPPL,
+    "evaluate.questions": ANSWERS,
+    "evaluate.questions.seed": {"story_questions"},
     "assets.encoder.train_documents": {"recordings"},
     "assets.encoder.evaluation_documents": {"recordings"},
     "assets.encoder.seed": {"hubert_1", "hubert_2", "encoder"},
@@ -162,6 +166,7 @@ OTHER: dict[str, Any] = {
     "preferences.path": "{two}/stories.jsonl",
     "evaluate.vocoder": "{two}/vocoder",
     "evaluate.sets": {"salmon": "{one}/salmon", "salmon-2": "{two}/salmon"},
+    "evaluate.questions.ways": ["tt"],
     "evaluate.genppl.asr": "{two}/asr",
     "evaluate.genppl.judge": "{two}/judge",
     "evaluate.genppl.metric": "grammar",
@@ -231,6 +236,7 @@ BASES = (
             "model.base=assets:story-lm",
             "model.embedding=mean",
             "joint.kinds={{text: 0.3, interleaved: 0.3, synthetic: 0.4}}",
+            "evaluate.questions.stories=2",
             "compute.dpo_micro_batch=1",
         ),
         seen_by=(
@@ -335,7 +341,14 @@ def expected(case: Case, leaf: Leaf, names: set[str]) -> set[str]:
 # Fields that bring stages of their own where they are given.
 BRING_STAGES = {"joint.text", "recorded.paths", *(f"recorded.{name}" for name in CORPORA), "evaluate.sets"}
 # Fields that choose which stages there are, beside what they change in those that stay.
-CHOOSE = {"assets.decoder_only", "dpo.budget", "evaluate.genppl.prompts", "speech.tts.backend"}
+CHOOSE = {
+    "assets.decoder_only",
+    "dpo.budget",
+    "evaluate.genppl.prompts",
+    "evaluate.questions.sets",
+    "evaluate.questions.stories",
+    "speech.tts.backend",
+}
 
 
 ONE_VALUE = {"dpo.optim.name"}  # DPO trains with AdamW

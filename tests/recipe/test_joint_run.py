@@ -24,7 +24,7 @@ def test_text_and_speech_go_from_the_corpus_to_four_way_scores(
         *(word for word in tiny.words(tiny_encoder, Path("unused"), tiny_vocoder) if not word.startswith("model.base")),
         "recipe=interleaved_laptop", "joint.synthetic_documents=6", "joint.text_documents=20",
         "joint.text_to_token.pretrain.budget=steps:2", "joint.text_to_token.pretrain.tokens_per_step=1024",
-        "joint.text_to_token.sampling.top_k=1000",
+        "joint.text_to_token.sampling.top_k=1000", "evaluate.questions.stories=4",
     ]  # fmt: skip
     command = [sys.executable, str(ROOT / "tests" / "support" / "run_here.py"), str(tmp_path), *words]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -43,4 +43,9 @@ def test_text_and_speech_go_from_the_corpus_to_four_way_scores(
         figures = facts[f"scores_{checkpoint}"]["figures"]
         assert across <= figures.keys() and figures["topic_cloze_st"]["n"] == figures["topic_cloze"]["n"] == 4
         assert facts[f"scores_{checkpoint}"]["gains"]["topic_cloze_tt"]["n"] == 4
+        if checkpoint != "untrained":
+            shares = facts[f"answers_{checkpoint}"]["shares"]
+            assert {(row["way"], row["rule"], row["n"]) for row in shares if row["kind"] == "all"} == {
+                (way, rule, 4) for way in ("st", "tt") for rule in ("contains", "exact")
+            }
     assert "Topic cloze S→T" in Path(found["report"]).read_text()
