@@ -106,6 +106,7 @@ class ScoringSettings(Settings):
     audio_samples: int = Field(4, ge=0, description="continuations of each checkpoint to listen to in the report")
 
 
+Scored = Literal["continuation", "sequence"]
 Way = Literal["st", "ss", "ts", "tt"]
 
 
@@ -151,4 +152,15 @@ class EvaluateSettings(ScoringSettings):
         "kinds and their layouts",
     )
     genppl: GenPplSettings = GenPplSettings()
+    task_sentences: int = Field(
+        0,
+        ge=0,
+        description="held-out sentences by which recognition, synthesis and the text-to-token model are measured, in "
+        "word error rate by PocketSphinx (slamray[dev]); 0: they are not",
+    )
+    scored: Scored = Field(
+        "continuation",
+        description="of pairs whose prompt and ending are heard or read: the ending alone, among the ids of its "
+        "modality (interleaved_lm, slm_scaling), or slamkit's mean over the whole sequence, among all ids",
+    )
     questions: QuestionSettings = QuestionSettings()

@@ -49,11 +49,21 @@ class ReportData:
     """checkpoint, metric, n, ties, accuracy, low, high (0..1): `summary.ItemSummary` and a checkpoint."""
     published: Sequence[Row] = field(default_factory=list)
     """checkpoint, metric, part, n, ties, accuracy, low, high: `summary.ItemSummary`, of published test sets."""
+    gains: Sequence[Row] = field(default_factory=list)
+    """checkpoint, metric, n, nats, low, high: `summary.PassageGain`, of endings that are heard or read."""
+    scored: str = ""
+    """What of a pair whose prompt and ending are heard or read was scored, as a sentence."""
     scalars: Sequence[ScalarTable] = field(default_factory=list)
     answers: Sequence[Row] = field(default_factory=list)
     """checkpoint, set, kind, way, rule, n, without_sound, share, low, high, constant (0..1): of spoken questions."""
     answered: Sequence[Row] = field(default_factory=list)
     """A few of them: checkpoint, way, passage, question, answers, said, right."""
+    word_errors: Sequence[Row] = field(default_factory=list)
+    """name, rate (0..), words, sentences, ended: of a voice, its units, and models that write and say sentences."""
+    written: Sequence[Row] = field(default_factory=list)
+    """A few of them: name, wanted, got."""
+    quality: Row | None = None
+    """unit_error_rate, units_per_real_unit: of the text-to-token model."""
     differences: Sequence[Row] = field(default_factory=list)
     """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
     training: Sequence[Row] = field(default_factory=list)
@@ -84,7 +94,8 @@ def write_report(data: ReportData, out: Path) -> None:
     page.filters.update(percent=percent, duration=duration, number=number, metric=metric_name)
     text = page.get_template("page.html").render(
         data=data,
-        table=score_table(data.scores),
+        table=score_table([row for row in data.scores if not is_across(row["metric"])]),
+        across=across_table(data),
         published=published_table(data.published),
         answers=answer_table(data.answers),
         charts=_drawn(draw_scores(data)),
@@ -119,6 +130,25 @@ def published_table(rows: Sequence[Row]) -> dict[str, Any]:
         cells = [found.get((metric, part, checkpoint)) for checkpoint in checkpoints]
         n = next(cell["n"] for cell in cells if cell)
         lines.append((metric if part == "all" else f"{metric}: {part}", n, cells))
+    return {"checkpoints": checkpoints, "rows": lines}
+
+
+def is_across(metric: str) -> bool:
+    """Whether prompt and ending are each heard or read."""
+    found = METRICS.get(metric)
+    return isinstance(found, PairMetric) and found.across is not None
+
+
+def across_table(data: ReportData) -> dict[str, Any]:
+    """{checkpoints, rows: [(metric, n, [(score row, gain row or None) or None for each checkpoint])]}."""
+    rows = [row for row in data.scores if is_across(row["metric"])]
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    gains = {(row["metric"], row["checkpoint"]): row for row in data.gains}
+    found = {(row["metric"], row["checkpoint"]): (row, gains.get((row["metric"], row["checkpoint"]))) for row in rows}
+    lines = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        cells = [found.get((metric, checkpoint)) for checkpoint in checkpoints]
+        lines.append((metric, next(cell[0]["n"] for cell in cells if cell), cells))
     return {"checkpoints": checkpoints, "rows": lines}
 
 

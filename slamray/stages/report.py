@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,18 +14,23 @@ from slamray.config.base import Located
 from slamray.config.tree import Recipe
 from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, field_of, metric_of
 from slamray.evaluate.summary import INTERVALS, compare
-from slamray.report.page import Clip, ReportData, ScalarTable, write_report
+from slamray.report.page import Clip, ReportData, ScalarTable, is_across, write_report
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Manifest, Stage, read_manifest
 from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Machine
-from slamray.stages import answers, items
+from slamray.stages import answers, items, tasks
 from slamray.stages.checkpoints import ALIGNED, CHECKPOINTS, PRETRAINED, TITLES, UNTRAINED
 from slamray.stages.scoring import AUDIO, read_scores
 
 PAGE = "report.html"
 QUESTIONS_SHOWN = 6  # of each set and way; chosen, not tuned
+SENTENCES_SHOWN = 3  # of each model and task; chosen, not tuned
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
+SCORED = {  # of pairs whose prompt and ending are heard or read, by evaluate.scored
+    "continuation": "Scored is the ending alone, among the ids of its modality (evaluate.scored=continuation).",
+    "sequence": "Scored is the mean over the whole sequence, among all ids, as in slamkit (evaluate.scored=sequence).",
+}
 DPO_COLUMNS = {
     "step": "step",
     "loss": "loss",
@@ -60,7 +66,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     figures = {name: manifests[f"scores_{name}"]["facts"]["figures"] for name in names}
     aligned = manifests.get(ALIGNED.stage)
     changes = _changes(inputs) if aligned else []
-    answered = _shares(manifests)
+    answered, errors = _shares(manifests), _word_errors(manifests)
     published = manifests["evaluation"]["facts"] if "evaluation" in manifests else {"checkpoints": {}, "table": []}
     heldout = aligned["facts"]["heldout"] if aligned else {"pairs": 0}
     data = ReportData(
@@ -68,8 +74,13 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         summary=_summary(manifests, figures, heldout),
         scores=_by_checkpoint({name: _pairs(found) for name, found in figures.items()}),
         published=_by_checkpoint({name: _with_parts(found) for name, found in published["checkpoints"].items()}),
+        gains=_by_checkpoint({name: _gains(manifests[f"scores_{name}"]) for name in names}),
+        scored=SCORED[config["evaluate"]["scored"]],
         scalars=[*_scalars(figures), *_spoken(manifests)],
         answers=_by_checkpoint(answered),
+        word_errors=errors,
+        written=_written(inputs),
+        quality=manifests[tasks.QUALITY]["facts"] if tasks.QUALITY in manifests else None,
         answered=_answered(inputs, names),
         differences=changes,
         training=_training(inputs[PRETRAINED.stage]),
@@ -82,7 +93,10 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         confidence=config["evaluate"]["interval"],
     )
     out.write_tree(PAGE, partial(write_report, data))
-    tables = [_table(figures), published["table"], _answer_lines(answered)]
+    table = _table(figures)
+    if any(is_across(metric) for metric in figures[UNTRAINED.stage]):
+        table.append(data.scored)
+    tables = [table, published["table"], _answer_lines(answered), _error_lines(errors)]
     return ReportFacts([line for table in tables if table for line in ("", *table)][1:], changes)
 
 
@@ -94,6 +108,10 @@ def _by_checkpoint(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _pairs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The facts of the metrics of pairs."""
     return [facts for name, facts in figures.items() if isinstance(metric_of(name), PairMetric)]
+
+
+def _gains(manifest: Manifest) -> list[dict[str, Any]]:
+    return [{"metric": name, **gain} for name, gain in manifest["facts"]["gains"].items()]
 
 
 def _with_parts(checkpoint: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -111,7 +129,7 @@ def _scalars(figures: Mapping[str, Mapping[str, Any]]) -> list[ScalarTable]:
     return [
         ScalarTable(metric, _by_checkpoint({checkpoint: [found[name]] for checkpoint, found in figures.items()}))
         for name, metric in METRICS.items()
-        if isinstance(metric, ScalarMetric) and metric.measure
+        if isinstance(metric, ScalarMetric) and metric.measure and all(name in found for found in figures.values())
     ]
 
 
@@ -172,6 +190,44 @@ def _answer_lines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]
         cells = "".join(f"{_share(row | {'accuracy': row['share']}):>24}" for row in rows)
         lines.append(f"{line}{100 * first['constant']:>12.1f}{cells}")
     return [*lines, "right answers in %; interval: Wilson's; one answer: who always says the commonest right answer"]
+
+
+def _word_errors(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """Of the voice, its units, the text-to-token model, and each checkpoint that was asked."""
+    stages = {
+        tasks.SENTENCES: {"voice": "the voice", "real_units": "its units, decoded"},
+        tasks.QUALITY: {tasks.QUALITY_RATE: "text-to-token model"},
+        **{
+            f"tasks_{name}": {task: f"{task.upper()}, {title}" for task in ("asr", "tts")}
+            for name, title in TITLES.items()
+        },
+    }
+    return [
+        {"name": title, **manifests[stage]["facts"]["rates"][rate]}
+        for stage, rates in stages.items()
+        if stage in manifests
+        for rate, title in rates.items()
+    ]
+
+
+def _written(inputs: Inputs) -> list[dict[str, Any]]:
+    """The first sentences of each model that was asked, as it wrote or said them."""
+    found = []
+    for name in (tasks.QUALITY, *(f"tasks_{name}" for name in TITLES)):
+        shown: Counter[str] = Counter()
+        for one in tasks.read_said(inputs[name]) if name in inputs else []:
+            shown[one.task] += 1
+            if shown[one.task] <= SENTENCES_SHOWN:
+                who = "text-to-token model" if name == tasks.QUALITY else TITLES[name.removeprefix("tasks_")]
+                found.append({"name": f"{one.task.upper()}, {who}", "wanted": one.wanted, "got": one.got})
+    return found
+
+
+def _error_lines(errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not errors:
+        return []
+    lines = [f"{'held-out sentences':<28}{'WER in %':>10}{'words':>8}{'sentences':>11}"]
+    return lines + [f"{r['name']:<28}{100 * r['rate']:>10.1f}{r['words']:>8,}{r['sentences']:>11,}" for r in errors]
 
 
 def _share(facts: Mapping[str, Any]) -> str:

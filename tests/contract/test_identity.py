@@ -29,12 +29,13 @@ from slamray.recipe import assets, slam
 from slamray.stage.stage import Stage, order
 
 # The stages that are given a field, by the longest prefix of its key.
-SPEAKING = {"units", "preferences", "items", "recordings", "story_questions"}
+SPEAKING = {"units", "preferences", "items", "recordings", "story_questions", "task_sentences"}
 READING = {"published", "question_sets"}  # test sets, whose recordings are short
 LISTENING = SPEAKING - {"recordings"} | {"recorded", "librispeech"} | READING
 SCORES = {"scores_untrained", "scores_pretrained", "scores_aligned", "evaluation"}
 GENPPL = {"genppl_pretrained", "genppl_aligned"}
 ANSWERS = {"answers_pretrained", "answers_aligned"}
+TASKS = {"text_to_token_quality", "tasks_pretrained", "tasks_aligned"}
 DECODER = {"decoder", "intelligibility"}
 SEEN_BY: dict[str, set[str]] = {
     "name": {"report"},
@@ -53,10 +54,15 @@ SEEN_BY: dict[str, set[str]] = {
     "joint.text_to_token.model": {"text_to_token_start"},
     "joint.text_to_token.pretrain": {"text_to_token"},
     "joint.text_to_token.pretrain.seed": {"text_to_token", "text_to_token_start"},
-    "joint.text_to_token.sampling": {"spoken_text"},
+    "joint.text_to_token.sampling": {"spoken_text"} | TASKS,
     "speech.tts": SPEAKING,
     "speech.encoder": LISTENING | DECODER,
-    "speech.encoder.centroids": LISTENING | DECODER | SCORES | ANSWERS | {"packed"},  # they say who the units are
+    "speech.encoder.centroids": LISTENING
+    | DECODER
+    | SCORES
+    | ANSWERS
+    | TASKS
+    | {"packed"},  # they say who the units are
     "speech.shard_documents": LISTENING - READING,
     "speech.train_documents": {"units", "items"},
     "speech.validation_documents": {"units", "documents", "spoken_text"},
@@ -67,7 +73,8 @@ SEEN_BY: dict[str, set[str]] = {
     "pretrain.optim.floor_learning_rate": {"pretrained"},
     "preferences": {"preferences"},
     "dpo": {"aligned"},
-    "evaluate": SCORES | GENPPL | ANSWERS,
+    "evaluate": SCORES | GENPPL | ANSWERS | TASKS | {"task_sentences"},
+    "evaluate.scored": set(),  # of a model of text and speech alone
     "evaluate.items": {"items"},
     "evaluate.sets": {"published", "evaluation"},
     "evaluate.genppl": GENPPL,
@@ -237,10 +244,12 @@ BASES = (
             "model.embedding=mean",
             "joint.kinds={{text: 0.3, interleaved: 0.3, synthetic: 0.4}}",
             "evaluate.questions.stories=2",
+            "evaluate.task_sentences=2",
             "compute.dpo_micro_batch=1",
         ),
         seen_by=(
             ("recorded.validation_share", {"documents"}),
+            ("evaluate.scored", SCORES - {"evaluation"}),
             # What units mean is a part of the vocabulary there, and so of every stage that knows it.
             (
                 "speech.encoder.centroids",
@@ -347,6 +356,7 @@ CHOOSE = {
     "evaluate.genppl.prompts",
     "evaluate.questions.sets",
     "evaluate.questions.stories",
+    "evaluate.task_sentences",
     "speech.tts.backend",
 }
 
