@@ -50,6 +50,9 @@ class Material(Protocol):
     def texts(self, at_most_tokens: int) -> Sequence[Sequence[int]]:
         """Ids of the first validation texts, without specials, until there are so many; of text and speech alone."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of text tokens."""
+
     def text_lm(self) -> PreTrainedModel | None:
         """The text LM that the model began as, untouched; None where it is a shape."""
 
@@ -193,6 +196,24 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
             Column("targets", "tokens"),
         ),
         note=TEXT_NOTE,
+    ),
+    "text_continuations": ScalarMetric(
+        "Auto-BLEU of text",
+        (PROMPTS, TEXTS),
+        value="auto_bleu",
+        count="continuations",
+        digits=2,
+        higher_is_better=False,
+        measure="slamray.evaluate.text_continuations:measure_text_continuations",
+        heading="Continuations in text",
+        columns=(
+            Column("continuations", "n"),
+            Column("ended", "ended"),
+            Column("mean_tokens", "mean tokens", 1),
+            Column("auto_bleu", "auto-BLEU-2", 3),
+        ),
+        note="After prompts that were heard and as many that were read; auto-BLEU-2 is of words.",
+        in_short_table=False,
     ),
     "topic_cloze": _made("Topic cloze", corpus_items.topic_cloze),
     "sentence_order": _made("Sentence order", corpus_items.sentence_order),

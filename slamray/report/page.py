@@ -70,6 +70,8 @@ class ReportData:
     """run ('pre-training' ...), tokens, seconds, flops, loss, and validation_loss where it was measured."""
     dpo: Sequence[Row] = field(default_factory=list)
     """step, loss, accuracy, reward_chosen, reward_rejected, margin, logp_chosen, logp_rejected."""
+    continued: Sequence[Row] = field(default_factory=list)
+    """checkpoint, heard (whether), prompt, said: what a model of text and speech writes."""
     sounds: list[Clip] = field(default_factory=list)
     examples: Sequence[Row] = field(default_factory=list)
     """A few test items: metric, prompt_text, chosen_text, rejected_text."""

@@ -25,6 +25,7 @@ from slamray.stages.scoring import AUDIO, read_scores
 
 PAGE = "report.html"
 QUESTIONS_SHOWN = 6  # of each set and way; chosen, not tuned
+WRITTEN = 3  # continuations in text shown of each checkpoint, heard and read; chosen, not tuned
 SENTENCES_SHOWN = 3  # of each model and task; chosen, not tuned
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
 SCORED = {  # of pairs whose prompt and ending are heard or read, by evaluate.scored
@@ -85,6 +86,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         differences=changes,
         training=_training(inputs[PRETRAINED.stage]),
         dpo=_dpo(inputs[ALIGNED.stage]) if aligned else [],
+        continued=_by_checkpoint({name: _written_on(found) for name, found in figures.items()}),
         sounds=_sounds(inputs, names, config["evaluate"]["sampling"]["prompt_seconds"]),
         examples=_examples(inputs["items"]),
         stages=[_stage_row(manifest) for manifest in manifests.values()],
@@ -284,9 +286,19 @@ def _sounds(inputs: Inputs, names: Sequence[str], prompt_seconds: float) -> list
     ]
     for name in names:
         folder, title = inputs[f"scores_{name}"], f"Continuation, {TITLES[name]}"
-        text = f": {prompt_seconds:g} s of prompt, then the model"
-        sounds += [_sound(folder, file, title, text) for file in folder.names(f"{AUDIO}/*.flac")]
+        heard = f": {prompt_seconds:g} s of prompt, then the model"
+        for file in folder.names(f"{AUDIO}/*.flac"):
+            text = ": the model alone, after a text that it read" if "/read-" in file else heard
+            sounds.append(_sound(folder, file, title, text))
     return sounds
+
+
+def _written_on(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The first continuations in text after prompts that were heard, and after prompts that were read."""
+    samples = figures["text_continuations"]["samples"] if "text_continuations" in figures else []
+    heard = [one for one in samples if one["heard"]][:WRITTEN]
+    read = [one for one in samples if not one["heard"]][:WRITTEN]
+    return [{**one, "heard": bool(one["heard"]), "prompt": one["heard"] or one["read"]} for one in heard + read]
 
 
 def _sound(folder: Folder, name: str, title: str, text: str) -> Clip:

@@ -157,17 +157,23 @@ class RunMaterial:
         ]
 
     def texts(self, at_most_tokens: int) -> Sequence[Sequence[int]]:
-        assert self._text is not None, "unit LMs read no text"
-        encode = TextTokeniser(self._text.base.base, self._text.base.revision)
         (folder,) = (self._folders[name] for name in TEXT_STAGES if name in self._folders)
         found: list[list[int]] = []
         left = at_most_tokens
         for document in corpus.read(folder, VALIDATION):
             if left <= 0:
                 break
-            found.append(encode(document.text))
+            found.append(self._tokeniser(document.text))
             left -= len(found[-1])
         return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokeniser.decode(ids)
+
+    @cached_property
+    def _tokeniser(self) -> TextTokeniser:
+        assert self._text is not None, "unit LMs read no text"
+        return TextTokeniser(self._text.base.base, self._text.base.revision)
 
     def text_lm(self) -> PreTrainedModel | None:
         assert self._text is not None, "unit LMs read no text"

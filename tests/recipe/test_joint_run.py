@@ -52,6 +52,9 @@ def test_text_and_speech_go_from_the_corpus_to_four_way_scores(
         assert forgotten["base_loss"] > 0 and forgotten["targets"] > 100
     page = Path(found["report"]).read_text()
     assert "Topic cloze S→T" in page and "nats gained" in page and "evaluate.scored=continuation" in page
+    written = facts["scores_aligned"]["figures"]["text_continuations"]
+    assert written["continuations"] == len(written["samples"]) == 4  # two heard, two read
+    assert "What it writes" in page and "after a text that it read" in page
     rates = facts["text_to_token_quality"]["rates"]
     assert rates.keys() == {"text_to_token", "voice", "real_units"} and rates["voice"]["sentences"] == 2
     assert facts["tasks_aligned"]["rates"].keys() == {"asr", "tts"}
