@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ from slamray.stage import claims
 from slamray.stage.folder import Folder, Root
 from slamray.stage.materialise import materialise
 from slamray.stage.stage import Stage, flaws, order
-from slamray.stages import estimate, prediction
+from slamray.stages import estimate, mixture, prediction
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED
 from slamray.stages.planning import device_bytes
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
@@ -48,9 +49,8 @@ def main(words: Sequence[str], build: Build, afterwards: Afterwards | None = Non
             recipe = known(recipe)
             targets = build(recipe)
             stages = order(targets)
-            print(
-                "\n".join([plan(recipe, targets), *prediction.lines(recipe, stages), *estimate.lines(recipe, stages)])
-            )
+            told = (lines(recipe, stages) for lines in (mixture.lines, prediction.lines, estimate.lines))
+            print("\n".join([plan(recipe, targets), *itertools.chain.from_iterable(told)]))
             return 0
         if "--verify" in words:
             return verify(Folder(recipe.root), build(known(recipe)))

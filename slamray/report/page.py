@@ -58,6 +58,8 @@ class ReportData:
     """checkpoint, set, kind, way, rule, n, without_sound, share, low, high, constant (0..1): of spoken questions."""
     answered: Sequence[Row] = field(default_factory=list)
     """A few of them: checkpoint, way, passage, question, answers, said, right."""
+    mixture: Sequence[Row] = field(default_factory=list)
+    """name, share, tokens (that there are), read, epochs: of each kind and source of the training rows."""
     word_errors: Sequence[Row] = field(default_factory=list)
     """name, rate (0..), words, sentences, ended: of a voice, its units, and models that write and say sentences."""
     written: Sequence[Row] = field(default_factory=list)

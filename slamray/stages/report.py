@@ -12,6 +12,7 @@ import soundfile
 
 from slamray.config.base import Located
 from slamray.config.tree import Recipe
+from slamray.data.text import TRAIN
 from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, field_of, metric_of
 from slamray.evaluate.summary import INTERVALS, compare
 from slamray.report.page import Clip, ReportData, ScalarTable, is_across, write_report
@@ -79,6 +80,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         scored=SCORED[config["evaluate"]["scored"]],
         scalars=[*_scalars(figures), *_spoken(manifests)],
         answers=_by_checkpoint(answered),
+        mixture=_mixture(manifests),
         word_errors=errors,
         written=_written(inputs),
         quality=manifests[tasks.QUALITY]["facts"] if tasks.QUALITY in manifests else None,
@@ -192,6 +194,18 @@ def _answer_lines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]
         cells = "".join(f"{_share(row | {'accuracy': row['share']}):>24}" for row in rows)
         lines.append(f"{line}{100 * first['constant']:>12.1f}{cells}")
     return [*lines, "right answers in %; interval: Wilson's; one answer: who always says the commonest right answer"]
+
+
+def _mixture(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """What pre-training read of each source of a mixture."""
+    sources = manifests["packed"]["facts"][TRAIN].get("sources", {})
+    read = manifests[PRETRAINED.stage]["facts"]["tokens"]
+    found = []
+    for name, source in sources.items():
+        own = source["token_share"] * read
+        found.append({"name": name, "share": source["token_share"], "tokens": source["tokens"], "read": own})
+        found[-1]["epochs"] = own / source["tokens"]
+    return found
 
 
 def _word_errors(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:

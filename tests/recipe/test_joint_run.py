@@ -59,4 +59,5 @@ def test_text_and_speech_go_from_the_corpus_to_four_way_scores(
     assert rates.keys() == {"text_to_token", "voice", "real_units"} and rates["voice"]["sentences"] == 2
     assert facts["tasks_aligned"]["rates"].keys() == {"asr", "tts"}
     assert "Speech to text, text to speech" in page and "ASR, after DPO" in page
+    assert "What was read" in page and "<td>synthetic</td>" in page
     assert "Spoken questions" in page and "stories: what" in page
