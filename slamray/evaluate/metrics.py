@@ -8,7 +8,7 @@ A metric of pairs asks which of two recordings the model finds likelier; all of 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -47,8 +47,8 @@ class Material(Protocol):
     def prompts(self, n: int, seed: int) -> Sequence[Prompt]:
         """The first evaluate.sampling.prompt_seconds of n validation documents, drawn by seed, by order of id."""
 
-    def texts(self, at_most_tokens: int) -> Sequence[Sequence[int]]:
-        """Ids of the first validation texts, without specials, until there are so many; of text and speech alone."""
+    def texts(self) -> Iterator[Sequence[int]]:
+        """Ids of the validation texts in order, without specials; of text and speech alone."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of text tokens."""

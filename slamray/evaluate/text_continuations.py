@@ -5,6 +5,7 @@ What it says after prompts that it heard is `unit_auto_bleu`'s; what it says aft
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ def measure_text_continuations(
     """Of `sampling.prompts` prompts that are heard and as many that are read; text tokens alone are drawn."""
     vocabulary, sampling, decode = material.vocabulary, scoring.sampling, material.decode
     heard = material.prompts(sampling.prompts, sampling.seed)
-    texts = [ids[:PROMPT_TOKENS] for ids in material.texts(sampling.prompts * PROMPT_TOKENS)[: sampling.prompts]]
+    texts = [ids[:PROMPT_TOKENS] for ids in itertools.islice(material.texts(), sampling.prompts)]
     begin = [vocabulary.bos, vocabulary.text_tag]
     asked = [
         *([*vocabulary.before_units, *vocabulary.to_tokens(one.units).tolist(), vocabulary.text_tag] for one in heard),

@@ -7,7 +7,7 @@ as it was before anything was added or trained, and reads texts without the tag 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class TextPerplexity:
 def measure_text_perplexity(model: PreTrainedModel, material: Material, scoring: ScoringSettings) -> TextPerplexity:
     """Of validation texts, each cut to its first LONGEST_TOKENS."""
     vocabulary = material.vocabulary
-    texts = [ids[:LONGEST_TOKENS] for ids in material.texts(scoring.perplexity_tokens)]
+    texts = list(_first(material.texts(), scoring.perplexity_tokens))
     if not texts:
         raise BadInput("text_perplexity: the text has no validation documents; raise corpus.validation_share")
     loss, targets = _loss(model, texts, vocabulary, (vocabulary.text_tag,), material.batch_tokens)
@@ -58,6 +58,16 @@ def measure_text_perplexity(model: PreTrainedModel, material: Material, scoring:
         targets,
         len(texts),
     )
+
+
+def _first(texts: Iterable[Sequence[int]], at_most_tokens: int) -> Iterator[Sequence[int]]:
+    """The first texts, each cut, until there are so many tokens."""
+    left = at_most_tokens
+    for ids in texts:
+        if left <= 0:
+            return
+        yield ids[:LONGEST_TOKENS]
+        left -= min(len(ids), LONGEST_TOKENS)
 
 
 def _loss(

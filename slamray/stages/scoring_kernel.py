@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
@@ -156,16 +156,9 @@ class RunMaterial:
             for key in chosen
         ]
 
-    def texts(self, at_most_tokens: int) -> Sequence[Sequence[int]]:
+    def texts(self) -> Iterator[Sequence[int]]:
         (folder,) = (self._folders[name] for name in TEXT_STAGES if name in self._folders)
-        found: list[list[int]] = []
-        left = at_most_tokens
-        for document in corpus.read(folder, VALIDATION):
-            if left <= 0:
-                break
-            found.append(self._tokeniser(document.text))
-            left -= len(found[-1])
-        return found
+        return (self._tokeniser(document.text) for document in corpus.read(folder, VALIDATION))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokeniser.decode(ids)

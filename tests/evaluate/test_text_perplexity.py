@@ -42,7 +42,7 @@ class Bigrams(nn.Module):
 
 def material(texts: Sequence[Sequence[int]], text_lm: Bigrams | None) -> Any:
     return SimpleNamespace(
-        vocabulary=JOINT, batch_tokens=100, texts=lambda at_most: texts, text_lm=lambda: text_lm
+        vocabulary=JOINT, batch_tokens=100, texts=lambda: iter(texts), text_lm=lambda: text_lm
     )  # fmt: skip
 
 
@@ -68,5 +68,7 @@ def test_a_long_text_is_cut_and_no_text_is_refused() -> None:
     long = [[2] * (LONGEST_TOKENS + 5)]
     found = measure_text_perplexity(Bigrams(0, JOINT.size), material(long, None), ScoringSettings())  # type: ignore[arg-type]
     assert found.targets == LONGEST_TOKENS + 1
+    few = ScoringSettings(perplexity_tokens=4)  # the second text begins before there are so many, the third does not
+    assert measure_text_perplexity(Bigrams(0, JOINT.size), material([*TEXTS, [3]], None), few).texts == 2  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"no validation documents; raise corpus.validation_share"):
         measure_text_perplexity(Bigrams(0, JOINT.size), material([], None), ScoringSettings())  # type: ignore[arg-type]
