@@ -20,8 +20,9 @@ from slamray.data.text import TRAIN, VALIDATION
 from slamray.evaluate.metrics import corpus_metrics
 from slamray.stage.parts import PART_ROWS
 from slamray.stage.stage import Stage
-from slamray.stages import planning, spoken_text, text_to_token
+from slamray.stages import planning, spoken_text, tasks, text_to_token
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED, UNTRAINED
+from slamray.stages.questions import PASSAGE_SENTENCES
 from slamray.stages.scores import SCORING
 from slamray.stages.units import SPEAKING
 
@@ -249,6 +250,10 @@ def _spoken(name: str, recipe: Recipe, known: dict[str, Stage]) -> tuple[float, 
         sentences = items.topic_cloze * (items.prompt_sentences + 2) + items.sentence_order * items.order_sentences
         sentences += 2 * (items.words_in_sentence + items.grammar)
         return 0, sentences + 2 * WORD_SENTENCES * items.words, ""
+    if name == "story_questions":
+        return 0, recipe.evaluate.questions.stories * (PASSAGE_SENTENCES + 1), ""
+    if name == tasks.SENTENCES:
+        return 0, recipe.evaluate.task_sentences, ""
     preferences = recipe.preferences
     if preferences.source == "spoken_swag" or not preferences.max_pairs:
         return 0, 0, "how many pairs there are is not known before they are read; give preferences.max_pairs"
