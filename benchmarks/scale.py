@@ -222,7 +222,7 @@ def read_for_scoring(folders: dict[str, Folder], words: Sequence[str]) -> int:
     recipe = load_recipe(words)
     scoring = part_of(recipe.evaluate, ScoringSettings)
     encoder = check_encoder(recipe.speech.encoder)
-    material = RunMaterial(folders, scoring, encoder, encoder.vocabulary, 2048, folders["items"])
+    material = RunMaterial(folders, scoring, encoder, encoder.vocabulary, 2048, folders["items"], None)
     assert len(material.prompts(scoring.sampling.prompts, 0)) == scoring.sampling.prompts
     assert read_pairs(folders, run_metrics())
     tokens = sum(len(piece) for piece in material.validation_pieces())

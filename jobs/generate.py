@@ -1,4 +1,4 @@
-"""Continue spoken prompts: `python jobs/generate.py input=FILE|FOLDER out=FOLDER [checkpoint=FOLDER] [a.b=c ...]`."""
+"""Continue prompts: `python jobs/generate.py input=FILE|FOLDER|text=TEXT out=FOLDER [say=both] [a.b=c ...]`."""
 
 import sys
 

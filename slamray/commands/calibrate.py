@@ -47,6 +47,7 @@ SHARDS = 2_000  # that are handed out
 PAIRS = 64  # of DPO, in a step as many as one worker holds at once; of test pairs in a call
 PAIR_UNITS = (60, 100), (30, 60), (30, 60)  # least and most of a prompt and its two sides: the demo's
 SPOKEN_UNITS = 120, 260  # of a test utterance
+TEXT_TOKENS = 15  # of a span of ten words, about
 GROUP = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
 
@@ -78,6 +79,7 @@ def _main(words: Sequence[str]) -> int:
             ("voice and encoder", partial(apart, measure_speech, recipe, own.seconds)),
             ("training", partial(apart, measure_training, recipe, own.seconds, Path(folder))),
             ("scoring", partial(apart, measure_scoring, recipe, own.seconds, Path(folder))),
+            ("text to units", partial(apart, measure_spoken_text, recipe, own.seconds)),
             ("disk", partial(measure_disk, Path(folder), own.seconds)),
             ("driver", partial(measure_driver, recipe.compute)),
         ):
@@ -264,6 +266,40 @@ def measure_scoring(recipe: Recipe, seconds: float, folder: Path) -> dict[str, f
         judge_pairs(model, pairs, known, encoder.vocabulary, "mean", recipe.compute.score_batch_tokens)
         done += PAIRS
     return {"scored": done / (time.perf_counter() - began), "scoring_mb": _held_mb()}
+
+
+def measure_spoken_text(recipe: Recipe, seconds: float) -> dict[str, float]:
+    """Units a second of one actor, by a text-to-token model of the recipe's shape; nothing where a recipe has none."""
+    if not recipe.joint.makes("synthetic"):
+        return {}
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from slamray.model.text_to_units import Request, speak_texts
+    from slamray.stages.speech_kernels import one_thread
+    from slamray.stages.text_to_token import model_of
+    from slamray.stages.vocabulary import vocabulary_of
+
+    one_thread()
+    torch.manual_seed(0)
+    vocabulary, sampling = vocabulary_of(recipe), recipe.joint.text_to_token.sampling
+    shape = planning.unit_shape(recipe.model_copy(update={"model": model_of(recipe)}))
+    dtype = torch.float32 if recipe.compute.device == "cpu" else torch.bfloat16
+    model = AutoModelForCausalLM.from_config(shape, dtype=dtype).to(recipe.compute.device).eval()
+    rng, most = np.random.default_rng(0), sampling.most_units_per_piece * recipe.joint.interleave.span_pieces // 3
+    spent = made = 0.0
+    for number in range(10_000):
+        texts = rng.integers(0, vocabulary.n_text, (recipe.compute.speak_text_batch, TEXT_TOKENS)).tolist()
+        begin = [vocabulary.bos, vocabulary.text_tag]
+        asked = [Request([*begin, *ids, vocabulary.speech_tag], most, seed) for seed, ids in enumerate(texts)]
+        began = time.perf_counter()
+        said = speak_texts(model, asked, vocabulary, sampling, recipe.compute.speak_text_batch)
+        if number:  # the first one warms up
+            spent += time.perf_counter() - began
+            made += sum(len(one.units) for one in said)
+        if spent > seconds:
+            break
+    return {"spoken_units": made / spent}
 
 
 def measure_disk(folder: Path, seconds: float) -> dict[str, float]:

@@ -103,11 +103,11 @@ JOBS = {
     ),
     "generate": Job(
         "slamray.commands.generate:main",
-        "Continue spoken prompts: audio in, audio out.",
+        "Continue prompts: audio in, audio out; or text in or out, by a model of text and speech.",
         (
             "input=/data/prompts out=/data/said",
             "input=/data/a.wav out=/data/said checkpoint=/models/a whole=true",
-            "input=/data/prompts out=/data/said evaluate.sampling.max_new_tokens=100 say_prompt=false",
+            "'text=Tim went to the park.' out=/data/said say=both recipe=interleaved_laptop",
         ),
         (RECIPE, PROFILE),
         "slamray.commands.generate:GenerateWords",

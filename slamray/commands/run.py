@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder, Root
 from slamray.stage.materialise import materialise
 from slamray.stage.stage import Stage, by_name, flaws, order
-from slamray.stages import estimate, prediction
+from slamray.stages import estimate, mixture, prediction
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED
 from slamray.stages.planning import device_bytes
 from slamray.tracking import NullTracker, Tracker, open_tracker, unsent
@@ -58,7 +59,8 @@ def _main(words: Sequence[str], build: Build, afterwards: Afterwards | None) -> 
         recipe = known(recipe)
         targets = build(recipe)
         stages = order(targets)
-        print("\n".join([plan(recipe, targets), *prediction.lines(recipe, stages), *estimate.lines(recipe, stages)]))
+        told = (lines(recipe, stages) for lines in (mixture.lines, prediction.lines, estimate.lines))
+        print("\n".join([plan(recipe, targets), *itertools.chain.from_iterable(told)]))
         return 0
     if "--verify" in words:
         return verify(Folder(recipe.root), build(known(recipe)))

@@ -106,6 +106,42 @@ class ScoringSettings(Settings):
     audio_samples: int = Field(4, ge=0, description="continuations of each checkpoint to listen to in the report")
 
 
+Scored = Literal["continuation", "sequence"]
+Way = Literal["st", "ss", "ts", "tt"]
+
+
+class AnswerSettings(Settings):
+    """How a model is asked, and what it may say (slamray/stages/answers.py)."""
+
+    ways: tuple[Way, ...] = Field(
+        ("st", "ss"),
+        description="question and answer, each heard (s) or read (t): st is a spoken question answered in text; what "
+        "is said in speech is heard by PocketSphinx, of slamray[dev]",
+    )
+    text_tokens: int = Field(
+        32,
+        ge=1,
+        description="of an answer in text, the likeliest each time; one in speech has evaluate.sampling; chosen",
+    )
+
+
+class QuestionSettings(AnswerSettings):
+    """Spoken questions, of published sets and about the stories; none are asked by default."""
+
+    sets: dict[str, str] = Field(
+        {},
+        description="published sets of spoken questions, {kind or kind-anything: folder of Parquet files}; "
+        "slamray/data/question_sets.py lists the kinds and their layouts",
+    )
+    stories: int = Field(
+        0,
+        ge=0,
+        description="questions about stories of the evaluation split (who, where, what), each after its passage, made "
+        "by rule (slamray/data/story_questions.py)",
+    )
+    seed: int = Field(0, ge=0, description="draws the stories that are asked about")
+
+
 class EvaluateSettings(ScoringSettings):
     """What a checkpoint is measured by."""
 
@@ -116,3 +152,15 @@ class EvaluateSettings(ScoringSettings):
         "kinds and their layouts",
     )
     genppl: GenPplSettings = GenPplSettings()
+    task_sentences: int = Field(
+        0,
+        ge=0,
+        description="held-out sentences by which recognition, synthesis and the text-to-token model are measured, in "
+        "word error rate by PocketSphinx (slamray[dev]); 0: they are not",
+    )
+    scored: Scored = Field(
+        "continuation",
+        description="of pairs whose prompt and ending are heard or read: the ending alone, among the ids of its "
+        "modality (interleaved_lm, slm_scaling), or slamkit's mean over the whole sequence, among all ids",
+    )
+    questions: QuestionSettings = QuestionSettings()

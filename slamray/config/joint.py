@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from slamray.config.base import Settings, execution
 from slamray.config.corpora import CorpusSettings
 from slamray.config.model import ModelSettings
+from slamray.config.shares import Share, epochs_of, is_read
 from slamray.config.training import PretrainSettings
 
 Kind = Literal["text", "speech", "interleaved", "synthetic", "asr", "tts"]
@@ -76,11 +77,14 @@ class JointSettings(Settings):
         description="text tokens of the base's tokeniser, where a plan should know them before it is fetched; "
         "refused when the tokeniser has others; null: as the tokeniser says",
     )
-    kinds: dict[Kind, Annotated[float, Field(ge=0)]] = Field(
+    kinds: dict[str, Share] = Field(
         {},
         description="share of the training tokens of each kind of document: text, speech, interleaved (spans of what "
         "was spoken or recorded), synthetic (interleaved, spans by the text-to-token model), asr (speech, then its "
-        "text, which is learned) and tts (text, then its speech, which is learned); empty: a unit-only model",
+        "text, which is learned) and tts (text, then its speech, which is learned); a number, `epochs:N` of what there "
+        "is, or `rest`. Of speech, "
+        "interleaved, asr and tts `kind/source` is of one source alone: stories, recordings or the name of a corpus. "
+        "Empty: a unit-only model",
     )
     text: CorpusSettings | None = Field(
         None, description="the corpus of `text` and `synthetic` documents; null: that of the stories"
@@ -99,6 +103,22 @@ class JointSettings(Settings):
         0, ge=0, description="read this many training documents as text, in the order of their ids; 0: all"
     )
 
+    @field_validator("kinds")
+    @classmethod
+    def _known_kinds(cls, kinds: dict[str, Share]) -> dict[str, Share]:
+        """Of known kinds, with shares as shares.py reads them; how much they are together says joint_rows.check."""
+        for key, share in kinds.items():
+            kind, _, source = key.partition("/")
+            if kind not in get_args(Kind) or (source and kind in ("text", "synthetic")):
+                raise ValueError(f"{key}: no such kind; there are {' '.join(get_args(Kind))}")
+            if kind != key and kind in kinds:
+                raise ValueError(f"{key}: {kind} as a whole has a share, too; give that to its sources")
+            if not isinstance(share, str) and share < 0:
+                raise ValueError(f"{key}: {share:g} is no share, as it is below 0")
+            epochs_of(share)
+        return kinds
+
     def makes(self, kind: Kind) -> bool:
         """Whether documents of a kind are wanted; the text-to-token model learns from those of `tts`."""
-        return self.kinds.get(kind, 0) > 0 or (kind == "tts" and self.makes("synthetic"))
+        wanted = any(key.partition("/")[0] == kind and is_read(share) for key, share in self.kinds.items())
+        return wanted or (kind == "tts" and self.makes("synthetic"))

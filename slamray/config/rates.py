@@ -21,6 +21,7 @@ class Rates(Settings):
     encode: float | None = _rate("seconds of audio that one core, or encoder actor on a GPU, encodes in a second")
     document_seconds: float | None = _rate("seconds of speech of a document")
     sentence_seconds: float | None = _rate("seconds of speech of a sentence")
+    spoken_units: float | None = _rate("units a second that one actor's text-to-token model makes of text")
     flops: float | None = _rate("6 N FLOPs a second of one worker of pre-training, N its parameters")
     pairs: float | None = _rate("preference pairs a second of one worker of DPO")
     scored: float | None = _rate("test pairs a second of one actor that scores")

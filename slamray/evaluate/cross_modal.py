@@ -1,18 +1,18 @@
 """Pairs of which prompt and ending are each heard or read: four ways to score a passage's ending under a joint model.
 
-The score of a side is the log-likelihood of its ending alone, given the prompt, among the ids of the ending's modality
-(as interleaved_lm and slm_scaling score; docs/paper.md 2.7). `scored="sequence"` is slamkit's rule: the mean over the
-whole sequence, specials and tags included, among all ids.
+`evaluate.scored=continuation`: the score of a side is the log-likelihood of its ending alone, given the prompt, among
+the ids of the ending's modality (as interleaved_lm and slm_scaling score; docs/paper.md 2.7). `sequence` is slamkit's
+rule: the mean over the whole sequence, specials and tags included, among all ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from torch import nn
 
+from slamray.config.evaluation import Scored
 from slamray.data.item_pairs import ItemPair
 from slamray.evaluate.metrics import Modality
 from slamray.evaluate.pair_scores import Normalise, correctness
@@ -21,8 +21,6 @@ from slamray.model.log_likelihood import BATCH_TOKENS, log_likelihoods
 from slamray.tokens.documents import Document, join_units
 from slamray.tokens.joint_documents import Encode
 from slamray.tokens.vocabulary import Vocabulary
-
-Scored = Literal["ending", "sequence"]
 
 
 def judge_across(
@@ -33,7 +31,7 @@ def judge_across(
     vocabulary: Vocabulary,
     prompt: Modality,
     ending: Modality,
-    scored: Scored = "ending",
+    scored: Scored = "continuation",
     normalise: Normalise = "mean",
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[PairScore]:
@@ -44,7 +42,7 @@ def judge_across(
         for side, text in ((pair.chosen, pair.chosen_text), (pair.rejected, pair.rejected_text))
     ]
     drawn = None
-    if scored == "ending":
+    if scored == "continuation":
         drawn = vocabulary.unit_ids if ending == "speech" else vocabulary.text_ids
     sums, targets = log_likelihoods(model, documents, batch_tokens, drawn)
     scores = (sums / targets if normalise == "mean" else sums).reshape(-1, 2).tolist()
@@ -83,6 +81,6 @@ def across(
     first, end = len(ids), [vocabulary.bos] if scored == "sequence" else []
     ids += [*after, *end]
     mask = np.ones(len(ids), np.bool_)
-    if scored == "ending":
+    if scored == "continuation":
         mask[:first] = False
     return Document(np.array(ids, vocabulary.dtype), mask)

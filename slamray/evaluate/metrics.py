@@ -8,7 +8,7 @@ A metric of pairs asks which of two recordings the model finds likelier; all of 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -22,26 +22,40 @@ from slamray.data.published_sets import KINDS
 from slamray.evaluate.summary import Average
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from slamray.model.sampling import Prompt
     from slamray.tokens.documents import Document
+    from slamray.tokens.vocabulary import Vocabulary
 
 # What metrics are measured on; stages/scoring.py says which stages have made it.
 CORPUS_ITEMS, PUBLISHED_SETS = "corpus_items", "published_sets"
-VALIDATION_PIECES, PROMPTS, GENPPL = "validation_pieces", "prompts", "genppl"
+VALIDATION_PIECES, PROMPTS, GENPPL, TEXTS = "validation_pieces", "prompts", "genppl", "texts"
 
 Modality = Literal["speech", "text"]
+READ = "read-"  # begins the names of sounds that follow a text, and no recording
 
 
 class Material(Protocol):
     """What a run has made, for the functions of scalar metrics; read when it is first used."""
 
     batch_tokens: int  # padded tokens in a forward pass
+    vocabulary: Vocabulary  # of the model
 
     def validation_pieces(self) -> Sequence[Document]:
         """Pieces of the packed validation rows: of all, or of at most evaluate.perplexity_tokens."""
 
     def prompts(self, n: int, seed: int) -> Sequence[Prompt]:
         """The first evaluate.sampling.prompt_seconds of n validation documents, drawn by seed, by order of id."""
+
+    def texts(self) -> Iterator[Sequence[int]]:
+        """Ids of the validation texts in order, without specials; of text and speech alone."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of text tokens."""
+
+    def text_lm(self) -> PreTrainedModel | None:
+        """The text LM that the model began as, untouched; None where it is a shape."""
 
     def keep_sound(self, name: str, units: np.ndarray) -> None:
         """Have units turned into sound that the report plays."""
@@ -144,6 +158,10 @@ GENPPL_NOTE = (
     "exponential of the mean over texts, as in the paper. Which recogniser and judge: evaluate.genppl below. Texts in "
     "which nothing was understood take no part."
 )
+TEXT_NOTE = (
+    "The same tokens of texts that no training stage read, among text tokens alone: by the checkpoint, and by the text "
+    "LM that it began as."
+)
 METRICS: dict[str, PairMetric | ScalarMetric] = {
     "perplexity": ScalarMetric(
         "validation perplexity",
@@ -160,6 +178,43 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
             Column("loss", "nats per token", 3),
             Column("targets", "tokens"),
         ),
+    ),
+    # Of a model of text and speech.
+    "text_perplexity": ScalarMetric(
+        "text perplexity",
+        (TEXTS,),
+        value="perplexity",
+        count="targets",
+        scale=1,
+        digits=2,
+        higher_is_better=False,
+        measure="slamray.evaluate.text_perplexity:measure_text_perplexity",
+        heading="Held-out text",
+        columns=(
+            Column("perplexity", "perplexity", 2),
+            Column("base_perplexity", "of the text LM before", 2),
+            Column("forgotten", "forgotten, nats per token", 3),
+            Column("targets", "tokens"),
+        ),
+        note=TEXT_NOTE,
+    ),
+    "text_continuations": ScalarMetric(
+        "Auto-BLEU of text",
+        (PROMPTS, TEXTS),
+        value="auto_bleu",
+        count="continuations",
+        digits=2,
+        higher_is_better=False,
+        measure="slamray.evaluate.text_continuations:measure_text_continuations",
+        heading="Continuations in text",
+        columns=(
+            Column("continuations", "n"),
+            Column("ended", "ended"),
+            Column("mean_tokens", "mean tokens", 1),
+            Column("auto_bleu", "auto-BLEU-2", 3),
+        ),
+        note="After prompts that were heard and as many that were read; auto-BLEU-2 is of words.",
+        in_short_table=False,
     ),
     "topic_cloze": _made("Topic cloze", corpus_items.topic_cloze),
     "sentence_order": _made("Sentence order", corpus_items.sentence_order),
@@ -211,7 +266,7 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
         digits=2,
         higher_is_better=False,
     ),
-    # Of a model of text and speech; S is heard, T is read, and the ending alone is scored (cross_modal.py).
+    # Of a model of text and speech; S is heard, T is read. evaluate.scored says what is scored (cross_modal.py).
     "topic_cloze_ss": _across("Topic cloze S→S", "topic_cloze", "speech", "speech"),
     "topic_cloze_st": _across("Topic cloze S→T", "topic_cloze", "speech", "text"),
     "topic_cloze_ts": _across("Topic cloze T→S", "topic_cloze", "text", "speech"),
@@ -242,7 +297,8 @@ def corpus_metrics() -> dict[str, PairMetric]:
 def run_metrics(joint: bool = False) -> list[str]:
     """Names of the metrics that a run measures of every checkpoint without published sets. joint: of text and speech"""
     made = [name for name, row in METRICS.items() if (row.make if isinstance(row, PairMetric) else row.measure)]
-    return made + [name for name, row in METRICS.items() if joint and isinstance(row, PairMetric) and row.across]
+    own = [name for name in made if joint or TEXTS not in METRICS[name].needs]
+    return own + [name for name, row in METRICS.items() if joint and isinstance(row, PairMetric) and row.across]
 
 
 def genppl_metrics() -> list[str]:

@@ -45,7 +45,7 @@ def word_errors(pairs: Sequence[tuple[str, str]]) -> WordErrors:
     return WordErrors(sum(edits(reference, hypothesis) for reference, hypothesis in split), words)
 
 
-def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+def edits(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
     """Fewest substitutions, deletions and insertions that turn one into the other (Levenshtein)."""
     row = list(range(len(hypothesis) + 1))
     for i, wanted in enumerate(reference, 1):
@@ -76,9 +76,10 @@ class Recogniser:
         self._decoder = Decoder(samprate=RATE_HZ, loglevel="FATAL")
 
     def __call__(self, audio: np.ndarray) -> str:
-        """What is heard in float32 (or int16) audio at 16 kHz; empty when nothing is."""
+        """What is heard in float32 (or int16) audio at 16 kHz, whatever was heard before; empty when nothing is."""
         if len(audio) == 0:
             return ""
+        self._decoder.reinit_feat()  # or its removal of noise goes on from what it heard before
         self._decoder.start_utt()
         self._decoder.process_raw(audio.tobytes() if audio.dtype == np.int16 else to_pcm(audio), full_utt=True)
         self._decoder.end_utt()

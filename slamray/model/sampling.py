@@ -1,11 +1,14 @@
-"""Continue spoken prompts in units, with the paper's sampling (docs/paper.md 1.5), and count what went wrong."""
+"""Continue prompts with the paper's sampling (docs/paper.md 1.5), in units, in text or in both; count what went wrong.
+
+A model of text and speech says what it is asked for: the ids of the other modality are never drawn.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +18,8 @@ from slamray.config.evaluation import SamplingSettings
 from slamray.model.saved_vocabulary import model_vocabulary
 from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import Vocabulary
+
+Drawn = Literal["speech", "text", "both"]  # which ids a model of text and speech may say
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,14 @@ class Continuation:
     prompt_id: str
     prompt: np.ndarray
     units: np.ndarray
+    ended: bool
+
+
+@dataclass(frozen=True)
+class SaidIds:
+    """Ids (T,) that a model said after a prompt, without the last <S>; `ended` if it said that itself."""
+
+    ids: np.ndarray
     ended: bool
 
 
@@ -54,33 +67,51 @@ def continue_units(model: PreTrainedModel, prompts: Sequence[Prompt], config: Sa
     the random state of the caller is left as it was. PAD is never drawn. As in transformers, the repetition penalty
     counts the prompt's units too.
     """
-    device = next(model.parameters()).device
     vocabulary = model_vocabulary(model.config.to_dict(), "the model")
     settings = generation_config(config, vocabulary)
     made: list[Continuation] = []
+    for start in range(0, len(prompts), config.batch):
+        batch = prompts[start : start + config.batch]
+        asked = [[*vocabulary.before_units, *vocabulary.to_tokens(prompt.units).tolist()] for prompt in batch]
+        seed = config.seed * 1_000_003 + start  # a prime, so that no two seeds share streams
+        for prompt, said in zip(batch, continue_ids(model, asked, settings, vocabulary, seed), strict=True):
+            made.append(Continuation(prompt.prompt_id, prompt.units, vocabulary.to_units(said.ids), said.ended))
+    return made
+
+
+def continue_ids(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    vocabulary: Vocabulary,
+    seed: int,
+) -> list[SaidIds]:
+    """Continue each prompt, a batch of them together; what is drawn depends on the seed and on the whole batch.
+
+    The random state of the caller is left as it was.
+    """
+    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode():
-        for start in range(0, len(prompts), config.batch):
-            torch.manual_seed(config.seed * 1_000_003 + start)  # a prime, so that no two seeds share streams
-            batch = prompts[start : start + config.batch]
-            tokens_BT, seen_BT = _left_padded(batch, vocabulary)
-            out_BT = model.generate(  # type: ignore[operator]
-                tokens_BT.to(device), attention_mask=seen_BT.to(device), generation_config=settings
-            )
-            for prompt, row in zip(batch, out_BT[:, tokens_BT.shape[1] :].cpu().numpy(), strict=True):
-                ends = np.flatnonzero(row == vocabulary.bos)
-                said = vocabulary.to_units(row[: ends[0]] if len(ends) else row)
-                made.append(Continuation(prompt.prompt_id, prompt.units, said, bool(len(ends))))
+        torch.manual_seed(seed)
+        tokens_BT, seen_BT = _left_padded(prompts, vocabulary)
+        out_BT = model.generate(  # type: ignore[operator]
+            tokens_BT.to(device), attention_mask=seen_BT.to(device), generation_config=settings
+        )
     model.train(was_training)
+    made = []
+    for row in out_BT[:, tokens_BT.shape[1] :].cpu().numpy():
+        ends = np.flatnonzero(row == vocabulary.bos)
+        made.append(SaidIds(row[: ends[0]] if len(ends) else row, bool(len(ends))))
     return made
 
 
-def generation_config(config: SamplingSettings, vocabulary: Vocabulary) -> GenerationConfig:
+def generation_config(config: SamplingSettings, vocabulary: Vocabulary, drawn: Drawn = "speech") -> GenerationConfig:
     """The paper's sampling (docs/paper.md 1.5) as transformers takes it; <S> ends a sequence.
 
-    Only units are drawn, and <S>.
+    Only units are drawn and <S>, or text tokens and <S>, or all that is no padding.
     """
     return GenerationConfig(
         do_sample=True,
@@ -92,15 +123,28 @@ def generation_config(config: SamplingSettings, vocabulary: Vocabulary) -> Gener
         bos_token_id=vocabulary.bos,
         eos_token_id=vocabulary.bos,
         pad_token_id=vocabulary.pad,
-        suppress_tokens=_never_drawn(vocabulary),
+        suppress_tokens=_never_drawn(vocabulary, drawn) or None,
     )
 
 
-def _never_drawn(vocabulary: Vocabulary) -> list[int]:
-    if not vocabulary.is_joint:
-        return [vocabulary.pad]
-    drawn = vocabulary.unit_ids
-    return [token for token in range(vocabulary.size) if token not in drawn and token != vocabulary.bos]
+def greedy_config(most_tokens: int, vocabulary: Vocabulary, drawn: Drawn) -> GenerationConfig:
+    """The likeliest token each time, of the ids that may be drawn."""
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=most_tokens,
+        bos_token_id=vocabulary.bos,
+        eos_token_id=vocabulary.bos,
+        pad_token_id=vocabulary.pad,
+        suppress_tokens=_never_drawn(vocabulary, drawn) or None,
+    )
+
+
+def _never_drawn(vocabulary: Vocabulary, drawn: Drawn) -> list[int]:
+    if not vocabulary.is_joint or drawn == "both":
+        return [vocabulary.pad] if vocabulary.pad != vocabulary.bos else []
+    kept = vocabulary.unit_ids if drawn == "speech" else vocabulary.text_ids
+    never = [token for token in range(vocabulary.size) if token not in kept and token != vocabulary.bos]
+    return never if vocabulary.pad == vocabulary.bos or vocabulary.pad in never else [vocabulary.pad, *never]
 
 
 def describe(continuations: Sequence[Continuation], n: int = 2) -> dict[str, Any]:
@@ -120,15 +164,12 @@ def describe(continuations: Sequence[Continuation], n: int = 2) -> dict[str, Any
     }
 
 
-def _left_padded(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
-    """(token ids, attention mask), both int64 (B, T): `<S> units`, padded on the left so that all continue at T."""
-    begin = vocabulary.before_units
-    width = len(begin) + max(len(prompt.units) for prompt in prompts)
+def _left_padded(prompts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """(token ids, attention mask), both int64 (B, T), padded on the left so that all continue at T."""
+    width = max(len(prompt) for prompt in prompts)
     tokens_BT = torch.full((len(prompts), width), vocabulary.pad)
     seen_BT = torch.zeros_like(tokens_BT)
     for row, prompt in enumerate(prompts):
-        first = width - len(begin) - len(prompt.units)
-        tokens_BT[row, first : first + len(begin)] = torch.tensor(begin)
-        tokens_BT[row, first + len(begin) :] = torch.as_tensor(vocabulary.to_tokens(prompt.units).astype(np.int64))
-        seen_BT[row, first:] = 1
+        tokens_BT[row, width - len(prompt) :] = torch.tensor(list(prompt))
+        seen_BT[row, width - len(prompt) :] = 1
     return tokens_BT, seen_BT

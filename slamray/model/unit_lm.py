@@ -101,6 +101,12 @@ def load_unit_lm(folder: Path, attention: str = "sdpa", dtype: torch.dtype = tor
     return _load_lm(str(folder), None, config, dtype=dtype, attn_implementation=attention, local_files_only=True)
 
 
+def load_text_lm(base: str, revision: str | None) -> PreTrainedModel:
+    """The text LM of a folder or hub id as it is, in float32."""
+    place = asset_path(base)
+    return _load_lm(place, revision, read_lm_config(place, revision), dtype=torch.float32)
+
+
 def read_lm_config(base: str, revision: str | None = None) -> PreTrainedConfig:
     """The causal LM's configuration in a folder or hub id, or of a shape; of a published unit LM, the LM's inside it.
 

@@ -27,7 +27,7 @@ def check(recipe: Recipe) -> None:
     check_decoder(recipe.evaluate.vocoder, "evaluate.vocoder")
     _check_splits(recipe)
     check_mixture(recipe.pack.mixture, source_names(recipe.recorded))
-    joint_rows.check(recipe.joint, recipe.pack)
+    joint_rows.check(recipe)
     check_compute(recipe.compute)
     _check_training(recipe)
     _check_dpo(recipe)

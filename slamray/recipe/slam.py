@@ -6,6 +6,7 @@
           +--> preferences -----------------------------^
           +--> items --> scores of untrained, pretrained, aligned --> report
                published --> evaluation of the same ---------------------^   (test sets, where a recipe names some)
+               questions --> answers of pretrained, aligned -------------^   (where a recipe asks some)
 
     A model of text and speech (joint.kinds) has one stage more: corpus, units, recorded --> documents --> packed.
 
@@ -22,6 +23,7 @@ from slamray.recipe.check import check
 from slamray.stage.stage import Stage
 from slamray.stages import (
     aligned,
+    answers,
     corpus,
     evaluation,
     genppl,
@@ -32,10 +34,12 @@ from slamray.stages import (
     preferences,
     pretrained,
     published,
+    questions,
     recorded,
     report,
     scores,
     spoken_text,
+    tasks,
     text_to_token,
     trunk,
     units,
@@ -50,7 +54,8 @@ def build(recipe: Recipe) -> list[Stage]:
     documents = corpus.stage(recipe)
     spoken = units.stage(recipe, documents)
     recordings = recorded.stages(recipe)
-    rows, *before = _rows(recipe, documents, spoken, recordings)
+    texts = corpus.text_stage(recipe, documents)
+    rows, *before = _rows(recipe, texts, spoken, recordings)
 
     base = untrained.stage(recipe)
     stable = trunk.stages(recipe, base, rows)
@@ -62,21 +67,25 @@ def build(recipe: Recipe) -> list[Stage]:
         trained, checkpoints = [*trained, pairs, better], [*checkpoints, better]
 
     tests = items.stage(recipe, documents)
-    scored = [scores.stage(recipe, checkpoint, tests, rows, spoken) for checkpoint in checkpoints]
+    scored = [scores.stage(recipe, checkpoint, tests, rows, spoken, texts) for checkpoint in checkpoints]
     sets = published.stages(recipe)
     judged = evaluation.stages(recipe, checkpoints, sets)
     heard = genppl.stages(recipe, checkpoints[1:], [tests, *sets])
+    asked = questions.stages(recipe, documents)
+    answered = answers.stages(recipe, checkpoints[1:], asked)
+    speaker = next((stage for stage in before if stage.name == text_to_token.NAME), None)
+    compared = tasks.stages(recipe, documents, speaker, checkpoints[1:])
 
     made = [documents, spoken, *recordings, *before, rows, base, *trained, tests, *scored, *sets, *judged, *heard]
+    made += [*asked, *answered, *compared]
     return [report.stage(recipe, made)]
 
 
-def _rows(recipe: Recipe, documents: Stage, spoken: Stage, recordings: Sequence[Stage]) -> list[Stage]:
+def _rows(recipe: Recipe, texts: Stage, spoken: Stage, recordings: Sequence[Stage]) -> list[Stage]:
     """The packed rows, then the stages before them: none where units are all there is."""
     vocabulary = vocabulary_of(recipe)
     if not vocabulary.is_joint:
         return [packed.stage(recipe, spoken, recordings)]
-    texts = corpus.text_stage(recipe, documents)
     kinds = joint_documents.stage(recipe, texts, [spoken, *recordings], vocabulary)
     if not recipe.joint.makes("synthetic"):
         return [joint_rows.stage(recipe, kinds, [], vocabulary), kinds]

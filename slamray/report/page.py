@@ -21,11 +21,15 @@ Row = Mapping[str, Any]
 RECOGNISER = "PocketSphinx"
 SECTIONS = {
     "scores": "Scores",
+    "across": "Heard and read",
     "sets": "Published test sets",
+    "answers": "Spoken questions",
+    "tasks": "Speech to text, text to speech",
     "steps": "What each step bought",
     "training": "Training",
     "dpo": "DPO",
     "listen": "Listen",
+    "writes": "What it writes",
     "items": "Items",
     "stages": "Stages",
     "configuration": "Configuration",
@@ -68,13 +72,31 @@ class ReportData:
     """checkpoint, metric, n, ties, accuracy, low, high (0..1): `summary.ItemSummary` and a checkpoint."""
     published: Sequence[Row] = field(default_factory=list)
     """checkpoint, metric, part, n, ties, accuracy, low, high: `summary.ItemSummary`, of published test sets."""
+    gains: Sequence[Row] = field(default_factory=list)
+    """checkpoint, metric, n, nats, low, high: `summary.PassageGain`, of endings that are heard or read."""
+    scored: str = ""
+    """What of a pair whose prompt and ending are heard or read was scored, as a sentence."""
     scalars: Sequence[ScalarTable] = field(default_factory=list)
+    answers: Sequence[Row] = field(default_factory=list)
+    """checkpoint, set, kind, way, rule, n, without_sound, share, low, high, constant (0..1): of spoken questions."""
+    answered: Sequence[Row] = field(default_factory=list)
+    """A few of them: checkpoint, way, passage, question, answers, said, right."""
+    mixture: Sequence[Row] = field(default_factory=list)
+    """name, share, tokens (that there are), read, epochs: of each kind and source of the training rows."""
+    word_errors: Sequence[Row] = field(default_factory=list)
+    """name, rate (0..), words, sentences, ended: of a voice, its units, and models that write and say sentences."""
+    written: Sequence[Row] = field(default_factory=list)
+    """A few of them: name, wanted, got."""
+    quality: Row | None = None
+    """unit_error_rate, units_per_real_unit: of the text-to-token model."""
     differences: Sequence[Row] = field(default_factory=list)
     """metric, n, before, after, difference, low, high: `summary.Difference`, of DPO."""
     training: Sequence[Row] = field(default_factory=list)
     """run ('pre-training' ...), tokens, seconds, flops, loss, and validation_loss where it was measured."""
     dpo: Sequence[Row] = field(default_factory=list)
     """step, loss, accuracy, reward_chosen, reward_rejected, margin, logp_chosen, logp_rejected."""
+    continued: Sequence[Row] = field(default_factory=list)
+    """checkpoint, heard (whether), prompt, said: what a model of text and speech writes."""
     sounds: list[Clip] = field(default_factory=list)
     examples: Sequence[Row] = field(default_factory=list)
     """A few test items: metric, prompt_text, chosen_text, rejected_text."""
@@ -89,10 +111,12 @@ class ReportData:
 
 def write_report(data: ReportData, out: Path) -> None:
     """Write the file; every text is escaped, and a content policy in it forbids any request."""
-    made = as_rows(data.provenance)
+    made, across = as_rows(data.provenance), across_table(data)
     shown = {
         "data": data,
-        "table": score_table(data.scores),
+        "table": score_table([row for row in data.scores if not is_across(row["metric"])]),
+        "across": across,
+        "answers": answer_table(data.answers),
         "published": published_table(data.published),
         "charts": drawn(draw_scores(data)),
         "curves": drawn(draw_training(data.training)),
@@ -105,8 +129,10 @@ def write_report(data: ReportData, out: Path) -> None:
         "machine": [row for row in made if row[0].startswith("compute.")],
         "intervals": INTERVALS,
     }
-    there = {"scores": data.scores, "sets": data.published, "steps": shown["charts"], "training": shown["curves"]}
-    there |= {"dpo": shown["dpo_curves"], "listen": data.sounds, "items": data.examples, "stages": data.stages}
+    there = {"scores": data.scores, "across": across["rows"], "sets": data.published, "answers": data.answers}
+    there |= {"tasks": data.word_errors, "steps": shown["charts"], "training": shown["curves"] or data.mixture}
+    there |= {"dpo": shown["dpo_curves"], "listen": data.sounds, "writes": data.continued, "items": data.examples}
+    there |= {"stages": data.stages}
     there |= {"configuration": data.config, "provenance": data.provenance}
     sections = [(key, SECTIONS[key]) for key, rows in there.items() if rows]
     write_page("page.html", shown | {"sections": sections}, out)
@@ -147,6 +173,38 @@ def published_table(rows: Sequence[Row]) -> dict[str, Any]:
         cells = [found.get((metric, part, checkpoint)) for checkpoint in checkpoints]
         n = next(cell["n"] for cell in cells if cell)
         lines.append((metric if part == "all" else f"{metric}: {part}", n, cells))
+    return {"checkpoints": checkpoints, "rows": lines}
+
+
+def is_across(metric: str) -> bool:
+    """Whether prompt and ending are each heard or read."""
+    found = METRICS.get(metric)
+    return isinstance(found, PairMetric) and found.across is not None
+
+
+def across_table(data: ReportData) -> dict[str, Any]:
+    """{checkpoints, rows: [(metric, n, [(score row, gain row or None) or None for each checkpoint])]}."""
+    rows = [row for row in data.scores if is_across(row["metric"])]
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    gains = {(row["metric"], row["checkpoint"]): row for row in data.gains}
+    found = {(row["metric"], row["checkpoint"]): (row, gains.get((row["metric"], row["checkpoint"]))) for row in rows}
+    lines = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        cells = [found.get((metric, checkpoint)) for checkpoint in checkpoints]
+        lines.append((metric, next(cell[0]["n"] for cell in cells if cell), cells))
+    return {"checkpoints": checkpoints, "rows": lines}
+
+
+def answer_table(rows: Sequence[Row]) -> dict[str, Any]:
+    """{checkpoints, rows: [(set and kind, way, rule, row of any checkpoint, [row of each checkpoint])]}."""
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    keys = ("set", "kind", "way", "rule")
+    found = {(*(row[key] for key in keys), row["checkpoint"]): row for row in rows}
+    lines = []
+    for name, kind, way, rule in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        cells = [found.get((name, kind, way, rule, checkpoint)) for checkpoint in checkpoints]
+        first = next(cell for cell in cells if cell)
+        lines.append((name if kind == "all" else f"{name}: {kind}", way, rule, first, cells))
     return {"checkpoints": checkpoints, "rows": lines}
 
 

@@ -14,14 +14,16 @@ from slamray import store
 from slamray.config.budget import parse_budget
 from slamray.config.compute import Compute
 from slamray.config.rates import RATES, Rates
+from slamray.config.training import PretrainSettings
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN, VALIDATION
 from slamray.evaluate.metrics import corpus_metrics
 from slamray.stage.folder import Folder
 from slamray.stage.parts import PART_ROWS
 from slamray.stage.stage import Stage
-from slamray.stages import planning
+from slamray.stages import planning, spoken_text, tasks, text_to_token
 from slamray.stages.checkpoints import ALIGNED, PRETRAINED, UNTRAINED
+from slamray.stages.questions import PASSAGE_SENTENCES
 from slamray.stages.scores import SCORING
 from slamray.stages.units import SPEAKING
 
@@ -30,6 +32,7 @@ PACKED_BYTES = 1_100 * 2
 WEIGHT_BYTES = 4  # of a parameter
 CHECKPOINT_BYTES = 2 * 3 * WEIGHT_BYTES  # two are kept while a training goes on: weights and two moments
 CHECKPOINT_FILES = 5  # about
+UNITS_PER_WORD = 8  # that a text-to-token model makes, about: 20 units a second (docs/paper.md 1.2), 2.5 words
 WORD_SENTENCES = 0.2  # a word by itself is about a fifth of a sentence; chosen, not tuned
 UNMEASURED = "not measured"
 
@@ -80,7 +83,7 @@ def fitting(found: Calibration, own: About) -> Rates:
     if (of.encoder, of.encoder_device) != (own.encoder, own.encoder_device):
         unfit |= dict.fromkeys(("encode", "speech_mb"))
     if of.device != own.device:
-        unfit |= dict.fromkeys(("flops", "pairs", "scored", "training_mb", "scoring_mb"))
+        unfit |= dict.fromkeys(("flops", "pairs", "scored", "spoken_units", "training_mb", "scoring_mb"))
     if of.parameters != own.parameters:
         unfit |= dict.fromkeys(("training_mb", "scoring_mb"))
     sized = {"pairs": rates.pairs and rates.pairs * ratio, "scored": rates.scored and rates.scored * ratio}
@@ -161,7 +164,8 @@ def _kind(stage: Stage) -> str:
     """How a stage is counted, if it is."""
     if stage.group in (SPEAKING, SCORING):
         return stage.group
-    return stage.name if stage.name in (UNTRAINED.stage, PRETRAINED.stage, ALIGNED.stage) else ""
+    counted = (UNTRAINED.stage, PRETRAINED.stage, ALIGNED.stage, text_to_token.NAME, spoken_text.NAME)
+    return stage.name if stage.name in counted else ""
 
 
 def _rates(recipe: Recipe, own: About) -> tuple[Rates, str]:
@@ -183,8 +187,14 @@ def _load(name: str, recipe: Recipe, rates: Rates, parameters: int, known: dict[
     if name == UNTRAINED.stage:
         return Load(name, 0.0, 1, 0, weights=weights)
     if name == PRETRAINED.stage:
-        hours = _pretraining_hours(recipe, rates, parameters)
+        hours = _training_hours(recipe.pretrain, recipe.compute, rates, parameters)
         return Load(name, hours, cores, worker_gpus, _missing(hours, "flops"), 0, weights, True)
+    if name == text_to_token.NAME:
+        own = planning.parameters(recipe.model_copy(update={"model": text_to_token.model_of(recipe)}))
+        hours = _training_hours(recipe.joint.text_to_token.pretrain, recipe.compute, rates, own)
+        return Load(name, hours, cores, worker_gpus, _missing(hours, "flops"), 0, WEIGHT_BYTES * own, True)
+    if name == spoken_text.NAME:
+        return _spoken_text(recipe, rates, known)
     if name == ALIGNED.stage:
         hours = _dpo_hours(recipe, rates)
         return Load(name, hours, cores, worker_gpus, _missing(hours, "pairs"), 0, weights, True)
@@ -204,14 +214,28 @@ def _over(amount: float, rate: float | None) -> float | None:
     return None if rate is None else amount / rate / 3600
 
 
-def _pretraining_hours(recipe: Recipe, rates: Rates, parameters: int) -> float | None:
-    budget = parse_budget(recipe.pretrain.budget, "pretrain.budget")
+def _training_hours(pretrain: PretrainSettings, compute: Compute, rates: Rates, parameters: int) -> float | None:
+    budget = parse_budget(pretrain.budget, "pretrain.budget")
     if budget.kind == "time":
         return budget.amount / 3600
-    per_step = 6.0 * parameters * recipe.pretrain.tokens_per_step
+    per_step = 6.0 * parameters * pretrain.tokens_per_step
     flops = {"steps": budget.amount * per_step, "tokens": 6.0 * parameters * budget.amount, "flops": budget.amount}
-    speed = rates.flops * recipe.compute.workers if rates.flops else planning.expected_speed(recipe.compute)
+    speed = rates.flops * compute.workers if rates.flops else planning.expected_speed(compute)
     return _over(flops[budget.kind], speed)
+
+
+def _spoken_text(recipe: Recipe, rates: Rates, known: dict[str, Stage]) -> Load:
+    """Text through the text-to-token model: the spoken share of the words of as many documents as are asked for."""
+    root, actors = Path(recipe.root), recipe.compute.score_actors
+    gpus = actors if recipe.compute.device == "cuda" else 0
+    (text,) = (stage for stage in known[spoken_text.NAME].inputs if stage.name != text_to_token.NAME)
+    if not text.is_done(root):
+        return Load(spoken_text.NAME, None, actors, gpus, f"how many words there are is known when {text.name} is done")
+    facts = text.manifest(root)["facts"]
+    documents = recipe.joint.synthetic_documents or facts[TRAIN]
+    words = documents * facts["words"] / facts["documents"]
+    hours = _over(words * recipe.joint.interleave.share * UNITS_PER_WORD / actors, rates.spoken_units)
+    return Load(spoken_text.NAME, hours, actors, gpus, _missing(hours, "spoken_units"))
 
 
 def _dpo_hours(recipe: Recipe, rates: Rates) -> float | None:
@@ -264,6 +288,10 @@ def _spoken(name: str, recipe: Recipe, known: dict[str, Stage]) -> tuple[float, 
         sentences = items.topic_cloze * (items.prompt_sentences + 2) + items.sentence_order * items.order_sentences
         sentences += 2 * (items.words_in_sentence + items.grammar)
         return 0, sentences + 2 * WORD_SENTENCES * items.words, ""
+    if name == "story_questions":
+        return 0, recipe.evaluate.questions.stories * (PASSAGE_SENTENCES + 1), ""
+    if name == tasks.SENTENCES:
+        return 0, recipe.evaluate.task_sentences, ""
     preferences = recipe.preferences
     if preferences.source == "spoken_swag" or not preferences.max_pairs:
         return 0, 0, "how many pairs there are is not known before they are read; give preferences.max_pairs"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 
+from slamray.evaluate.metrics import READ
 from slamray.evaluate.wer import Recogniser, has_recogniser
 from slamray.speech.audio import RATE_HZ, resample
 from slamray.stage.folder import Folder
@@ -35,6 +36,11 @@ class Continued:
     heard: str | None
 
     @property
+    def is_read(self) -> bool:
+        """Whether its prompt was a text, so that the model alone sounds."""
+        return self.prompt_id.startswith(READ)
+
+    @property
     def file(self) -> str:
         return f"{AUDIO}/{self.prompt_id}.flac"
 
@@ -51,9 +57,10 @@ def listen_to(
 
     def hear(name: str) -> list[str | None]:
         files = [scored[name] / AUDIO / f"{one}.flac" for one in kept[name]]
+        starts = [0.0 if one.startswith(READ) else prompt_seconds for one in kept[name]]
         if name == UNTRAINED.stage or not files:
             return [None] * len(files)
-        return list(machine.call(f"report: {name}", partial(recognise, files, prompt_seconds)))
+        return list(machine.call(f"report: {name}", partial(recognise, files, starts)))
 
     with ThreadPoolExecutor(max(1, len(kept))) as side_by_side:  # a core each, half a second for one of sound
         heard = dict(zip(kept, side_by_side.map(hear, kept), strict=True))
@@ -79,12 +86,12 @@ def words_before(spoken: Folder, utterance_ids: set[str], frame: float) -> dict[
     }
 
 
-def recognise(files: Sequence[Folder], from_seconds: float) -> list[str | None]:
-    """What is heard in each file from there on; None where the recogniser is not installed."""
+def recognise(files: Sequence[Folder], starts: Sequence[float]) -> list[str | None]:
+    """What is heard in each file from its start on, in seconds; None where the recogniser is not installed."""
     if not has_recogniser():
         return [None] * len(files)
     listen = Recogniser()
-    return [listen(_sound(file.fetch(), from_seconds)) for file in files]
+    return [listen(_sound(file.fetch(), start)) for file, start in zip(files, starts, strict=True)]
 
 
 def _sound(path: object, from_seconds: float) -> np.ndarray:

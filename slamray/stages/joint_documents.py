@@ -136,9 +136,12 @@ def _parts(
         yield PartOfDocuments(part.path, part.rows, source, split, validation_share, str(out), file)
 
 
-def read(folder: Folder, split: str, kind: str) -> Iterator[Documents]:
-    """The documents of one kind, some at a time, always in the same order."""
-    for table in _tables(folder, split, kind):
+def read(folder: Folder, split: str, kind: str, stage: str = "") -> Iterator[Documents]:
+    """The documents of one kind, some at a time, always in the same order; of what one stage has heard, if it is said.
+
+    stage: that spoke or read the sound, `units` or of recordings.
+    """
+    for table in _tables(folder, split, kind, stage):
         ids, mask = table["ids"].combine_chunks(), table["mask"].combine_chunks()
         if not len(ids):
             continue
@@ -146,8 +149,10 @@ def read(folder: Folder, split: str, kind: str) -> Iterator[Documents]:
         yield Documents(ids.flatten().to_numpy(), flat, ids.value_lengths().to_numpy().astype(np.int64))
 
 
-def _tables(folder: Folder, split: str, kind: str) -> Iterator[pa.Table]:
+def _tables(folder: Folder, split: str, kind: str, stage: str) -> Iterator[pa.Table]:
     for source in sorted({name.split("/")[-2] for name in folder.names(f"{split}/*/part-*.parquet")}):
+        if stage and source != f"{AUDIO}-{stage}":
+            continue
         yield from read_parts(folder, f"{split}/{source}", ["ids", "mask"], pc.field("kind") == kind)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,21 +13,29 @@ import soundfile
 
 from slamray.config.base import Located
 from slamray.config.tree import Recipe
+from slamray.data.text import TRAIN
 from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, field_of, metric_of
 from slamray.evaluate.summary import INTERVALS, compare
-from slamray.report.page import Clip, ReportData, ScalarTable, write_report
+from slamray.report.page import Clip, ReportData, ScalarTable, is_across, write_report
 from slamray.speech.encoders.table import check_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Manifest, Stage, read_manifest
 from slamray.stage.tables import SAMPLES
 from slamray.stage.work import Machine
-from slamray.stages import items
+from slamray.stages import answers, items, tasks
 from slamray.stages.checkpoints import ALIGNED, CHECKPOINTS, PRETRAINED, TITLES, UNTRAINED
 from slamray.stages.heard import Continued, listen_to, name_of
 from slamray.stages.scoring import read_scores
 
 PAGE, SOUNDS = "report.html", "sounds.json"  # sounds: a Continued for each continuation that the page plays
+QUESTIONS_SHOWN = 6  # of each set and way; chosen, not tuned
+WRITTEN = 3  # continuations in text shown of each checkpoint, heard and read; chosen, not tuned
+SENTENCES_SHOWN = 3  # of each model and task; chosen, not tuned
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
+SCORED = {  # of pairs whose prompt and ending are heard or read, by evaluate.scored
+    "continuation": "Scored is the ending alone, among the ids of its modality (evaluate.scored=continuation).",
+    "sequence": "Scored is the mean over the whole sequence, among all ids, as in slamkit (evaluate.scored=sequence).",
+}
 DPO_COLUMNS = {
     "step": "step",
     "loss": "loss",
@@ -64,6 +73,7 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     figures = {name: manifests[f"scores_{name}"]["facts"]["figures"] for name in names}
     aligned = manifests.get(ALIGNED.stage)
     changes = _changes(inputs) if aligned else []
+    answered, errors = _shares(manifests), _word_errors(manifests)
     published = manifests["evaluation"]["facts"] if "evaluation" in manifests else {"checkpoints": {}, "table": []}
     heldout = aligned["facts"]["heldout"] if aligned else {"pairs": 0}
     scored = {name: inputs[f"scores_{name}"] for name in names}
@@ -76,14 +86,23 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
         summary=summary,
         scores=_by_checkpoint({name: _pairs(found) for name, found in figures.items()}),
         published=_by_checkpoint({name: _with_parts(found) for name, found in published["checkpoints"].items()}),
+        gains=_by_checkpoint({name: _gains(manifests[f"scores_{name}"]) for name in names}),
+        scored=SCORED[config["evaluate"]["scored"]],
         scalars=[*_scalars(figures), *_spoken(manifests)],
+        answers=_by_checkpoint(answered),
+        mixture=_mixture(manifests),
+        word_errors=errors,
+        written=_written(inputs),
+        quality=manifests[tasks.QUALITY]["facts"] if tasks.QUALITY in manifests else None,
+        answered=_answered(inputs, names),
         differences=changes,
         training=_training(inputs[PRETRAINED.stage]),
         dpo=_dpo(inputs[ALIGNED.stage]) if aligned else [],
+        continued=_by_checkpoint({name: _written_on(found) for name, found in figures.items()}),
         sounds=[
             *_voice(inputs["units"]),
             *(
-                clip_of(scored[one.checkpoint], one, f"{one.prompt_id}: {prompt_seconds:g} s of prompt, then the model")
+                clip_of(scored[one.checkpoint], one, f"{prompt_seconds:g} s of prompt, then the model")
                 for one in continued
             ),
         ],
@@ -95,7 +114,10 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     )
     out.write_tree(PAGE, partial(write_report, data))
     table = _table(figures)
-    return ReportFacts(summary, [*table, "", *published["table"]] if published["table"] else table, changes)
+    if any(is_across(metric) for metric in figures[UNTRAINED.stage]):
+        table.append(data.scored)
+    tables = [table, published["table"], _answer_lines(answered), _error_lines(errors)]
+    return ReportFacts(summary, [line for table in tables if table for line in ("", *table)][1:], changes)
 
 
 def _by_checkpoint(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -106,6 +128,10 @@ def _by_checkpoint(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _pairs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The facts of the metrics of pairs."""
     return [facts for name, facts in figures.items() if isinstance(metric_of(name), PairMetric)]
+
+
+def _gains(manifest: Manifest) -> list[dict[str, Any]]:
+    return [{"metric": name, **gain} for name, gain in manifest["facts"]["gains"].items()]
 
 
 def _with_parts(checkpoint: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -123,7 +149,7 @@ def _scalars(figures: Mapping[str, Mapping[str, Any]]) -> list[ScalarTable]:
     return [
         ScalarTable(metric, _by_checkpoint({checkpoint: [found[name]] for checkpoint, found in figures.items()}))
         for name, metric in METRICS.items()
-        if isinstance(metric, ScalarMetric) and metric.measure
+        if isinstance(metric, ScalarMetric) and metric.measure and all(name in found for found in figures.values())
     ]
 
 
@@ -148,6 +174,92 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(f"{TITLES[checkpoint]:<14}" + "".join([*numbers, *shares]))
     n = ", ".join(f"{name} n={first[name]['n']} ties={first[name]['ties']}" for name in pairs)
     return [*lines, f"accuracy in %; interval: {INTERVALS}; {n}"]
+
+
+def _shares(manifests: Mapping[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+    """Of each checkpoint that was asked questions, the shares that it answered right."""
+    asked = {name: manifests[f"answers_{name}"] for name in TITLES if f"answers_{name}" in manifests}
+    return {
+        name: [{**row, "way": answers.WAYS[row["way"]]} for row in manifest["facts"]["shares"]]
+        for name, manifest in asked.items()
+    }
+
+
+def _answered(inputs: Inputs, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The first questions of each set and way, of the last checkpoint that was asked."""
+    asked = [name for name in names if f"answers_{name}" in inputs]
+    shown: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in answers.read(inputs[f"answers_{asked[-1]}"]) if asked else []:
+        rows = shown.setdefault((one.set, one.way), [])
+        if len(rows) < QUESTIONS_SHOWN:
+            texts = {"passage": " ".join(one.passage), "question": one.question, "answers": ", ".join(one.answers)}
+            rows.append({"checkpoint": TITLES[asked[-1]], "way": answers.WAYS[one.way], "said": one.said, **texts})
+    return [row for rows in shown.values() for row in rows]
+
+
+def _answer_lines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A row for each set, way and rule, a column for each checkpoint."""
+    if not found:
+        return []
+    head = f"{'questions':<24}{'way':<6}{'rule':<10}{'n':>7}{'no sound':>10}{'one answer':>12}"
+    lines = [head + "".join(f"{TITLES[name]:>24}" for name in found)]
+    for rows in zip(*found.values(), strict=True):
+        first = rows[0]
+        name = first["set"] if first["kind"] == "all" else f"  {first['kind']}"
+        line = f"{name:<24}{first['way']:<6}{first['rule']:<10}{first['n']:>7,}{first['without_sound']:>10,}"
+        cells = "".join(f"{_share(row | {'accuracy': row['share']}):>24}" for row in rows)
+        lines.append(f"{line}{100 * first['constant']:>12.1f}{cells}")
+    return [*lines, "right answers in %; interval: Wilson's; one answer: who always says the commonest right answer"]
+
+
+def _mixture(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """What pre-training read of each source of a mixture."""
+    sources = manifests["packed"]["facts"][TRAIN].get("sources", {})
+    read = manifests[PRETRAINED.stage]["facts"]["tokens"]
+    found = []
+    for name, source in sources.items():
+        own = source["token_share"] * read
+        found.append({"name": name, "share": source["token_share"], "tokens": source["tokens"], "read": own})
+        found[-1]["epochs"] = own / source["tokens"]
+    return found
+
+
+def _word_errors(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """Of the voice, its units, the text-to-token model, and each checkpoint that was asked."""
+    stages = {
+        tasks.SENTENCES: {"voice": "the voice", "real_units": "its units, decoded"},
+        tasks.QUALITY: {tasks.QUALITY_RATE: "text-to-token model"},
+        **{
+            f"tasks_{name}": {task: f"{task.upper()}, {title}" for task in ("asr", "tts")}
+            for name, title in TITLES.items()
+        },
+    }
+    return [
+        {"name": title, **manifests[stage]["facts"]["rates"][rate]}
+        for stage, rates in stages.items()
+        if stage in manifests
+        for rate, title in rates.items()
+    ]
+
+
+def _written(inputs: Inputs) -> list[dict[str, Any]]:
+    """The first sentences of each model that was asked, as it wrote or said them."""
+    found = []
+    for name in (tasks.QUALITY, *(f"tasks_{name}" for name in TITLES)):
+        shown: Counter[str] = Counter()
+        for one in tasks.read_said(inputs[name]) if name in inputs else []:
+            shown[one.task] += 1
+            if shown[one.task] <= SENTENCES_SHOWN:
+                who = "text-to-token model" if name == tasks.QUALITY else TITLES[name.removeprefix("tasks_")]
+                found.append({"name": f"{one.task.upper()}, {who}", "wanted": one.wanted, "got": one.got})
+    return found
+
+
+def _error_lines(errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not errors:
+        return []
+    lines = [f"{'held-out sentences':<28}{'WER in %':>10}{'words':>8}{'sentences':>11}"]
+    return lines + [f"{r['name']:<28}{100 * r['rate']:>10.1f}{r['words']:>8,}{r['sentences']:>11,}" for r in errors]
 
 
 def _share(facts: Mapping[str, Any]) -> str:
@@ -204,14 +316,24 @@ def _voice(folder: Folder) -> list[Clip]:
     ]
 
 
-def clip_of(folder: Folder, one: Continued, text: str) -> Clip:
-    """A continuation as sound. folder: of the stage that has scored its checkpoint."""
-    return Clip(f"Continuation, {TITLES[one.checkpoint]}", text, *_read(folder, one.file), one.said, one.heard)
+def clip_of(folder: Folder, one: Continued, heard: str) -> Clip:
+    """A continuation as sound. folder: of the stage that has scored its checkpoint. heard: what it is, for readers."""
+    what = "the model alone, after a text that it read" if one.is_read else heard
+    title = f"Continuation, {TITLES[one.checkpoint]}"
+    return Clip(title, f"{one.prompt_id}: {what}", *_read(folder, one.file), one.said, one.heard)
 
 
 def _read(folder: Folder, name: str) -> tuple[np.ndarray, int]:
     audio, rate_hz = soundfile.read(folder.fetch(name), dtype="float32")
     return audio, rate_hz
+
+
+def _written_on(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The first continuations in text after prompts that were heard, and after prompts that were read."""
+    samples = figures["text_continuations"]["samples"] if "text_continuations" in figures else []
+    heard = [one for one in samples if one["heard"]][:WRITTEN]
+    read = [one for one in samples if not one["heard"]][:WRITTEN]
+    return [{**one, "heard": bool(one["heard"]), "prompt": one["heard"] or one["read"]} for one in heard + read]
 
 
 def _examples(folder: Folder) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slamray.config.base import Located, part_of
-from slamray.config.evaluation import ScoringSettings
+from slamray.config.evaluation import Scored, ScoringSettings
 from slamray.config.model import BaseSettings
 from slamray.config.tree import Recipe
 from slamray.evaluate.metrics import run_metrics
@@ -22,8 +22,11 @@ from slamray.tokens.vocabulary import Vocabulary
 SCORING = "scoring"  # group of these stages: their rows share the actors
 
 
-def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: Stage) -> Stage:
-    """Of one checkpoint, on the test items, the validation rows and the validation utterances."""
+def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: Stage, texts: Stage) -> Stage:
+    """Of one checkpoint, on the test items, the validation rows and the validation utterances.
+
+    texts: the stage of the corpus that a model of text and speech reads.
+    """
     known = vocabulary_of(recipe)
     settings = {
         "checkpoint": checkpoint.name,
@@ -33,7 +36,8 @@ def stage(recipe: Recipe, checkpoint: Stage, tests: Stage, rows: Stage, spoken: 
     }
     if known.is_joint:
         settings |= {"vocabulary": known, "base": Located(lambda: None, part_of(recipe.model, BaseSettings))}
-    inputs = (checkpoint, tests, rows, spoken)
+        settings["scored"] = recipe.evaluate.scored
+    inputs = (checkpoint, tests, rows, spoken, *((texts,) if known.is_joint else ()))
     return Stage(f"scores_{checkpoint.name}", run, settings, inputs, group=SCORING)
 
 
@@ -47,12 +51,13 @@ def run(
     encoder: EncoderFacts,
     vocabulary: Vocabulary | None = None,
     base: Located | None = None,
+    scored: Scored = "continuation",
 ) -> CheckpointFacts:
     """Measure a checkpoint, named by its stage; a row for each pair to Parquet.
 
-    vocabulary, base: of text and speech, whose tokeniser is the base's.
+    vocabulary, base, scored: of text and speech, whose tokeniser is the base's.
     """
-    text = JointText(vocabulary, base.place) if vocabulary and base else None
+    text = JointText(vocabulary, base.place, scored) if vocabulary and base else None
     model = {checkpoint: inputs[checkpoint] / MODEL}
     others = {name: folder for name, folder in inputs.items() if name != checkpoint}
     name = f"scores_{checkpoint}"

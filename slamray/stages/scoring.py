@@ -8,13 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from slamray.config.evaluation import ScoringSettings
+from slamray.config.evaluation import Scored, ScoringSettings
 from slamray.config.model import BaseSettings
 from slamray.data.item_pairs import ItemPair
 from slamray.evaluate.metrics import (
     CORPUS_ITEMS,
     PROMPTS,
     PUBLISHED_SETS,
+    TEXTS,
     VALIDATION_PIECES,
     PairMetric,
     ScalarMetric,
@@ -38,15 +39,20 @@ STAGES = {
     PUBLISHED_SETS: ("published",),
     VALIDATION_PIECES: ("packed",),
     PROMPTS: ("units",),
+    TEXTS: ("corpus", "text_corpus"),
 }
 
 
 @dataclass(frozen=True)
 class JointText:
-    """What checkpoints of text and speech need besides: their vocabulary, and the base whose tokeniser reads text."""
+    """What checkpoints of text and speech need besides.
+
+    base: whose tokeniser reads text. scored: what of a pair whose prompt and ending are heard or read.
+    """
 
     vocabulary: Vocabulary
     base: BaseSettings
+    scored: Scored
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,8 @@ def measure(
     _stream(name, tasks, inputs, machine, scoring, encoder, text)
     scores = {checkpoint: _scores(checkpoint, tasks) for checkpoint in checkpoints}
     tables = [_table(checkpoint, found) for checkpoint, found in scores.items()]
-    facts = {name: _facts(scores[name], _scalars(name, tasks), pairs, scoring.interval) for name in checkpoints}
+    alone = text is not None and text.scored == "continuation"
+    facts = {name: _facts(scores[name], _scalars(name, tasks), pairs, scoring.interval, alone) for name in checkpoints}
     return pa.concat_tables(tables), facts
 
 
@@ -220,7 +227,9 @@ def _facts(
     scalars: Mapping[str, Any],
     pairs: Mapping[tuple[str, str], Sequence[ItemPair]],
     confidence: float,
+    alone: bool,
 ) -> CheckpointFacts:
+    """alone: whether a pair's score is that of its ending by itself, of which then a gain is known."""
     figures: dict[str, Any] = {}
     parts: dict[str, ItemSummary] = {}
     lost: dict[str, int] = {}
@@ -232,7 +241,7 @@ def _facts(
             figures[metric], *found = summarise_items(scored, average_of(metric), confidence)
             parts |= {f"{metric}/{one.part}": one for one in found}
         row = metric_of(metric)
-        if isinstance(row, PairMetric) and row.across and (gain := passage_gain(members, scored, confidence)):
+        if alone and isinstance(row, PairMetric) and row.across and (gain := passage_gain(members, scored, confidence)):
             gains[metric] = gain
     return CheckpointFacts({**figures, **scalars}, parts, lost, gains)
 

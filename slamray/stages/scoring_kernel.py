@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel
 
+from slamray.config.base import SHAPE
 from slamray.config.evaluation import ScoringSettings
 from slamray.data.item_pairs import ItemPair
 from slamray.data.text import VALIDATION
@@ -23,7 +24,7 @@ from slamray.evaluate.summary import PairScore
 from slamray.model.sampling import Prompt, choose_prompts, cut_prompt
 from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.text_tokeniser import TextTokeniser
-from slamray.model.unit_lm import load_unit_lm
+from slamray.model.unit_lm import load_text_lm, load_unit_lm
 from slamray.speech.audio import to_flac
 from slamray.speech.decoders.base import Decoder
 from slamray.speech.decoders.table import load_decoder
@@ -31,7 +32,8 @@ from slamray.speech.encoders.base import EncoderFacts
 from slamray.speech.fetch import place_of
 from slamray.stage.folder import Folder
 from slamray.stage.tables import unit_parts
-from slamray.stages import items, published, units
+from slamray.stages import corpus, items, published, units
+from slamray.stages.joint_documents import TEXTS as TEXT_STAGES
 from slamray.stages.scoring import AUDIO, JointText, Task, TaskDone, pairs_of
 from slamray.stages.speech_kernels import one_thread
 from slamray.tokens.documents import Document
@@ -83,7 +85,13 @@ class Measure:
         metric = metric_of(task.metric)
         assert isinstance(metric, ScalarMetric)
         material = RunMaterial(
-            self._folders, self._scoring, self._encoder, self._vocabulary, self._batch_tokens, task.folder
+            self._folders,
+            self._scoring,
+            self._encoder,
+            self._vocabulary,
+            self._batch_tokens,
+            task.folder,
+            self._text,
         )
         return metric.load()(model, material, self._scoring)
 
@@ -98,7 +106,8 @@ class Measure:
         metric, vocabulary, scoring = metric_of(task.metric), self._vocabulary, self._scoring
         if isinstance(metric, PairMetric) and metric.across:
             judge = partial(judge_across, model, spoken, known, self._encode, vocabulary, *metric.across)
-            return judge(normalise=scoring.normalise, batch_tokens=self._batch_tokens)
+            assert self._text is not None, "unit LMs read no text"
+            return judge(scored=self._text.scored, normalise=scoring.normalise, batch_tokens=self._batch_tokens)
         return judge_pairs(model, spoken, known, vocabulary, scoring.normalise, self._batch_tokens)
 
     @cached_property
@@ -122,15 +131,15 @@ class RunMaterial:
         vocabulary: Vocabulary,
         batch_tokens: int,
         out: Folder,
+        text: JointText | None,
     ) -> None:
-        self._folders, self._scoring, self._encoder, self._out = folders, scoring, encoder, out
-        self._vocabulary = vocabulary
-        self.batch_tokens = batch_tokens
+        self._folders, self._scoring, self._encoder, self._out, self._text = folders, scoring, encoder, out, text
+        self.vocabulary, self.batch_tokens = vocabulary, batch_tokens
 
     def validation_pieces(self) -> Sequence[Document]:
         rows = RowStore(self._folders["packed"].fetch(VALIDATION))
         if rows.vocabulary is not None:
-            reconcile(self._vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
+            reconcile(self.vocabulary, rows.vocabulary, "speech.encoder", str(rows.folder))
         return rows.pieces(self._scoring.perplexity_tokens)
 
     def prompts(self, n: int, seed: int) -> Sequence[Prompt]:
@@ -146,6 +155,23 @@ class RunMaterial:
             cut_prompt(key, np.array(rows[key]["units"]), np.array(rows[key]["durations"]), seconds, rate_hz)
             for key in chosen
         ]
+
+    def texts(self) -> Iterator[Sequence[int]]:
+        (folder,) = (self._folders[name] for name in TEXT_STAGES if name in self._folders)
+        return (self._tokeniser(document.text) for document in corpus.read(folder, VALIDATION))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokeniser.decode(ids)
+
+    @cached_property
+    def _tokeniser(self) -> TextTokeniser:
+        assert self._text is not None, "unit LMs read no text"
+        return TextTokeniser(self._text.base.base, self._text.base.revision)
+
+    def text_lm(self) -> PreTrainedModel | None:
+        assert self._text is not None, "unit LMs read no text"
+        base = self._text.base
+        return None if base.base.startswith(SHAPE) else load_text_lm(base.base, base.revision)
 
     def keep_sound(self, name: str, units: np.ndarray) -> None:
         self._out.write(f"{AUDIO}/{name}.flac", to_flac(self._decoder(units), self._decoder.rate_hz))

@@ -27,6 +27,7 @@ from slamray.stages.shards import Plan
 from slamray.stages.speak_and_listen import make_shards
 from slamray.tokens.vocabulary import Vocabulary
 
+NAME = "spoken_text"
 SHARD_DOCUMENTS = 32  # what a kill may lose: on a CPU some ten seconds; chosen, not tuned
 
 
@@ -57,9 +58,7 @@ def stage(recipe: Recipe, documents: Stage, model: Stage, vocabulary: Vocabulary
         "validation_documents": recipe.speech.validation_documents,
     }
     many = joint.synthetic_documents or "all"
-    return Stage(
-        "spoken_text", run, settings, (documents, model), cost=lambda: f"spans of {many} documents, without a sound"
-    )
+    return Stage(NAME, run, settings, (documents, model), cost=lambda: f"spans of {many} documents, without a sound")
 
 
 def run(

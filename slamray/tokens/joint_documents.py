@@ -92,6 +92,18 @@ def tts_document(spoken: SpokenText, span: Span, encode: Encode, vocabulary: Voc
     return _learned_from(text, speech, vocabulary)
 
 
+def by_modality(ids: Tokens, vocabulary: Vocabulary) -> Iterator[tuple[bool, Tokens]]:
+    """(whether it is speech, ids) of each stretch of one modality; tags and <S> are in none."""
+    ids = np.asarray(ids)
+    speech_T = (ids >= vocabulary.unit_ids.start) & (ids < vocabulary.unit_ids.stop)
+    text_T = (ids < vocabulary.n_text) & (ids != vocabulary.bos)
+    kept_T = speech_T | text_T
+    edges = np.flatnonzero(np.diff(speech_T[kept_T].astype(np.int8))) + 1
+    for own, speech in zip(np.split(ids[kept_T], edges), np.split(speech_T[kept_T], edges), strict=True):
+        if len(own):
+            yield bool(speech[0]), own
+
+
 def cut_stretches(pieces: int, bounds: tuple[int, int], seed: int) -> Iterator[Span]:
     """A document in consecutive stretches of lengths drawn evenly between the bounds; the last may be shorter."""
     rng, place = np.random.default_rng(seed), 0

@@ -29,10 +29,13 @@ from slamray.recipe import assets, slam
 from slamray.stage.stage import Stage, order
 
 # The stages that are given a field, by the longest prefix of its key.
-SPEAKING = {"units", "preferences", "items", "recordings"}
-LISTENING = {"units", "preferences", "items", "recorded", "librispeech", "published"}
+SPEAKING = {"units", "preferences", "items", "recordings", "story_questions", "task_sentences"}
+READING = {"published", "question_sets"}  # test sets, whose recordings are short
+LISTENING = SPEAKING - {"recordings"} | {"recorded", "librispeech"} | READING
 SCORES = {"scores_untrained", "scores_pretrained", "scores_aligned", "evaluation"}
 GENPPL = {"genppl_pretrained", "genppl_aligned"}
+ANSWERS = {"answers_pretrained", "answers_aligned"}
+TASKS = {"text_to_token_quality", "tasks_pretrained", "tasks_aligned"}
 DECODER = {"decoder", "intelligibility"}
 SEEN_BY: dict[str, set[str]] = {
     "name": {"report"},
@@ -51,11 +54,16 @@ SEEN_BY: dict[str, set[str]] = {
     "joint.text_to_token.model": {"text_to_token_start"},
     "joint.text_to_token.pretrain": {"text_to_token"},
     "joint.text_to_token.pretrain.seed": {"text_to_token", "text_to_token_start"},
-    "joint.text_to_token.sampling": {"spoken_text"},
+    "joint.text_to_token.sampling": {"spoken_text"} | TASKS,
     "speech.tts": SPEAKING,
     "speech.encoder": LISTENING | DECODER,
-    "speech.encoder.centroids": LISTENING | DECODER | SCORES | {"packed"},  # they say who the units are
-    "speech.shard_documents": LISTENING - {"published"},
+    "speech.encoder.centroids": LISTENING
+    | DECODER
+    | SCORES
+    | ANSWERS
+    | TASKS
+    | {"packed"},  # they say who the units are
+    "speech.shard_documents": LISTENING - READING,
     "speech.train_documents": {"units", "items"},
     "speech.validation_documents": {"units", "documents", "spoken_text"},
     "pack": {"packed", "text_to_token_rows"},
@@ -65,11 +73,14 @@ SEEN_BY: dict[str, set[str]] = {
     "pretrain.optim.floor_learning_rate": {"pretrained"},
     "preferences": {"preferences"},
     "dpo": {"aligned"},
-    "evaluate": SCORES | GENPPL,
-    "evaluate.interval": SCORES | GENPPL | {"text_quality"},
+    "evaluate": SCORES | GENPPL | ANSWERS | TASKS | {"task_sentences"},
+    "evaluate.interval": SCORES | GENPPL | ANSWERS | TASKS | {"task_sentences", "text_quality"},
+    "evaluate.scored": set(),  # of a model of text and speech alone
     "evaluate.items": {"items", "text_quality"},
     "evaluate.sets": {"published", "evaluation"},
     "evaluate.genppl": GENPPL,
+    "evaluate.questions": ANSWERS,
+    "evaluate.questions.seed": {"story_questions"},
     "assets.encoder.train_documents": {"recordings"},
     "assets.encoder.evaluation_documents": {"recordings"},
     "assets.encoder.seed": {"hubert_1", "hubert_2", "encoder"},
@@ -167,6 +178,7 @@ OTHER: dict[str, Any] = {
     "assets.text_lm.teacher": {"path": "{two}/stories.jsonl"},
     "evaluate.vocoder": "{two}/vocoder",
     "evaluate.sets": {"salmon": "{one}/salmon", "salmon-2": "{two}/salmon"},
+    "evaluate.questions.ways": ["tt"],
     "evaluate.genppl.asr": "{two}/asr",
     "evaluate.genppl.judge": "{two}/judge",
     "evaluate.genppl.metric": "grammar",
@@ -236,10 +248,13 @@ BASES = (
             "model.base=assets:story-lm",
             "model.embedding=mean",
             "joint.kinds={{text: 0.3, interleaved: 0.3, synthetic: 0.4}}",
+            "evaluate.questions.stories=2",
+            "evaluate.task_sentences=2",
             "compute.dpo_micro_batch=1",
         ),
         seen_by=(
             ("recorded.validation_share", {"documents"}),
+            ("evaluate.scored", SCORES - {"evaluation"}),
             # What units mean is a part of the vocabulary there, and so of every stage that knows it.
             (
                 "speech.encoder.centroids",
@@ -346,7 +361,15 @@ BRING_STAGES = {
     "evaluate.sets",
 }
 # Fields that choose which stages there are, beside what they change in those that stay.
-CHOOSE = {"assets.make", "dpo.budget", "evaluate.genppl.prompts", "speech.tts.backend"}
+CHOOSE = {
+    "assets.make",
+    "dpo.budget",
+    "evaluate.genppl.prompts",
+    "evaluate.questions.sets",
+    "evaluate.questions.stories",
+    "evaluate.task_sentences",
+    "speech.tts.backend",
+}
 
 
 ONE_VALUE = {"dpo.optim.name"}  # DPO trains with AdamW

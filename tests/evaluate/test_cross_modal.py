@@ -28,7 +28,7 @@ def encode(text: str) -> list[int]:
     return [int(word[1:]) for word in text.split()]
 
 
-def made(prompt: Modality, ending: Modality, scored: str = "ending") -> Document:
+def made(prompt: Modality, ending: Modality, scored: str = "continuation") -> Document:
     return across(PAIR, PAIR.chosen, PAIR.chosen_text, UNITS, encode, JOINT, prompt, ending, scored)  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ def test_an_ending_follows_its_prompt_in_either_modality(
 
 def test_without_a_prompt_the_ending_stands_alone() -> None:
     pair = ItemPair("p", "grammar", "all", (), ("good",), ("bad",), "", "w4 w5", "w6")
-    found = across(pair, pair.chosen, pair.chosen_text, UNITS, encode, JOINT, "text", "text", "ending")
+    found = across(pair, pair.chosen, pair.chosen_text, UNITS, encode, JOINT, "text", "text", "continuation")
     assert found.ids.tolist() == [S, TEXT, 4, 5] and found.ids[found.targets].tolist() == [4, 5]
 
 

@@ -9,14 +9,17 @@ import pytest
 
 from slamray import store
 from slamray.commands.run import main
+from slamray.config.load import load_recipe
 from slamray.config.rates import RATES, Rates
 from slamray.recipe.slam import build
+from slamray.stage.stage import order
 from slamray.stages.estimate import About, Calibration, fitting
 
 # The tiny model has 19,424 parameters: embeddings 22 x 32; in each of two layers q 32 x 32 + 32, k and v 32 x 16 + 16,
 # o 32 x 32, three of 32 x 64 and two norms of 32; one norm of 32.
 PARAMETERS = 22 * 32 + 2 * (32 * 32 + 32 + 2 * (32 * 16 + 16) + 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32
 FLOPS = 6 * PARAMETERS * 4 * 1024 / 36  # so that four steps of 1,024 tokens take 36 s
+SPEAKERS = ("text_to_token", "spoken_text")
 RATES_GIVEN = [
     "rates.speak=10", "rates.encode=10", "rates.document_seconds=50", "rates.sentence_seconds=5",
     f"rates.flops={FLOPS}", "rates.pairs=2", "rates.scored=1",
@@ -56,6 +59,20 @@ def test_hours_core_hours_and_cost_add_up(words: list[str], capsys: pytest.Captu
     assert f"  {225.8 / 3600:.3g} hours, {core_seconds / 3600:.3g} core-hours, 0 GPU-hours; " in "\n".join(lines)
     assert lines[-2] == f"  cost: {core_seconds / 36:,.2f} (cores {core_seconds / 36:,.2f}, GPUs 0.00)"
     assert lines[0].endswith("rates given; not counted: corpus, packed, report")
+
+
+def test_a_text_to_token_model_and_its_text_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["recipe=interleaved_laptop", "profile=laptop", f"root={tmp_path}", "rates.spoken_units=1000"]
+    lines = planned(capsys, [*words, "joint.text_to_token.pretrain.budget=time:30m"])
+    model, text = (next(line.split(None, 1)[1] for line in lines if line.split()[0] == name) for name in SPEAKERS)
+    assert model.startswith("0.5 h x ")
+    assert text.endswith("how many words there are is known when corpus is done")
+    corpus = next(stage for stage in order(build(load_recipe(words))) if stage.name == "corpus")
+    facts = {"documents": 1000, "words": 150_000, "train": 900, "validation": 50, "evaluation": 50}
+    corpus.folder(tmp_path).write_json("manifest.json", {"facts": facts})
+    (text,) = (line for line in planned(capsys, words) if line.split()[0] == "spoken_text")
+    # 400 documents of 150 words, 30 % of them spoken in 8 units each, at 1,000 a second on two actors
+    assert float(text.split()[1]) == pytest.approx(400 * 150 * 0.3 * 8 / 1000 / 2 / 3600, rel=5e-3)
 
 
 def test_beside_a_gpu_the_slower_of_voice_and_encoder_decides(
