@@ -177,6 +177,7 @@ def _main(words: Sequence[str]) -> int:
 def draw(lines: Sequence[dict[str, Any]], picture: Path) -> None:
     """Seconds and memory over documents, both axes logarithmic; beside seconds what a straight line would be."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     lines = sorted(lines, key=lambda line: line["documents"])
     documents = [line["documents"] for line in lines]
@@ -190,6 +191,8 @@ def draw(lines: Sequence[dict[str, Any]], picture: Path) -> None:
     memory.set_ylim(bottom=0)
     for axes, title in ((seconds, "seconds"), (memory, "most memory of one process, MB")):
         axes.set_xscale("log")
+        axes.set_xticks(documents, [f"{n:,}" for n in documents], minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("documents")
         axes.set_title(title)
         axes.legend()
