@@ -50,10 +50,12 @@ Hear = Callable[[Path], Prompt]
 class GenerateWords(Settings):
     """Words of jobs/generate.py; others are a recipe's: encoder, vocoder, sampling, device."""
 
-    input: str = Field(
-        "", description="an audio file, or a folder of them (wav flac mp3 ogg), or a text file (txt), which is read"
+    input: str | None = Field(
+        None, description="an audio file, or a folder of them (wav flac mp3 ogg), or a text file (txt), which is read"
     )
-    text: str = Field("", description="a text to be continued, instead of input; of a model of text and speech")
+    text: str | None = Field(
+        None, description="a text to be continued, instead of input; of a model of text and speech"
+    )
     out: str = Field(description="folder that gets a wav or a txt file for each prompt, named like it")
     say: Drawn = Field(
         "speech",
@@ -95,10 +97,12 @@ def main(words: Sequence[str]) -> int:
     def work() -> int:
         own, others = split_words(words, GenerateWords)
         recipe = known(load_recipe(others))
-        if bool(own.input) == bool(own.text):
+        if (own.input is None) == (own.text is None):
             raise BadInput("input, text: give one of them, the prompts' file or folder, or a text")
+        if own.text is not None and not own.text.strip():
+            raise BadInput("text=: says nothing; is the variable set that it comes from? give a text")
         out = given_folder("out", own.out)
-        if own.text:
+        if own.input is None:
             files = [(Path(TEXT_PROMPT), out / f"{TEXT_PROMPT}.wav")]
         else:
             files = targets(given_path("input", own.input), out)
@@ -115,7 +119,7 @@ def main(words: Sequence[str]) -> int:
         hear = load_hearing(recipe.speech.encoder, device, seconds) if not own.text else None
         vocoder = load_decoder(place_of(recipe.evaluate.vocoder, "evaluate.vocoder"), device)
         vocoder(np.array([vocabulary.n_units - 1]))  # raises what is wrong with the decoder, before any work
-        prompts = Prompts(own_units, own.say, own.text, hear, tokeniser)
+        prompts = Prompts(own_units, own.say, own.text or "", hear, tokeniser)
         failed = 0
         for made in generate(files, prompts, model.eval(), vocoder, recipe.evaluate.sampling, own.say_prompt):
             print(made.line, file=sys.stderr if made.failed else sys.stdout, flush=True)

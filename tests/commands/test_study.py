@@ -48,7 +48,8 @@ def fake_stages(recipe: Recipe) -> list[Stage]:
             raise BadInput("the disk is full")
         history = [{"tokens": t, "validation_loss": 5 - t / 100 - seed / 10} for t in (0, 50, 100)]
         out.write_json("history.json", [*history, {"tokens": 60, "loss": 1.0}])
-        return {"tokens": 100, "flops": 1e6, "train_seconds": 2.0}
+        spent = {"flops": 1e6, "flops_with_attention": 1.1e6, "train_seconds": 2.0, "device_seconds": 2.0}
+        return {"tokens": 100, "parameters": 7, **spent}
 
     def score(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
         pair = {"metric": "grammar", "n": 10, "ties": 0, "accuracy": 0.5 + 100 * rate + seed / 100}

@@ -22,7 +22,6 @@ LAYERS = (
     ("recipe",),
     ("runtime",),
     ("commands",),
-    ("tuning",),
 )
 HEIGHT = {name: height for height, row in enumerate(LAYERS) for name in row}
 KERNELS = {"data", "speech", "tokens", "model", "train", "evaluate", "report"}

@@ -66,7 +66,7 @@ def test_a_text_to_token_model_and_its_text_are_counted(tmp_path: Path, capsys: 
     lines = planned(capsys, [*words, "joint.text_to_token.pretrain.budget=time:30m"])
     model, text = (next(line.split(None, 1)[1] for line in lines if line.split()[0] == name) for name in SPEAKERS)
     assert model.startswith("0.5 h x ")
-    assert text.endswith("how many words there are is known when corpus is done")
+    assert text.endswith("how many words there are is known when text_corpus is done")
     corpus = next(stage for stage in order(build(load_recipe(words))) if stage.name == "corpus")
     facts = {"documents": 1000, "words": 150_000, "train": 900, "validation": 50, "evaluation": 50}
     corpus.folder(tmp_path).write_json("manifest.json", {"facts": facts})
