@@ -67,12 +67,12 @@ def test_a_text_to_token_model_and_its_text_are_counted(tmp_path: Path, capsys: 
     model, text = (next(line.split(None, 1)[1] for line in lines if line.split()[0] == name) for name in SPEAKERS)
     assert model.startswith("0.5 h x ")
     assert text.endswith("how many words there are is known when text_corpus is done")
-    corpus = next(stage for stage in order(build(load_recipe(words))) if stage.name == "corpus")
+    corpus = next(stage for stage in order(build(load_recipe(words))) if stage.name == "text_corpus")
     facts = {"documents": 1000, "words": 150_000, "train": 900, "validation": 50, "evaluation": 50}
     corpus.folder(tmp_path).write_json("manifest.json", {"facts": facts})
     (text,) = (line for line in planned(capsys, words) if line.split()[0] == "spoken_text")
-    # 400 documents of 150 words, 30 % of them spoken in 8 units each, at 1,000 a second on two actors
-    assert float(text.split()[1]) == pytest.approx(400 * 150 * 0.3 * 8 / 1000 / 2 / 3600, rel=5e-3)
+    # 120 documents of 150 words, 30 % of them spoken in 8 units each, at 1,000 a second on two actors
+    assert float(text.split()[1]) == pytest.approx(120 * 150 * 0.3 * 8 / 1000 / 2 / 3600, rel=5e-3)
 
 
 def test_beside_a_gpu_the_slower_of_voice_and_encoder_decides(
