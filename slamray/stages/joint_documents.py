@@ -22,7 +22,7 @@ from slamray.data.text import TRAIN, VALIDATION
 from slamray.stage.folder import Folder
 from slamray.stage.parts import Part, part_file, parts_of, read_parts
 from slamray.stage.stage import Inputs, Stage
-from slamray.stage.tables import UNITS
+from slamray.stage.tables import QUARANTINE, UNITS
 from slamray.stage.work import Machine, Pool
 from slamray.tokens.documents import Documents
 from slamray.tokens.vocabulary import FILE, Vocabulary
@@ -150,7 +150,8 @@ def read(folder: Folder, split: str, kind: str, stage: str = "") -> Iterator[Doc
 
 
 def _tables(folder: Folder, split: str, kind: str, stage: str) -> Iterator[pa.Table]:
-    for source in sorted({name.split("/")[-2] for name in folder.names(f"{split}/*/part-*.parquet")}):
+    sources = {name.split("/")[-2] for name in folder.names(f"{split}/*/part-*.parquet")} - {QUARANTINE}
+    for source in sorted(sources):
         if stage and source != f"{AUDIO}-{stage}":
             continue
         yield from read_parts(folder, f"{split}/{source}", ["ids", "mask"], pc.field("kind") == kind)
