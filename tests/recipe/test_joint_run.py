@@ -22,9 +22,10 @@ def test_text_and_speech_go_from_the_corpus_to_four_way_scores(
 ) -> None:
     words = [
         *(word for word in tiny.words(tiny_encoder, Path("unused"), tiny_vocoder) if not word.startswith("model.base")),
-        "recipe=interleaved_laptop", "joint.synthetic_documents=6", "joint.text_documents=20",
+        "recipe=interleaved_laptop", "joint.text=null", "joint.synthetic_documents=6", "joint.text_documents=20",
         "joint.text_to_token.pretrain.budget=steps:20", "joint.text_to_token.pretrain.tokens_per_step=1024",
-        "joint.text_to_token.sampling.top_k=1000", "evaluate.questions.stories=4", "evaluate.task_sentences=2",
+        "joint.text_to_token.sampling.top_k=1000", "joint.interleave.span_pieces=4", "evaluate.perplexity_tokens=2000",
+        "evaluate.questions.stories=4", "evaluate.task_sentences=2",
     ]  # fmt: skip
     command = [sys.executable, str(ROOT / "tests" / "support" / "run_here.py"), str(tmp_path), *words]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
