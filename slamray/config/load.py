@@ -225,10 +225,24 @@ def _find(name: str, asked: str) -> Path:
     return path.resolve()
 
 
+class _KeysOnce(yaml.SafeLoader):
+    """Plain YAML whose groups have each key once: of two, yaml would take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                line = node.value[place][0].start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key} stands twice in a group, again in line {line}"
+                )
+        return super().construct_mapping(node, deep)
+
+
 def _read_file(path: Path, name: str) -> Tree:
     text = read_text(path)
     try:
-        tree = yaml.safe_load(text) or {}
+        tree = yaml.load(text, _KeysOnce) or {}
     except NO_VALUE as error:
         raise BadInput(f"recipe={name}: not YAML ({reason_of(error)})") from error
     if not isinstance(tree, dict):

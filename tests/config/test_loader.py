@@ -109,3 +109,12 @@ def test_what_is_wrong_with_a_study_is_one_line(tmp_path: Path, text: str, words
 def test_a_study_is_not_run_as_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"is a study; run it with jobs/study\.py"):
         load_recipe([f"recipe={write(tmp_path, s=STUDY)['s']}"])
+
+
+def test_a_group_that_stands_twice_in_a_recipe_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nevaluate: {normalise: sum}\ndpo:\n  beta: 0.2\nevaluate: {interval: 0.9}\n")
+    with pytest.raises(BadInput, match=r"not YAML \(evaluate stands twice in a group, again in line 5\)"):
+        load_recipe([f"recipe={path}"])
+    path.write_text("name: mine\nevaluate: {normalise: sum, interval: 0.9}\ndpo:\n  beta: 0.2\n")
+    assert load_recipe([f"recipe={path}"]).evaluate.interval == 0.9
