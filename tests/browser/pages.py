@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -169,13 +170,14 @@ def mlflow_server(root: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{root}/mlflow.db"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    running = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)  # with processes of its own
     try:
         wait_for_port(port)
         yield f"http://127.0.0.1:{port}"
     finally:
-        running.terminate()
-        running.wait(30)
+        os.killpg(running.pid, signal.SIGTERM)
+        running.wait(60)
 
 
 if __name__ == "__main__":

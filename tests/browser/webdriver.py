@@ -105,7 +105,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def wait_for_port(port: int, seconds: float = 120.0) -> None:
+def wait_for_port(port: int, seconds: float = 600.0) -> None:
     """Until somebody listens there on loopback."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
