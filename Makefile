@@ -43,7 +43,7 @@ pages: setup  ## pictures of the report and of MLflow's pages in a headless brow
 	$(BIN)/python tests/browser/pages.py $(if $(RUNS),runs=$(RUNS))
 
 JOB ?= demo
-chaos: setup  ## kill N=50 runs of JOB (demo, encoder, decoder) at random moments, and compare with the untouched one (a minute or two each)
+chaos: setup  ## kill N=50 runs of JOB (demo, encoder, decoder, joint) at random moments, and compare with the untouched one (a minute or two each)
 	$(BIN)/python tests/faults/chaos.py N=$(or $(N),50) JOB=$(JOB)
 
 fuzz: setup  ## arbitrary text, bytes and files through every reader for SECONDS=3600; what comes out wrong is told with the input

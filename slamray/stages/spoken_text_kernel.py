@@ -55,7 +55,12 @@ class SpeakText:
     def __call__(self, shard: Shard) -> ShardDone:
         if shard.is_done:
             return ShardDone(shard.number, 0.0)
-        documents = from_table(self._reader.read(shard.requests), TextDocument)
+        rows, bad = self.say(from_table(self._reader.read(shard.requests), TextDocument))
+        write_shard(shard, pa.Table.from_pylist(rows, ROWS), bad)
+        return ShardDone(shard.number, 0.0)
+
+    def say(self, documents: Sequence[TextDocument]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+        """Rows of the documents, and the id of each of which no span came to an end, with the reason."""
         pieces = [cut_pieces(document.text) for document in documents]
         spans = [
             choose_spans(len(own), self._interleave, row_seed(self._interleave.seed, document.doc_id))
@@ -67,15 +72,15 @@ class SpeakText:
             for span in wanted
         ]
         said = iter(speak_texts(self._model, requests, self._vocabulary, self._sampling, self._batch))
-        rows, bad = [], []
+        rows: list[dict[str, Any]] = []
+        bad: list[dict[str, str]] = []
         for document, own, wanted in zip(documents, pieces, spans, strict=True):
             heard = list(itertools.islice(said, len(wanted)))
             if any(one.why == "end" for one in heard):
                 rows.append(self._row(document.doc_id, own, wanted, heard))
             else:
                 bad.append({"id": document.doc_id, "reason": f"none of {len(wanted)} spans came to an end"})
-        write_shard(shard, pa.Table.from_pylist(rows, ROWS), bad)
-        return ShardDone(shard.number, 0.0)
+        return rows, bad
 
     def _request(self, key: str, pieces: Sequence[str], span: Span) -> Request:
         """`<S> <text> words <speech>`, as a tts document begins."""

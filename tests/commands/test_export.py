@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    GlmConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 from slamray.commands.export import ExportWords, export, main, unit_tokeniser
 from slamray.commands.words import find_model, split_words
@@ -30,6 +38,16 @@ SIZE: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers"
 FAMILIES: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZE, num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=True),
     "llama": LlamaConfig(**SIZE, num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=True),
+    "glm": GlmConfig(
+        **SIZE,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=48,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=[2, 3],
+    ),
     "pythia": GPTNeoXConfig(**SIZE, intermediate_size=48, tie_word_embeddings=False),
     "opt": OPTConfig(**SIZE, ffn_dim=48, word_embed_proj_dim=32),
 }

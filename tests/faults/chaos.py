@@ -1,17 +1,18 @@
 """Kill a run at random moments, and compare what comes out with the run that nobody touched.
 
-    python tests/faults/chaos.py N=50 [JOB=demo|encoder|decoder] [SEED=0] [KINDS=driver,worker,...]
-        [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder]
+    python tests/faults/chaos.py N=50 [JOB=demo|encoder|decoder|joint] [SEED=0] [KINDS=driver,worker,...]
+        [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder] [PATIENCE=600]
 
 Every draw runs a job on a fresh root: the demo recipe with tiny models, or the training of a tiny encoder (hubert_1,
-hubert_2) or of a tiny HiFi-GAN decoder (decoder) on recordings that are taken from the untouched run. STRIKES faults
-strike it, the kinds in turn, each
-after a random step or shard of a stage, the stages of AT in turn; when the command ends badly it is given again, as a
-person would. At the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained
-on by their hash, losses at equal steps, weights and scores: bit for bit where the number of workers stays. Where it
-changes, losses may differ by ROOM times what the number of workers makes of them by itself, seen on untouched runs of
-one and of two. A shard that was whole when a fault struck must be the same file at the end: that counts what was done
-twice. The table is one line a draw.
+hubert_2) or of a tiny HiFi-GAN decoder (decoder) on recordings that are taken from the untouched run, or a recipe of
+text and speech with small models (joint), of which every file of every stage must be the untouched run's. STRIKES
+faults strike it, the kinds in turn, each after a random step or shard of a stage, the stages of AT in turn; when the
+command ends badly it is given again, as a person would. One that is silent for PATIENCE seconds is taken for hung. At
+the end the two roots are compared: shards and packed rows byte for byte, the samples that were trained on by their
+hash, losses at equal steps, weights and scores: bit for bit where the number of workers stays. Where it changes, losses
+may differ by ROOM times what the number of workers makes of them by itself, seen on untouched runs of one and of two. A
+shard that was whole when a fault struck must be the same file at the end: that counts what was done twice. The table is
+one line a draw.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -41,7 +42,12 @@ PATIENCE_SECONDS = 600.0  # since the last fault or start; an untouched run take
 # Sums in another order round otherwise, and training doubles such a difference every twenty steps or so: how large it
 # is at the end depends on when the number changed first, and on chance. docs/LOG.md, 2026-11-26.
 ROOM = 3.0  # chosen; seen: 0.02 to 0.7
+CLOCKED = ("facts.json", "history.json", "metrics.jsonl", "report.html")
+RESUMED = "resumed_from"  # the fact that names the checkpoint of the last start
+SUMMARY = "summary"  # the report's sentences, which tell seconds
 BYTES = ("units", "preferences", "items")  # stages whose shards are compared byte for byte
+# Below a stage's folder, what one kill may lose: shards of speech, of a split's spoken text, batches of what is said.
+WORK = ("shards/*.arrow", "*/shards/*.arrow", "batches/*.json")
 STEPS, DPO_STEPS, ASSET_STEPS = 300, 100, 120
 COUNT_MORE_CORES = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 4}'}  # two actors that speak and two that encode, on any machine
 OFTEN = ["compute.checkpoint_every_seconds=0.5", "compute.dtype=float32", "compute.report_every_steps=1"]
@@ -49,6 +55,12 @@ LONGER = [*OFTEN, "speech.shard_documents=1", f"pretrain.budget=steps:{STEPS}", 
           "compute.stall_seconds=15", "compute.micro_batch=2", "compute.dpo_micro_batch=1"]  # fmt: skip
 ASSETS = [*OFTEN, "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.stall_seconds=30",
           "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=1"]  # fmt: skip
+JOINT = ["recipe=interleaved_laptop", "joint.text=null", "joint.synthetic_documents=96", "joint.text_documents=40",
+         "speech.train_documents=16", "joint.text_to_token.pretrain.budget=steps:80", "pretrain.budget=steps:20",
+         "joint.text_to_token.pretrain.tokens_per_step=1024", "joint.text_to_token.sampling.top_k=1000",
+         "joint.interleave.span_pieces=4", "evaluate.questions.stories=12", "evaluate.questions.ways=[st, ss, tt]",
+         "evaluate.task_sentences=12", "evaluate.sampling.batch=2", "evaluate.perplexity_tokens=2000",
+         "dpo.budget=steps:4", "compute.stall_seconds=30"]  # fmt: skip
 ENCODER = [*ASSETS, "assets.encoder.mfcc_clusters=8", "assets.encoder.feature_clusters=[8]",
            "assets.encoder.n_units=16", "assets.encoder.kmeans_frames=1000", "assets.source_filter.documents=1",
            *(f"assets.encoder.{part}.{word}" for part in ("first", "second")
@@ -65,7 +77,7 @@ class Job:
     """What is run and struck: a script with the words for tiny models, and the stages whose training is compared.
 
     given: stages that a draw takes from the untouched run as they are. whole: the command runs to its end; else a draw
-    is over when what is trained has ended.
+    is over when what is trained has ended. every_file: each file of each stage is compared, too.
     """
 
     script: str
@@ -74,6 +86,20 @@ class Job:
     struck: tuple[str, ...]
     given: tuple[str, ...] = ()
     whole: bool = False
+    every_file: bool = False
+
+
+def joint_words(folder: Path) -> list[str]:
+    """Words of a recipe of text and speech for small models, some of which are made in a folder.
+
+    The text-to-token model is the demo's text LM after some steps, drawn from all its units, for it must end spans.
+    """
+    from support import tiny
+
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder, vocoder = tiny.make_encoder(folder / "hubert"), tiny.make_vocoder(folder / "vocoder")
+    small = (word for word in tiny.words(encoder, Path(), vocoder) if not word.startswith("model.base"))
+    return [*small, *OFTEN, *JOINT]
 
 
 def decoder_words(folder: Path) -> list[str]:
@@ -95,13 +121,39 @@ def demo_words(folder: Path) -> list[str]:
 
 
 DEMO = Job("jobs/slam.py", demo_words, ("pretrained", "aligned"), ("units", "pretrained", "aligned"), whole=True)
+# Stages that a recipe of text and speech adds: trained, spoken without a sound, and asked by saying.
+OF_TEXT = ("text_to_token", "spoken_text", "text_to_token_quality", "tasks_pretrained", "answers_pretrained")
 SPOKEN = ("corpus", "recordings")
 HUBERTS = ("hubert_1", "hubert_2")
 JOBS = {
     "demo": DEMO,
     "encoder": Job("jobs/assets.py", lambda folder: list(ENCODER), HUBERTS, HUBERTS, SPOKEN),
     "decoder": Job("jobs/assets.py", decoder_words, ("decoder",), ("decoder",), SPOKEN),
+    "joint": Job(
+        "jobs/slam.py", joint_words, ("text_to_token", "pretrained", "aligned"), OF_TEXT, whole=True, every_file=True
+    ),
 }
+
+
+class Root(Protocol):
+    """Where the stages of a run lie, as the harness sees it."""
+
+    def names(self, pattern: str) -> list[str]: ...
+
+    def read(self, name: str) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A folder of this machine."""
+
+    path: Path
+
+    def names(self, pattern: str) -> list[str]:
+        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern))
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
 
 
 @dataclass
@@ -142,12 +194,12 @@ class Run:
         for path in self.root.glob(f"{stage}/*/metrics.jsonl"):
             lines = path.read_text().splitlines()
             return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
-        return len(list(self.root.glob(f"{stage}/*/shards/*.arrow")))
+        return len([path for pattern in WORK for path in self.root.glob(f"{stage}/*/{pattern}")])
 
     def shards(self) -> dict[Path, tuple[int, int]]:
-        """Which file each whole shard is: its inode and time. A shard that is made again is another file."""
+        """Which file each whole shard or batch is: its inode and time. One that is made again is another file."""
         found = {}
-        for path in self.root.glob("*/*/shards/*.arrow"):
+        for path in (path for pattern in WORK for path in self.root.glob(f"*/*/{pattern}")):
             with suppress(FileNotFoundError):  # it has become part of a part in the meantime
                 status = path.stat()
                 found[path] = (status.st_ino, status.st_mtime_ns)
@@ -303,6 +355,7 @@ def draw(
     moments: Sequence[tuple[str, int]],
     until: Sequence[str] = (),
     faults: Mapping[str, Fault] = FAULTS,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Outcome:
     """Run under faults, the kinds in turn, to the end, or until these stages have ended.
 
@@ -328,7 +381,7 @@ def draw(
                 left.pop(0)
         elif left and run.ended(left[0][0]):
             left.pop(0)
-        if time.monotonic() - moved > PATIENCE_SECONDS:
+        if time.monotonic() - moved > patience_seconds:
             run.stop_all()
             outcome.differences.append(f"hung: {_last_line(run.log)}")
             return outcome
@@ -385,6 +438,31 @@ def compare(
     return differences
 
 
+def checksums(root: Root) -> dict[str, str]:
+    """Of every file of every finished stage, as its maker wrote them down; of CLOCKED ones what no clock decides."""
+    found = {}
+    for path in root.names("*/*/manifest.json"):
+        manifest = json.loads(root.read(path))
+        folder = path.removesuffix("/manifest.json")
+        facts = {k: fact for k, fact in manifest["facts"].items() if "second" not in k and k not in (RESUMED, SUMMARY)}
+        found[f"{folder}: facts"] = json.dumps(facts, sort_keys=True)
+        for name, file in manifest["files"].items():
+            if Path(name).name not in CLOCKED:
+                found[f"{folder}/{name}"] = file["sha256"]
+            elif name == "history.json":
+                rows = json.loads(root.read(f"{folder}/{name}"))
+                found[f"{folder}: losses"] = json.dumps([(row["step"], row.get("loss")) for row in rows])
+    return found
+
+
+def differences(untouched: Root, struck: Root) -> list[str]:
+    """Files that differ, or that only one of them has; one line when there are many."""
+    before, after = checksums(untouched), checksums(struck)
+    assert before
+    apart = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return [*apart[:5], *([f"and {len(apart) - 5} more of {len(before)}"] if len(apart) > 5 else [])]
+
+
 def losses_apart(one: Path, other: Path, stage: str) -> float:
     """The greatest relative difference of two runs' losses at equal steps; infinite when they report other steps."""
     losses = [_losses(root, stage) for root in (one, other)]
@@ -409,6 +487,17 @@ def _manifest(root: Path, stage: str) -> dict[str, Any]:
     (path,) = root.glob(f"{stage}/*/manifest.json")
     manifest: dict[str, Any] = json.loads(path.read_text())
     return manifest
+
+
+def work_of(root: Path, stage: str) -> int:
+    """Steps of a finished stage, or what it made that one kill may lose."""
+    facts = _manifest(root, stage)["facts"]
+    if batches := len(list(root.glob(f"{stage}/*/batches/*.json"))):
+        return batches
+    from slamray.stages.spoken_text import SHARD_DOCUMENTS
+
+    documents = facts.get("documents", 0) + facts.get("quarantined", 0)
+    return int(facts.get("step", 0) or facts.get("utterances", 0) or -(-documents // SHARD_DOCUMENTS))
 
 
 def _losses(root: Path, stage: str) -> dict[int, float]:
@@ -440,12 +529,12 @@ def _give(stages: Sequence[str], one: Run, other: Run) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
-    unknown = given.keys() - {"N", "JOB", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT"}
+    unknown = given.keys() - {"N", "JOB", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT", "PATIENCE"}
     kinds = given.get("KINDS", ",".join(kind for kind in FAULTS if kind not in CLOCKS)).split(",")
     if unknown or not set(kinds) <= FAULTS.keys() or given.get("JOB", "demo") not in JOBS:
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
         return 2
-    job = JOBS[given.get("JOB", "demo")]
+    job, patience = JOBS[given.get("JOB", "demo")], float(given.get("PATIENCE", PATIENCE_SECONDS))
     count, seed, strikes = int(given.get("N", 50)), int(given.get("SEED", 0)), int(given.get("STRIKES", 1))
     at = given["AT"].split(",") if "AT" in given else list(job.struck)
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
@@ -457,12 +546,11 @@ def main(arguments: Sequence[str]) -> int:
     whole = [Run(root / f"untouched-{n}", words, root / f"untouched-{n}.log", job.script) for n in workers]
     for n, run in zip(workers, whole, strict=True):
         _give(job.given, whole[0], run)
-        left_alone = draw(run, random.Random(0), kinds, [n], [], until)
+        left_alone = draw(run, random.Random(0), kinds, [n], [], until, patience_seconds=patience)
         assert not left_alone.restarts and not left_alone.differences, _last_line(run.log)
     untouched = whole[0]
     allowed = allow(whole[0].root, whole[1].root, job.trained) if len(workers) > 1 else None
-    work = {stage: _manifest(untouched.root, stage)["facts"].get("step", 0)
-            or _manifest(untouched.root, stage)["facts"]["utterances"] for stage in at}  # fmt: skip
+    work = {stage: work_of(untouched.root, stage) for stage in at}
     spoken = [stage for stage in BYTES if (untouched.root / stage).exists()]
     shards = sum(_manifest(untouched.root, stage)["facts"]["utterances"] for stage in spoken)
     steps = sum(_manifest(untouched.root, stage)["facts"]["step"] for stage in job.trained)
@@ -486,9 +574,11 @@ def main(arguments: Sequence[str]) -> int:
         moments = sorted(
             ((stage, rng.randrange(work[stage])) for stage in stages), key=lambda m: (at.index(m[0]), m[1])
         )
-        outcome = draw(run, rng, own, workers, moments, until)
+        outcome = draw(run, rng, own, workers, moments, until, patience_seconds=patience)
         if not outcome.differences:
             outcome.differences = compare(untouched.root, run.root, allowed, job.trained)
+            if job.every_file:
+                outcome.differences += differences(Disk(untouched.root), Disk(run.root))
         bad += bool(outcome.differences)
         lost = f"{100 * outcome.lost_steps / steps:.0f} %"
         print(

@@ -35,12 +35,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import boto3
 import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError
-from chaos import LONGER, REPOSITORY, Outcome, Run, draw
+from chaos import LONGER, REPOSITORY, Disk, Outcome, Root, Run, checksums, differences, draw
 from killed_sweep import SWEEP, VARIED
 from support import tiny
 from support.namespaces import IMAGE, SHARED, Host, Switch, Views, possible, within
@@ -58,9 +58,6 @@ STRAINED_SECONDS = 45.0  # how long a network is bad, or a disk full
 JOINED_SECONDS = 180.0  # until all hosts must be there again
 PORT, STORE_PORT, BUCKET = 8265, 9000, "bucket"
 # Files that tell seconds. Losses and facts that they tell besides are compared one by one.
-CLOCKED = ("facts.json", "history.json", "metrics.jsonl", "report.html")
-RESUMED = "resumed_from"  # the fact that names the checkpoint of the last start
-SUMMARY = "summary"  # the report's sentences, which tell seconds
 SHORTER = ["pretrain.budget=steps:120", "dpo.budget=steps:40"]  # `chaos` has more steps; these cross a network
 
 
@@ -232,27 +229,6 @@ def make_cluster(folder: Path, s3: bool) -> Cluster:
 def recipe_words(image: Path) -> list[str]:
     """The demo recipe's words for the tiny models of this folder; two workers train."""
     return [*tiny.words(image / "hubert", image / "lm", image / "vocoder"), *LONGER, *SHORTER]
-
-
-class Root(Protocol):
-    """Where the stages of a run lie, as the harness sees it."""
-
-    def names(self, pattern: str) -> list[str]: ...
-
-    def read(self, name: str) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A folder of this machine."""
-
-    path: Path
-
-    def names(self, pattern: str) -> list[str]:
-        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern))
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
 
 
 @dataclass(frozen=True)
@@ -437,31 +413,6 @@ def fault(kind: str, strike: Strike) -> Callable[[Run, random.Random], str]:
         return f"{kind} of {host.name}"
 
     return struck
-
-
-def checksums(root: Root) -> dict[str, str]:
-    """Of every file of every finished stage, as its maker wrote them down; of CLOCKED ones what no clock decides."""
-    found = {}
-    for path in root.names("*/*/manifest.json"):
-        manifest = json.loads(root.read(path))
-        folder = path.removesuffix("/manifest.json")
-        facts = {k: fact for k, fact in manifest["facts"].items() if "second" not in k and k not in (RESUMED, SUMMARY)}
-        found[f"{folder}: facts"] = json.dumps(facts, sort_keys=True)
-        for name, file in manifest["files"].items():
-            if Path(name).name not in CLOCKED:
-                found[f"{folder}/{name}"] = file["sha256"]
-            elif name == "history.json":
-                rows = json.loads(root.read(f"{folder}/{name}"))
-                found[f"{folder}: losses"] = json.dumps([(row["step"], row.get("loss")) for row in rows])
-    return found
-
-
-def differences(untouched: Root, struck: Root) -> list[str]:
-    """Files that differ, or that only one of them has; one line when there are many."""
-    before, after = checksums(untouched), checksums(struck)
-    assert before
-    apart = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return [*apart[:5], *([f"and {len(apart) - 5} more of {len(before)}"] if len(apart) > 5 else [])]
 
 
 def unknown_refused(cluster: Cluster) -> list[int]:
