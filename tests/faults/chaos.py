@@ -113,6 +113,7 @@ class Run:
     log: Path
     job: str = "jobs/slam.py"
     actors: Sequence[int] = (1,)  # that speak, and that encode: in the first start, the second, and so on, in turn
+    look_seconds: float = 0.1  # between looks at how far it is
     clock: Path | None = None  # says how far the wall clock of its processes is off; null: theirs is the machine's
     starts: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -337,7 +338,7 @@ def draw(
             run.stop_all()
             break
         if code is None:
-            time.sleep(0.1)
+            time.sleep(run.look_seconds)
         elif code == 0:
             break
         else:

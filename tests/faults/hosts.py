@@ -19,6 +19,7 @@ host that trains, once in each run, and the sweep's table must be that of one ma
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -255,6 +256,13 @@ class Disk:
         return (self.path / name).read_bytes()
 
 
+@functools.cache
+def store_client(endpoint: str) -> Any:
+    """Made once, as that takes a tenth of a second of a core."""
+    keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "us-east-1"}
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, **keys)
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of the bucket, reached from a host."""
@@ -293,14 +301,14 @@ class Store:
             time.sleep(0.5)
 
     def _client(self) -> Any:
-        keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "us-east-1"}
-        return boto3.session.Session().client("s3", endpoint_url=self.endpoint, **keys)
+        return store_client(self.endpoint)
 
 
 @dataclass
 class JobRun(Run):
     """A root that the hosts see, and the job that fills it."""
 
+    look_seconds: float = 1.0  # a look asks an object store
     cluster: Cluster | None = None
     wheel: Path | None = None
 
@@ -601,7 +609,7 @@ def _sweeps(cluster: Cluster, kinds: Sequence[str], count: int, seed: int) -> in
                 run.stop_all()
                 assert run.starts < 4, f"does not end: read {run.log}"
                 run.start(1)
-            time.sleep(0.2)
+            time.sleep(run.look_seconds)
         alike = sweep_table(run.seen) == expected
         same[kind] += alike
         print(
