@@ -292,7 +292,8 @@ def text(own: Words, found: Measured, recipe: Recipe, curves: Sequence[Curve], p
         "",
         f"`{command}` at commit `{found.commit}`, {found.machine}, {found.date}. Measured on this machine, simulated "
         f"beyond; no cluster of more than one machine was at hand. The load when that began was {found.load:.1f}: "
-        "where others use the machine, what is taken by the clock is a lower bound; the simulation takes processor time.",
+        "where others use the machine, what is taken by the clock is a lower bound; the simulation takes processor "
+        "time.",
         "",
         "## Measured",
         "",
