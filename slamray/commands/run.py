@@ -138,7 +138,6 @@ def _make(
                 there.say(f"{stage.name:<18} starts")
         if event in ("end", "done") and todo:
             tracker.finish_stage(stage.name, record)
-            tracker.figures({f"seconds/{stage.name}": record["wall_seconds"]})
 
     status = "FAILED"
     try:
