@@ -1,7 +1,7 @@
 """Kill a run at random moments, and compare what comes out with the run that nobody touched.
 
     python tests/faults/chaos.py N=50 [JOB=demo|encoder|decoder] [SEED=0] [KINDS=driver,worker,...]
-        [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder]
+        [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ZERO=1] [ROOT=folder]
 
 Every draw runs a job on a fresh root: the demo recipe with tiny models, or the training of a tiny encoder (hubert_1,
 hubert_2) or of a tiny HiFi-GAN decoder (decoder) on recordings that are taken from the untouched run. STRIKES faults
@@ -441,7 +441,7 @@ def _give(stages: Sequence[str], one: Run, other: Run) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
-    unknown = given.keys() - {"N", "JOB", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT"}
+    unknown = given.keys() - {"N", "JOB", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ZERO", "ROOT"}
     kinds = given.get("KINDS", ",".join(kind for kind in FAULTS if kind not in CLOCKS)).split(",")
     if unknown or not set(kinds) <= FAULTS.keys() or given.get("JOB", "demo") not in JOBS:
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
@@ -451,6 +451,7 @@ def main(arguments: Sequence[str]) -> int:
     at = given["AT"].split(",") if "AT" in given else list(job.struck)
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
     words = job.words(root / "models")
+    words += [f"compute.zero_stage={given['ZERO']}"] if "ZERO" in given else []
     numbers = {"1": [1], "2": [2], "mixed": [1, 2]}
     workers = numbers[given.get("WORKERS", "1")]
     began = time.monotonic()
