@@ -24,6 +24,7 @@ from slamray.config.base import Settings
 from slamray.config.evaluation import SamplingSettings
 from slamray.config.load import load_recipe
 from slamray.config.model import BaseSettings
+from slamray.config.outside import is_hub_id
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
 from slamray.given import reason_of
@@ -38,10 +39,12 @@ from slamray.recipe.slam import build
 from slamray.stage.folder import Folder
 from slamray.stage.stage import order
 from slamray.stages.checkpoints import ALIGNED
+from slamray.stages.vocabulary import vocabulary_of
 from slamray.tokens.vocabulary import SPECIALS, Vocabulary, reconcile
 from slamray.tracking import check_answers, tracking_uri
 
 WEIGHTS = "model.safetensors"
+SLAMKIT_PAD = 0  # what its interleaving tokeniser pads with, whatever the text LM does
 
 
 class ExportWords(Settings):
@@ -78,7 +81,8 @@ def main(words: Sequence[str]) -> int:
         targets = build(made) if made else []
         run = find_tracked(made, targets[-1].fingerprint) if made and own.track else None  # before anything is written
         origin = origin_of(made, targets, own.stage) if made else None
-        for folder in export(model, out, own.layout, own.dtype, own.base_model_name, recipe.model, origin):
+        wanted = vocabulary_of(recipe) if recipe.joint.kinds else None
+        for folder in export(model, out, own.layout, own.dtype, own.base_model_name, recipe.model, origin, wanted):
             print(folder)
         if made and run:
             (stage,) = (stage for stage in order(targets) if stage.name == own.stage)
@@ -96,21 +100,24 @@ def export(
     base_model_name: str = "",
     base: BaseSettings | None = None,
     origin: Origin | None = None,
+    wanted: Vocabulary | None = None,
 ) -> list[Path]:
     """Write `out/transformers`, `out/slamkit` or both, each appearing whole; returns the folders.
 
     base: whose tokeniser reads the text of a model of text and speech. origin: what the card says of a recipe's
-    checkpoint. BadInput when the checkpoint is a text LM, a folder is there already, or there is no room.
+    checkpoint. wanted: the vocabulary of a published model of text and speech, which states none. BadInput when the
+    checkpoint is a text LM, a folder is there already, or there is no room.
     """
-    vocabulary = read_unit_vocabulary(checkpoint, "checkpoint", by_itself=True)
-    text = _text_tokeniser(vocabulary, base, layout) if vocabulary.is_joint else None
-    model = load_unit_lm(checkpoint, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    vocabulary = read_unit_vocabulary(checkpoint, "checkpoint", by_itself=True, wanted=wanted)
+    text = _text_tokeniser(vocabulary, base) if vocabulary.is_joint else None
+    model = load_unit_lm(checkpoint, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32, wanted=wanted)
     layouts = ("transformers", "slamkit") if layout == "both" else (layout,)
     folders = [out / name for name in layouts]
     for folder in folders:
         if folder.exists():
             raise BadInput(f"{folder} is there already; remove it or choose another out=")
-    hub_id = (base_model_name or _hub_id_like(model)) if "slamkit" in layouts else ""
+    own = base.base if text is not None and base is not None and is_hub_id(base.base) else ""  # its tokeniser's, too
+    hub_id = (base_model_name or own or _hub_id_like(model)) if "slamkit" in layouts else ""
     store.require_space(out, 3 * count_parameters(model) * (2 if dtype == "bfloat16" else 4), "an export")
     plain = out / ".plain.tmp"
     shutil.rmtree(plain, ignore_errors=True)
@@ -156,10 +163,8 @@ def track(found: tuple[Any, Any], folder: Path, name: str, fingerprint: str) -> 
     return f"models:/{model_id}"
 
 
-def _text_tokeniser(vocabulary: Vocabulary, base: BaseSettings | None, layout: str) -> TextTokeniser:
+def _text_tokeniser(vocabulary: Vocabulary, base: BaseSettings | None) -> TextTokeniser:
     """The tokeniser of a model of text and speech; BadInput where it is not the one that the model was trained with."""
-    if layout != "transformers":
-        raise BadInput("layout: a model of text and speech is written for transformers; say layout=transformers")
     assert base is not None, "the command gives the recipe's"
     found = TextTokeniser(base.base, base.revision)
     own = Vocabulary.joint(found.vocabulary, vocabulary.units_alone)
@@ -175,7 +180,8 @@ def write_transformers(
     text: of a model of text and speech, whose units and tags become words of its tokeniser.
     """
     model.generation_config = generation_config(SamplingSettings(), vocabulary)
-    model.save_pretrained(folder)
+    # Weights that were read from slamkit's layout would be written below its prefix again.
+    model.save_pretrained(folder, save_original_format=False)
     config = store.read_json(folder / "config.json")
     store.write_json(folder / "config.json", config | _for_transformers_4(config))
     if text is not None:
@@ -199,8 +205,12 @@ def write_slamkit(plain: Path, vocabulary: Vocabulary, folder: Path, base_model_
     """The layout of slprl/slam: `plain`'s weights under lm., its configuration inside slamkit's UnitLMConfig.
 
     Keys of config.json: slamkit model/unit_lm.py, UnitLMConfig; of tokeniser_config.json: tokeniser/unit_tokeniser.py.
+    A model of text and speech has none of the latter, as SIMS: its tokeniser is made from the base's, to which slamkit
+    adds the units and both tags in this order (tokeniser/interleaving_tokeniser.py).
     """
     base_config = store.read_json(plain / "config.json")
+    if vocabulary.is_joint:
+        base_config["pad_token_id"] = SLAMKIT_PAD
     folder.mkdir(parents=True)
     weights = {name: w for part in sorted(plain.glob("*.safetensors")) for name, w in load_file(part).items()}
     save_file({SLAMKIT_PREFIX + name: weight for name, weight in weights.items()}, folder / WEIGHTS, {"format": "pt"})
@@ -221,6 +231,8 @@ def write_slamkit(plain: Path, vocabulary: Vocabulary, folder: Path, base_model_
     }
     store.write_json(folder / "config.json", config)
     shutil.copy(plain / "generation_config.json", folder)
+    if vocabulary.is_joint:
+        return
     tokeniser = {
         "dedup": True,
         "bos_eos_token_id": vocabulary.bos,
@@ -263,6 +275,8 @@ def _for_transformers_4(config: dict[str, Any]) -> dict[str, Any]:
         older |= {"rope_theta": theta, "rope_scaling": None if rope == {"rope_type": "default"} else rope}
         if config["model_type"] == "gpt_neox":
             older |= {"rotary_emb_base": theta, "rotary_pct": share}
+        elif share is not None:
+            older |= {"partial_rotary_factor": share}
     return older
 
 

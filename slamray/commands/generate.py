@@ -38,6 +38,7 @@ from slamray.speech.encoders.kmeans import deduplicate
 from slamray.speech.encoders.table import check_encoder, open_encoder
 from slamray.speech.fetch import place_of
 from slamray.stages.checkpoints import ALIGNED
+from slamray.stages.vocabulary import vocabulary_of
 from slamray.tokens.joint_documents import by_modality
 from slamray.tokens.vocabulary import Vocabulary, reconcile
 
@@ -108,8 +109,9 @@ def main(words: Sequence[str]) -> int:
             files = targets(given_path("input", own.input), out)
         folder = find_model(own.checkpoint, own.stage, lambda: recipe)
         device = recipe.compute.device
-        own_units = read_unit_vocabulary(folder, "checkpoint", by_itself=True)
-        model = load_unit_lm(folder)
+        wanted = vocabulary_of(recipe) if recipe.joint.kinds else None
+        own_units = read_unit_vocabulary(folder, "checkpoint", by_itself=True, wanted=wanted)
+        model = load_unit_lm(folder, wanted=wanted)
         torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped and has lost its types
         seconds = None if own.whole else recipe.evaluate.sampling.prompt_seconds
         vocabulary = check_encoder(recipe.speech.encoder).vocabulary

@@ -6,6 +6,9 @@ A set's name is its kind, or its kind, a hyphen and anything (`sblimp`, `sblimp-
     swuggy           gold.csv (id filename voice frequency word correct) beside the wav files; ZeroSpeech 2021, lexical/
     ssc, tsc         Spoken StoryCloze (TWIST): {n}_{story}_correct.wav, {n + 1}_{story}_incorrect.wav
     ms_ssc, ms_tsc   the same by several speakers (SIMS): a folder for each, of such files or of Parquet as on the hub
+    cm_ssc, cm_tsc   StoryCloze heard or read (slamkit, cross-modal): {story}_mutual, _correct and _incorrect, each .wav
+                     and .txt, of the prompt and of both endings; of a model of text and speech alone
+    cm_ms_ssc, cm_ms_tsc    the same by several speakers: a folder for each
     salmon           SALMon: {part}/sample_{n}_{0: right, 1: wrong}.wav, or {part}/*.parquet as on the hub
 """
 
@@ -32,6 +35,7 @@ from slamray.given import files_below, has_suffix, is_clutter, one_of, opening, 
 GOLD = "gold.csv"
 IN_VOCABULARY, OUT_OF_VOCABULARY = "in_vocabulary", "out_of_vocabulary"
 EACH_PART = "each part"  # of SALMon
+WAYS = ("ss", "st", "ts", "tt")  # prompt, then ending: s is heard, t is read
 SALMON_PARTS = (
     "bg_alignment",
     "bg_all_consistency",
@@ -51,6 +55,7 @@ _HUB = {
 _STORY = re.compile(
     r"(?:\d+_)?(?P<item>.+)_(?P<label>correct|incorrect)", re.IGNORECASE
 )  # the number runs over files, not stories
+_PROMPT, _RIGHT, _WRONG = "_mutual", "_correct", "_incorrect"  # of slamkit's cross-modal stories
 _SAMPLE = re.compile(r"sample_(?P<item>\d+)_(?P<label>[01])", re.IGNORECASE)
 
 
@@ -80,6 +85,8 @@ class _Side:
     path: Path
     parquet_row: int | None = None
     column: str = "audio"
+    prompt: Path | None = None  # heard before it, of which prompt_text is read
+    prompt_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class PublishedKind:
 
     read: the labelled recordings of a folder. published: numbers of items, by what they are of. counted: the part that
     these numbers are of; empty: all. average: how a set's figure is made, the mean over items or the mean of its parts'
-    means.
+    means. across: whether prompt and ending are each heard or read, in four metrics.
     """
 
     title: str
@@ -96,6 +103,19 @@ class PublishedKind:
     published: Mapping[str, int]
     counted: str = ""
     average: Literal["items", "parts"] = "items"
+    across: bool = False
+
+
+def metrics_of_set(name: str) -> list[str]:
+    """The metrics of a set: its own name, or four where prompt and ending are heard or read (`cm_tsc_st-dev`)."""
+    kind, dash, rest = name.partition("-")
+    ways = (f"_{way}" for way in WAYS) if kind in KINDS and KINDS[kind].across else ("",)
+    return [f"{kind}{way}{dash}{rest}" for way in ways]
+
+
+def joined_id(prompt: Sequence[str], ending: Sequence[str]) -> str:
+    """The id of the sound of a prompt and its ending that was encoded as one; of their utterances."""
+    return content_id("joined", *prompt, *ending)
 
 
 def kind_of(name: str) -> str:
@@ -106,10 +126,11 @@ def kind_of(name: str) -> str:
     return kind
 
 
-def read_set(name: str, folder: Path) -> PublishedSet:
+def read_set(name: str, folder: Path, joined: bool = False) -> PublishedSet:
     """Read the labels of a set and pair its recordings; no audio is opened.
 
-    BadInput names the file: a pair without its partner, a name twice, a label missing or unknown, a file missing.
+    joined: each ending is a recording after its prompt, too, as slamkit encodes the two. BadInput names the file: a
+    pair without its partner, a name twice, a label missing or unknown, a file missing.
     """
     kind = kind_of(name)
     if not folder.is_dir() or not str(folder).strip("."):
@@ -125,8 +146,17 @@ def read_set(name: str, folder: Path) -> PublishedSet:
         side.name: Recording(content_id(name, side.name), str(side.path), side.parquet_row, side.column)
         for side in sides
     }
+    prompts = {str(side.prompt): side.prompt for side in sides if side.prompt}
+    for key, path in prompts.items():
+        recordings[key] = Recording(content_id(name, path.relative_to(folder).as_posix()), str(path))
     pairs = tuple(_pair_up(name, folder, sides, recordings))
-    return PublishedSet(name, tuple(recordings.values()), pairs, _identity(folder, sides), _count(KINDS[kind], pairs))
+    after = []
+    for side in sides if joined else ():
+        if side.prompt:
+            key = joined_id([recordings[str(side.prompt)].utterance_id], [recordings[side.name].utterance_id])
+            after.append(Recording(key, str(side.path), after=str(side.prompt)))
+    identity = _identity(folder, sides) | ({"joined": True} if after else {})
+    return PublishedSet(name, (*recordings.values(), *after), pairs, identity, _count(KINDS[kind], pairs))
 
 
 def _read_sblimp(folder: Path) -> Iterator[_Side]:
@@ -198,6 +228,45 @@ def _read_stories(folder: Path) -> Iterator[_Side]:
         )
 
 
+def _read_across(folder: Path) -> Iterator[_Side]:
+    """Sides of slamkit's cross-modal stories; a folder inside is a speaker.
+
+    The layout is what metric/cross_modal_metric.py reads at 388b402.
+    """
+    there = set(files_below(folder, (".wav", ".txt")))
+    for right in sorted(path for path in there if path.name.endswith(f"{_RIGHT}.wav")):
+        item = right.name.removesuffix(f"{_RIGHT}.wav")
+        speaker = "/".join(right.relative_to(folder).parent.parts)
+        sounds = {label: right.with_name(f"{item}{label}.wav") for label in (_PROMPT, _RIGHT, _WRONG)}
+        texts = {label: path.with_suffix(".txt") for label, path in sounds.items()}
+        if missing := sorted(path for path in (*sounds.values(), *texts.values()) if path not in there):
+            raise BadInput(
+                f"{missing[0]}: missing beside {right.name}; a story is six files, .wav and .txt of each part"
+            )
+        said = {label: read_text(path).strip() for label, path in texts.items()}
+        if empty := [texts[label] for label, text in said.items() if not text]:
+            raise BadInput(
+                f"{empty[0]}: nothing is written in it; bring the text of {empty[0].with_suffix('.wav').name}"
+            )
+        for label in (_RIGHT, _WRONG):
+            yield _Side(
+                sounds[label].relative_to(folder).as_posix(),
+                label == _RIGHT,
+                speaker or "all",
+                item,
+                speaker,
+                said[label],
+                sounds[label],
+                prompt=sounds[_PROMPT],
+                prompt_text=said[_PROMPT],
+            )
+    known = (f"{_PROMPT}.wav", f"{_RIGHT}.wav", f"{_WRONG}.wav")
+    for path in sorted(there):
+        stem = path.name.rsplit("_", 1)[0]
+        if path.suffix == ".wav" and not (path.name.endswith(known) and path.with_name(f"{stem}{_RIGHT}.wav") in there):
+            raise BadInput(f"{path}: of no story; names are NAME{_PROMPT}.wav, NAME{_RIGHT}.wav and NAME{_WRONG}.wav")
+
+
 def _read_salmon(folder: Path) -> Iterator[_Side]:
     """Sides of SALMon; a folder inside is a part."""
     for part in sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name)):
@@ -257,13 +326,17 @@ def _pair_up(
         right, wrong = (pair[label] for label in (True, False))
         chosen, rejected = (recordings[side.name].utterance_id for side in (right, wrong))
         pair_id = "/".join(part for part in (name, item, voice) if part)
-        yield ItemPair(pair_id, name, right.part, (), (chosen,), (rejected,), "", right.text, wrong.text, item)
+        prompt = (recordings[str(right.prompt)].utterance_id,) if right.prompt else ()
+        texts = (right.prompt_text, right.text, wrong.text)
+        yield ItemPair(pair_id, name, right.part, prompt, (chosen,), (rejected,), *texts, item)
 
 
 def _identity(folder: Path, sides: Sequence[_Side]) -> dict[str, Any]:
     gold = one_of([path for path in files_below(folder) if path.parent == folder], GOLD)
     labels = {"labels": file_content(str(gold), "evaluate.sets")} if gold else {}
-    return local_content(sorted({side.path for side in sides}), folder) | labels
+    read = {side.path for side in sides} | {side.prompt for side in sides if side.prompt}
+    texts = {path.with_suffix(".txt") for path in read if any(side.prompt for side in sides)}
+    return local_content(sorted(read | texts), folder) | labels
 
 
 def _count(kind: PublishedKind, pairs: Sequence[ItemPair]) -> dict[str, Any]:
@@ -305,5 +378,9 @@ KINDS: dict[str, PublishedKind] = {
     "tsc": PublishedKind("Topic StoryCloze, spoken", _read_stories, _STORIES),
     "ms_ssc": PublishedKind("Spoken StoryCloze, several speakers", _read_stories, _STORIES),
     "ms_tsc": PublishedKind("Topic StoryCloze, several speakers", _read_stories, _STORIES),
+    "cm_ssc": PublishedKind("StoryCloze", _read_across, _STORIES, across=True),
+    "cm_tsc": PublishedKind("Topic StoryCloze", _read_across, _STORIES, across=True),
+    "cm_ms_ssc": PublishedKind("StoryCloze, several speakers", _read_across, _STORIES, across=True),
+    "cm_ms_tsc": PublishedKind("Topic StoryCloze, several speakers", _read_across, _STORIES, across=True),
     "salmon": PublishedKind("SALMon", _read_salmon, {EACH_PART: 200}, average="parts"),
 }

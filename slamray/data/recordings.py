@@ -25,7 +25,8 @@ class Recording:
     cuts: (start, end) in seconds of the stretches, which are joined; without any the whole file is read. text and
     words (text, start, end in seconds of what is read) are empty where the corpus has none; those of a Parquet row are
     read with the audio, from text_column and words_column. split: train or validation where the corpus publishes it,
-    else empty. reason: why the recording cannot be used, else empty.
+    else empty. reason: why the recording cannot be used, else empty. after: another file that is heard first, both as
+    one sound; of a whole file without text alone.
     """
 
     utterance_id: str
@@ -39,6 +40,7 @@ class Recording:
     words: Sequence[tuple[str, float, float]] = ()
     split: str = ""
     reason: str = ""
+    after: str = ""
 
 
 @dataclass

@@ -2,7 +2,10 @@
 
 `evaluate.scored=continuation`: the score of a side is the log-likelihood of its ending alone, given the prompt, among
 the ids of the ending's modality (as interleaved_lm and slm_scaling score; docs/paper.md 2.7). `sequence` is slamkit's
-rule: the mean over the whole sequence, specials and tags included, among all ids.
+rule: the mean over the whole sequence, specials and tags included, among all ids. It takes the units of a prompt and
+ending that are both heard from one sound, where that was encoded (published sets); else from two. slamkit itself joins
+a prompt and an ending in text without a blank, and delimits sequences as the text tokeniser does, Qwen's not at all
+(metric/cross_modal_metric.py at 388b402); here a blank stands between, and <S> delimits as in training.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from torch import nn
 
 from slamray.config.evaluation import Scored
 from slamray.data.item_pairs import ItemPair
+from slamray.data.published_sets import joined_id
 from slamray.evaluate.metrics import Modality
 from slamray.evaluate.pair_scores import Normalise, correctness
 from slamray.evaluate.summary import PairScore
@@ -71,6 +75,9 @@ def across(
         after = encode(f" {side_text}" if before else side_text)
     else:
         own = join_units([units[key] for key in side])
+        as_one = units.get(joined_id(pair.prompt, side)) if heard is not None and scored == "sequence" else None
+        if as_one is not None:
+            before, own, heard = vocabulary.to_tokens(as_one).tolist(), as_one[:0], None
         joined = own if heard is None else join_units([heard, own])[len(heard) :]
         after = vocabulary.to_tokens(joined).tolist()
     ids = [vocabulary.bos]

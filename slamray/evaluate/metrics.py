@@ -18,7 +18,7 @@ from slamray.config.evaluation import ItemsSettings
 from slamray.data import corpus_items
 from slamray.data.corpus_items import CorpusText
 from slamray.data.item_pairs import ItemSet
-from slamray.data.published_sets import KINDS
+from slamray.data.published_sets import KINDS, metrics_of_set
 from slamray.evaluate.summary import Average
 
 if TYPE_CHECKING:
@@ -145,8 +145,17 @@ def _made(title: str, make: Callable[[CorpusText, int], ItemSet]) -> PairMetric:
     return PairMetric(title, (CORPUS_ITEMS,), make=make)
 
 
-def _across(title: str, pairs_of: str, prompt: Modality, ending: Modality) -> PairMetric:
-    return PairMetric(title, (CORPUS_ITEMS,), across=(prompt, ending), pairs_of=pairs_of)
+def _across(title: str, pairs_of: str, prompt: Modality, ending: Modality, needs: str = CORPUS_ITEMS) -> PairMetric:
+    return PairMetric(title, (needs,), across=(prompt, ending), pairs_of=pairs_of)
+
+
+# In the order of WAYS (data/published_sets.py).
+_WAYS: tuple[tuple[str, Modality, Modality], ...] = (
+    ("S→S", "speech", "speech"),
+    ("S→T", "speech", "text"),
+    ("T→S", "text", "speech"),
+    ("T→T", "text", "text"),
+)
 
 
 AUTO_BLEU_NOTE = (
@@ -273,7 +282,17 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
     "topic_cloze_tt": _across("Topic cloze T→T", "topic_cloze", "text", "text"),
     "sentence_order_t": _across("Sentence order, read", "sentence_order", "text", "text"),
     "grammar_t": _across("Grammar, read", "grammar", "text", "text"),
-    **{name: PairMetric(kind.title, (PUBLISHED_SETS,), average=kind.average) for name, kind in KINDS.items()},
+    **{
+        name: PairMetric(kind.title, (PUBLISHED_SETS,), average=kind.average)
+        for name, kind in KINDS.items()
+        if not kind.across
+    },
+    **{
+        metric: _across(f"{kind.title} {arrow}", name, prompt, ending, PUBLISHED_SETS)
+        for name, kind in KINDS.items()
+        if kind.across
+        for metric, (arrow, prompt, ending) in zip(metrics_of_set(name), _WAYS, strict=True)
+    },
 }
 
 
@@ -298,7 +317,8 @@ def run_metrics(joint: bool = False) -> list[str]:
     """Names of the metrics that a run measures of every checkpoint without published sets. joint: of text and speech"""
     made = [name for name, row in METRICS.items() if (row.make if isinstance(row, PairMetric) else row.measure)]
     own = [name for name in made if joint or TEXTS not in METRICS[name].needs]
-    return own + [name for name, row in METRICS.items() if joint and isinstance(row, PairMetric) and row.across]
+    across = (name for name, row in METRICS.items() if isinstance(row, PairMetric) and row.across)
+    return own + [name for name in across if joint and CORPUS_ITEMS in METRICS[name].needs]
 
 
 def genppl_metrics() -> list[str]:

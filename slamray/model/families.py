@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
+from transformers import GlmConfig, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
 
 
 def family_config(name: str) -> PreTrainedConfig:
@@ -67,6 +67,23 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
             "word_embed_proj_dim": 512,  # projected in and out; layer norm after each block and none at the end
             "do_layer_norm_before": False,
             "vocab_size": 50272,
+        },
+    ),
+    # GLM-4-9B, what 2411.17607 starts from, as transformers reads it: half of each head is rotated
+    "zai-org/glm-4-9b-hf": (
+        GlmConfig,
+        {
+            "hidden_size": 4096,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "intermediate_size": 13696,
+            "attention_bias": True,
+            "vocab_size": 151552,
+            "pad_token_id": 151329,
+            "eos_token_id": [151329, 151336, 151338],
+            "tie_word_embeddings": False,
         },
     ),
     "EleutherAI/pythia-160m": (GPTNeoXConfig, _neox(768, 12, 12, 50304)),

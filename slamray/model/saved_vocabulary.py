@@ -9,20 +9,24 @@ number of rows, and who their units are is unknown.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slamray.errors import BadInput
 from slamray.given import check_weights, read_mapping
-from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, Vocabulary, reconcile
+from slamray.tokens.vocabulary import BOS, FIRST_UNIT, PAD, Block, Vocabulary, reconcile
 
 KEY = "vocabulary"
 SLAMKIT_TYPE = "speech_language_model"  # model_type of the published unit LMs (slprl/slam; slamkit model/unit_lm.py)
 _TOKENISERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")  # of text LMs
 
 
-def stated_vocabulary(config: Mapping[str, Any], source: str) -> Vocabulary | None:
-    """What a config.json states about its ids; None where it states nothing. source: for errors."""
+def stated_vocabulary(config: Mapping[str, Any], source: str, wanted: Vocabulary | None = None) -> Vocabulary | None:
+    """What a config.json states about its ids; None where it states nothing. source: for errors.
+
+    wanted: see `read_unit_vocabulary`. Who the text and the units of such a model are is unknown.
+    """
     inner = config.get("base_config") or {}
     rows = config.get("vocab_size")
     if tree := config.get(KEY) or inner.get(KEY):
@@ -30,29 +34,39 @@ def stated_vocabulary(config: Mapping[str, Any], source: str) -> Vocabulary | No
         if found.size != rows:
             raise BadInput(f"{source}: {rows} rows, but its vocabulary ({found}) has {found.size} ids")
         return found
+    if config.get("model_type") == SLAMKIT_TYPE and wanted is not None and wanted.is_joint and rows == wanted.size:
+        return replace(wanted, blocks=tuple(_unknown(block) for block in wanted.blocks))
     if config.get("n_units") is not None or config.get("model_type") == SLAMKIT_TYPE:
         return Vocabulary.of_units(int(rows or 0) - FIRST_UNIT)
     return None
 
 
-def model_vocabulary(config: Mapping[str, Any], source: str) -> Vocabulary:
+def _unknown(block: Block) -> Block:
+    return block if block.kind == "specials" else replace(block, identity="")
+
+
+def model_vocabulary(config: Mapping[str, Any], source: str, wanted: Vocabulary | None = None) -> Vocabulary:
     """The vocabulary of a unit LM: what its config states, or else what its number of rows says."""
-    return stated_vocabulary(config, source) or Vocabulary.of_units(int(config["vocab_size"]) - FIRST_UNIT)
+    return stated_vocabulary(config, source, wanted) or Vocabulary.of_units(int(config["vocab_size"]) - FIRST_UNIT)
 
 
-def read_unit_vocabulary(folder: Path, source: str, by_itself: bool = False) -> Vocabulary:
+def read_unit_vocabulary(
+    folder: Path, source: str, by_itself: bool = False, wanted: Vocabulary | None = None
+) -> Vocabulary:
     """The vocabulary of the unit LM in a folder, in transformers' or slamkit's layout.
 
     BadInput that begins with `source` for a text LM: a model that states a vocabulary without units, or states none
     and begins sequences with another id than <S>, or has a tokeniser beside it that does not know the unit <Un0>.
     by_itself: nothing else says how many units there are, so one that states none must have <S> and <PAD> for its
-    special tokens. BadInput, too, for weights that are not all there.
+    special tokens. wanted: the vocabulary that it is to have; a published model of text and speech (slamkit's
+    interleaved layout) states none, and is known by it where its rows are as many. BadInput, too, for weights that are
+    not all there.
     """
     if not (folder / "config.json").is_file():
         raise BadInput(f"{source}: {folder} holds no model: config.json is missing")
     check_weights(folder)
     config = read_mapping(folder / "config.json")
-    found = stated_vocabulary(config, source)
+    found = stated_vocabulary(config, source, wanted)
     if found is None:
         text = config.get("bos_token_id") not in (None, BOS) or _has_text_tokeniser(folder)
         text = text or (by_itself and not _has_our_specials(config))

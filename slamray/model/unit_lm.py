@@ -47,7 +47,7 @@ def build_unit_lm(config: ModelSettings, vocabulary: Vocabulary, seed: int, atte
     """
     base = asset_path(config.base)
     try:
-        text_config = read_lm_config(base, config.revision)
+        text_config = read_lm_config(base, config.revision, vocabulary)
         text_lm = _load_lm(base, config.revision, text_config, dtype=torch.float32) if config.twist else None
     except BadInput as error:
         raise BadInput(f"model.base={error}") from error
@@ -80,10 +80,7 @@ def unit_lm_config(
     config = copy.deepcopy(text_config)
     config.vocab_size = vocabulary.size
     set_vocabulary(config, vocabulary)
-    # The text LM's own pad id may be a unit here, and torch never trains the row of an embedding's padding index.
-    # Where padding has no id of its own (Qwen2.5, GPT-NeoX) it is that of <S>, which is to be trained.
-    config.pad_token_id = vocabulary.pad if vocabulary.pad != vocabulary.bos else None
-    config.bos_token_id = config.eos_token_id = vocabulary.bos
+    _set_specials(config, vocabulary)
     for name, value in text_config.to_dict().items():
         if isinstance(value, float) and (name.endswith(("dropout", "dropout_prob", "pdrop")) or name == "layerdrop"):
             setattr(config, name, 0.0)
@@ -93,11 +90,26 @@ def unit_lm_config(
     return config
 
 
-def load_unit_lm(folder: Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A saved unit LM, in transformers' or in slamkit's layout; needs nothing but its folder."""
+def _set_specials(config: PreTrainedConfig, vocabulary: Vocabulary) -> None:
+    # The text LM's own pad id may be a unit here, and torch never trains the row of an embedding's padding index.
+    # Where padding has no id of its own (Qwen2.5, GPT-NeoX) it is that of <S>, which is to be trained.
+    config.pad_token_id = vocabulary.pad if vocabulary.pad != vocabulary.bos else None
+    config.bos_token_id = config.eos_token_id = vocabulary.bos
+
+
+def load_unit_lm(
+    folder: Path,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    wanted: Vocabulary | None = None,
+) -> PreTrainedModel:
+    """A saved unit LM, in transformers' or in slamkit's layout; needs nothing but its folder.
+
+    wanted: the vocabulary of a published model of text and speech, which says nothing of it (saved_vocabulary.py).
+    """
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds no model: config.json is missing")
-    config = read_lm_config(str(folder))
+    config = read_lm_config(str(folder), wanted=wanted)
     return _load_lm(str(folder), None, config, dtype=dtype, attn_implementation=attention, local_files_only=True)
 
 
@@ -107,10 +119,11 @@ def load_text_lm(base: str, revision: str | None) -> PreTrainedModel:
     return _load_lm(place, revision, read_lm_config(place, revision), dtype=torch.float32)
 
 
-def read_lm_config(base: str, revision: str | None = None) -> PreTrainedConfig:
+def read_lm_config(base: str, revision: str | None = None, wanted: Vocabulary | None = None) -> PreTrainedConfig:
     """The causal LM's configuration in a folder or hub id, or of a shape; of a published unit LM, the LM's inside it.
 
-    MobileLLM's folders ask to execute code of their own; its weights and their names are Llama's, with a tied head.
+    wanted: see `load_unit_lm`. MobileLLM's folders ask to execute code of their own; its weights and their names are
+    Llama's, with a tied head.
     """
     if base.startswith(SHAPE):
         return shape_config(base)
@@ -125,7 +138,10 @@ def read_lm_config(base: str, revision: str | None = None) -> PreTrainedConfig:
         config.vocab_size = tree["vocab_size"]  # slamkit resizes the LM and may leave the text LM's number inside
     except Exception as error:  # transformers and its readers raise many kinds over a file that is not as they expect
         raise _not_read(base, error) from error
-    set_vocabulary(config, model_vocabulary(tree, base))
+    found = model_vocabulary(tree, base, wanted)
+    set_vocabulary(config, found)
+    if found.is_joint:  # slamkit writes ids 0, 1 and 1 there, which are text tokens like others
+        _set_specials(config, found)
     return config
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from slamray.evaluate.metrics import CORPUS_ITEMS, METRICS, PairMetric, ScalarMetric
+from slamray.evaluate.metrics import CORPUS_ITEMS, METRICS, PairMetric, ScalarMetric, find_metric
 from slamray.evaluate.summary import INTERVALS
 from slamray.report.charts import Series, interval_chart, line_chart
 from slamray.speech.audio import to_mp3
@@ -118,6 +118,7 @@ def write_report(data: ReportData, out: Path) -> None:
         "across": across,
         "answers": answer_table(data.answers),
         "published": published_table(data.published),
+        "published_scored": data.scored if any(is_across(row["metric"]) for row in data.published) else "",
         "charts": drawn(draw_scores(data)),
         "curves": drawn(draw_training(data.training)),
         "dpo_curves": drawn(draw_dpo(data.dpo)),
@@ -178,7 +179,7 @@ def published_table(rows: Sequence[Row]) -> dict[str, Any]:
 
 def is_across(metric: str) -> bool:
     """Whether prompt and ending are each heard or read."""
-    found = METRICS.get(metric)
+    found = find_metric(metric)
     return isinstance(found, PairMetric) and found.across is not None
 
 

@@ -83,8 +83,13 @@ class AnswerFacts:
     shares: Sequence[Share]
 
 
-def stages(recipe: Recipe, checkpoints: Sequence[Stage], asked: Sequence[Stage]) -> tuple[Stage, ...]:
-    """One for each checkpoint, where the recipe asks questions."""
+def stages(
+    recipe: Recipe,
+    checkpoints: Sequence[Stage],
+    asked: Sequence[Stage],
+    given: Mapping[str, Located] | None = None,
+) -> tuple[Stage, ...]:
+    """One for each checkpoint, where the recipe asks questions. given: folders of models from anywhere, by name."""
     if not asked:
         return ()
     known, answer = vocabulary_of(recipe), part_of(recipe.evaluate.questions, AnswerSettings)
@@ -95,10 +100,15 @@ def stages(recipe: Recipe, checkpoints: Sequence[Stage], asked: Sequence[Stage])
         "vocabulary": known,
         "base": Located(lambda: None, part_of(recipe.model, BaseSettings) if known.is_joint else None),
     }
-    return tuple(
+    own = (
         Stage(f"answers_{checkpoint.name}", run, {"checkpoint": checkpoint.name, **settings}, (checkpoint, *asked))
         for checkpoint in checkpoints
     )
+    others = (
+        Stage(f"answers_{name}", run, {"checkpoint": name, "model": at, **settings}, tuple(asked))
+        for name, at in (given or {}).items()
+    )
+    return (*own, *others)
 
 
 def check(vocabulary: Vocabulary, answer: AnswerSettings) -> None:
@@ -123,8 +133,9 @@ def run(
     scoring: ScoringSettings,
     vocabulary: Vocabulary,
     base: Located,
+    model: Located | None = None,
 ) -> AnswerFacts:
-    """Ask every question every way; a row for each to Parquet."""
+    """Ask every question every way; a row for each to Parquet. model: a folder; None: of the input `checkpoint`."""
     from slamray.model.text_tokeniser import TextTokeniser  # seconds that a plan does not need
 
     asked: list[Question] = []
@@ -141,7 +152,8 @@ def run(
         turns[way] = {
             one.question_id: Turn(f"{way}/{one.question_id}", ids, most) for one, ids in prompts if ids is not None
         }
-    speaker = Speaker(str(inputs[checkpoint] / MODEL), vocabulary, base.place, scoring.sampling, None, scoring.vocoder)
+    folder = str(model.place if model else inputs[checkpoint] / MODEL)
+    speaker = Speaker(folder, vocabulary, base.place, scoring.sampling, None, scoring.vocoder)
     said: dict[str, Said] = {}
     for modality in ("text", "speech"):
         wanted = [turn for way in answer.ways if way.endswith(modality[0]) for turn in turns[way].values()]
@@ -207,6 +219,29 @@ def _share(answers: Sequence[Answer], name: str, kind: str, way: str, rule: str,
     most = often.most_common(1)[0][1] / n
     without = sum(one.without_sound for one in answers)
     return Share(name, kind, way, rule, n, without, share, *wilson(share, n, interval), most)
+
+
+def rows(shares: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Shares of a manifest, their ways as readers are shown them."""
+    return [{**share, "way": WAYS[share["way"]]} for share in shares]
+
+
+def lines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """For a terminal: a row for each set, way and rule, a column for each checkpoint; found: `rows` by their titles."""
+    if not found:
+        return []
+    head = f"{'questions':<24}{'way':<6}{'rule':<10}{'n':>7}{'no sound':>10}{'one answer':>12}"
+    made = [head + "".join(f"{title:>24}" for title in found)]
+    for cells in zip(*found.values(), strict=True):
+        first = cells[0]
+        name = first["set"] if first["kind"] == "all" else f"  {first['kind']}"
+        line = f"{name:<24}{first['way']:<6}{first['rule']:<10}{first['n']:>7,}{first['without_sound']:>10,}"
+        made.append(f"{line}{100 * first['constant']:>12.1f}" + "".join(f"{_shown(cell):>24}" for cell in cells))
+    return [*made, "right answers in %; interval: Wilson's; one answer: who always says the commonest right answer"]
+
+
+def _shown(share: Mapping[str, Any]) -> str:
+    return f"{100 * share['share']:.1f} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
 
 
 def read(folder: Folder) -> list[Answer]:

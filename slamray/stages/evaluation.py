@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from slamray.config.base import Located, part_of
-from slamray.config.evaluation import ScoringSettings
+from slamray.config.evaluation import Scored, ScoringSettings
+from slamray.config.model import BaseSettings
 from slamray.config.tree import Recipe
-from slamray.evaluate.metrics import ScalarMetric, field_of, metric_of
+from slamray.data.published_sets import metrics_of_set
+from slamray.evaluate.metrics import PairMetric, ScalarMetric, field_of, metric_of
 from slamray.evaluate.summary import INTERVALS, ItemSummary
 from slamray.speech.encoders.base import EncoderFacts
 from slamray.speech.encoders.table import check_encoder
@@ -16,8 +18,11 @@ from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages.checkpoints import MODEL
-from slamray.stages.scoring import SCORES, CheckpointFacts, measure
+from slamray.stages.scoring import SCORED, SCORES, CheckpointFacts, JointText, measure
+from slamray.stages.vocabulary import vocabulary_of
+from slamray.tokens.vocabulary import Vocabulary
 
+NAME = "evaluation"
 SUMMARY = "summary.json"
 
 
@@ -39,8 +44,12 @@ def stage(
         "scoring": part_of(recipe.evaluate, ScoringSettings),
         "encoder": check_encoder(recipe.speech.encoder),
     }
+    known = vocabulary_of(recipe)
+    if known.is_joint:
+        settings |= {"vocabulary": known, "base": Located(lambda: None, part_of(recipe.model, BaseSettings))}
+        settings["scored"] = recipe.evaluate.scored
     cost = f"{len(checkpoints)} checkpoints by {len(metrics)} metrics"
-    return Stage("evaluation", run, settings, tuple(inputs), version=2, cost=lambda: cost)
+    return Stage(NAME, run, settings, tuple(inputs), version=2, cost=lambda: cost)
 
 
 def stages(recipe: Recipe, checkpoints: Sequence[Stage], sets: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -48,7 +57,8 @@ def stages(recipe: Recipe, checkpoints: Sequence[Stage], sets: Sequence[Stage]) 
     if not sets:
         return ()
     names = {checkpoint.name: None for checkpoint in checkpoints}
-    return (stage(recipe, names, sorted(recipe.evaluate.sets), (*checkpoints, *sets)),)
+    metrics = [metric for name in sorted(recipe.evaluate.sets) for metric in metrics_of_set(name)]
+    return (stage(recipe, names, metrics, (*checkpoints, *sets)),)
 
 
 def run(
@@ -59,19 +69,29 @@ def run(
     metrics: Sequence[str],
     scoring: ScoringSettings,
     encoder: EncoderFacts,
+    vocabulary: Vocabulary | None = None,
+    base: Located | None = None,
+    scored: Scored = "continuation",
 ) -> EvaluationFacts:
-    """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json."""
+    """Score every checkpoint by every metric: a row for each pair to Parquet, figures to the facts and summary.json.
+
+    vocabulary, base, scored: of text and speech, whose tokeniser is the base's.
+    """
+    text = JointText(vocabulary, base.place, scored) if vocabulary and base else None
     models = {name: Folder(at.place) if at else inputs[name] / MODEL for name, at in checkpoints.items()}
     others = {name: folder for name, folder in inputs.items() if name not in models}
     outs = {name: out / name for name in models}
-    rows, facts = measure("evaluation", models, metrics, others, outs, machine, scoring, encoder)
+    rows, facts = measure("evaluation", models, metrics, others, outs, machine, scoring, encoder, text)
     out.write_table(SCORES, rows)
     out.write_json(SUMMARY, {name: asdict(found) for name, found in facts.items()})
-    return EvaluationFacts(facts, table(facts))
+    return EvaluationFacts(facts, table(facts, SCORED[scored]))
 
 
-def table(found: Mapping[str, CheckpointFacts]) -> list[str]:
-    """Lines for the terminal: a row for each metric and part, a column for each checkpoint."""
+def table(found: Mapping[str, CheckpointFacts], across: str = "") -> list[str]:
+    """Lines for the terminal: a row for each metric and part, a column for each checkpoint.
+
+    across: what is said of metrics whose prompt and ending are heard or read, where there are any.
+    """
     width = max(24, *(len(name) + 2 for name in found))
     lines = [f"{'':<32}{'items':>8}" + "".join(f"{name:>{width}}" for name in found)]
     scalars: list[str] = []
@@ -85,7 +105,9 @@ def table(found: Mapping[str, CheckpointFacts]) -> list[str]:
         lines.append(_line(name, [facts.figures[name] for facts in found.values()], width))
         parts = {key: part for key, part in first.parts.items() if part.metric == name}
         lines += [_line(f"  {part.part}", [f.parts[key] for f in found.values()], width) for key, part in parts.items()]
-    return [*lines, *scalars, f"accuracy in %; interval: {INTERVALS}; ties, of pairs, where there are any"]
+    rows = (metric_of(name) for name in first.figures)
+    said = [across] if across and any(isinstance(row, PairMetric) and row.across for row in rows) else []
+    return [*lines, *scalars, f"accuracy in %; interval: {INTERVALS}; ties, of pairs, where there are any", *said]
 
 
 def _line(name: str, summaries: Sequence[ItemSummary], width: int) -> str:

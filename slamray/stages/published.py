@@ -14,8 +14,9 @@ from slamray.config.base import Located, asset_path
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
 from slamray.data.item_pairs import ItemPair
-from slamray.data.published_sets import PublishedSet, kind_of, read_set
+from slamray.data.published_sets import KINDS, PublishedSet, kind_of, read_set
 from slamray.data.recordings import Recording
+from slamray.errors import BadInput
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
@@ -45,8 +46,9 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
     if not recipe.evaluate.sets:
         return ()
     for name in recipe.evaluate.sets:
-        kind_of(name)
-    sets = Sets(tuple(sorted(recipe.evaluate.sets.items())))
+        if KINDS[kind_of(name)].across and not recipe.joint.kinds:
+            raise BadInput(f"evaluate.sets.{name}: a model of units alone does not read; use it with joint.kinds")
+    sets = Sets(tuple(sorted(recipe.evaluate.sets.items())), recipe.evaluate.scored == "sequence")
     listening = ListeningSettings(
         encoder=recipe.speech.encoder,
         shard_documents=SHARD_RECORDINGS,
@@ -65,11 +67,12 @@ class Sets:
     """The sets that a recipe names, (name, folder); they are read when something is asked of them, and once."""
 
     named: tuple[tuple[str, str], ...]
+    joined: bool = False  # whether a prompt and its ending are encoded as one sound, too
 
     @cached_property
     def found(self) -> list[PublishedSet]:
         """BadInput for whatever is wrong with one of them."""
-        return [read_set(name, Path(asset_path(folder))) for name, folder in self.named]
+        return [read_set(name, Path(asset_path(folder)), self.joined) for name, folder in self.named]
 
     def content(self) -> dict[str, Any]:
         return {one.name: dict(one.identity) for one in self.found}

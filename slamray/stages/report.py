@@ -25,17 +25,13 @@ from slamray.stage.work import Machine
 from slamray.stages import answers, items, tasks
 from slamray.stages.checkpoints import ALIGNED, CHECKPOINTS, PRETRAINED, TITLES, UNTRAINED
 from slamray.stages.heard import Continued, listen_to, name_of
-from slamray.stages.scoring import read_scores
+from slamray.stages.scoring import SCORED, read_scores
 
 PAGE, SOUNDS = "report.html", "sounds.json"  # sounds: a Continued for each continuation that the page plays
 QUESTIONS_SHOWN = 6  # of each set and way; chosen, not tuned
 WRITTEN = 3  # continuations in text shown of each checkpoint, heard and read; chosen, not tuned
 SENTENCES_SHOWN = 3  # of each model and task; chosen, not tuned
 EXAMPLES = 2  # test items shown of each metric; chosen, not tuned
-SCORED = {  # of pairs whose prompt and ending are heard or read, by evaluate.scored
-    "continuation": "Scored is the ending alone, among the ids of its modality (evaluate.scored=continuation).",
-    "sequence": "Scored is the mean over the whole sequence, among all ids, as in slamkit (evaluate.scored=sequence).",
-}
 DPO_COLUMNS = {
     "step": "step",
     "loss": "loss",
@@ -116,7 +112,8 @@ def run(inputs: Inputs, out: Folder, machine: Machine, name: str, recipe: Locate
     table = _table(figures)
     if any(is_across(metric) for metric in figures[UNTRAINED.stage]):
         table.append(data.scored)
-    tables = [table, published["table"], _answer_lines(answered), _error_lines(errors)]
+    titled = {TITLES[name]: rows for name, rows in answered.items()}
+    tables = [table, published["table"], answers.lines(titled), tasks.lines(errors)]
     return ReportFacts(summary, [line for table in tables if table for line in ("", *table)][1:], changes)
 
 
@@ -179,10 +176,7 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _shares(manifests: Mapping[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
     """Of each checkpoint that was asked questions, the shares that it answered right."""
     asked = {name: manifests[f"answers_{name}"] for name in TITLES if f"answers_{name}" in manifests}
-    return {
-        name: [{**row, "way": answers.WAYS[row["way"]]} for row in manifest["facts"]["shares"]]
-        for name, manifest in asked.items()
-    }
+    return {name: answers.rows(manifest["facts"]["shares"]) for name, manifest in asked.items()}
 
 
 def _answered(inputs: Inputs, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -195,21 +189,6 @@ def _answered(inputs: Inputs, names: Sequence[str]) -> list[dict[str, Any]]:
             texts = {"passage": " ".join(one.passage), "question": one.question, "answers": ", ".join(one.answers)}
             rows.append({"checkpoint": TITLES[asked[-1]], "way": answers.WAYS[one.way], "said": one.said, **texts})
     return [row for rows in shown.values() for row in rows]
-
-
-def _answer_lines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """A row for each set, way and rule, a column for each checkpoint."""
-    if not found:
-        return []
-    head = f"{'questions':<24}{'way':<6}{'rule':<10}{'n':>7}{'no sound':>10}{'one answer':>12}"
-    lines = [head + "".join(f"{TITLES[name]:>24}" for name in found)]
-    for rows in zip(*found.values(), strict=True):
-        first = rows[0]
-        name = first["set"] if first["kind"] == "all" else f"  {first['kind']}"
-        line = f"{name:<24}{first['way']:<6}{first['rule']:<10}{first['n']:>7,}{first['without_sound']:>10,}"
-        cells = "".join(f"{_share(row | {'accuracy': row['share']}):>24}" for row in rows)
-        lines.append(f"{line}{100 * first['constant']:>12.1f}{cells}")
-    return [*lines, "right answers in %; interval: Wilson's; one answer: who always says the commonest right answer"]
 
 
 def _mixture(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
@@ -253,13 +232,6 @@ def _written(inputs: Inputs) -> list[dict[str, Any]]:
                 who = "text-to-token model" if name == tasks.QUALITY else TITLES[name.removeprefix("tasks_")]
                 found.append({"name": f"{one.task.upper()}, {who}", "wanted": one.wanted, "got": one.got})
     return found
-
-
-def _error_lines(errors: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not errors:
-        return []
-    lines = [f"{'held-out sentences':<28}{'WER in %':>10}{'words':>8}{'sentences':>11}"]
-    return lines + [f"{r['name']:<28}{100 * r['rate']:>10.1f}{r['words']:>8,}{r['sentences']:>11,}" for r in errors]
 
 
 def _share(facts: Mapping[str, Any]) -> str:

@@ -33,8 +33,9 @@ class Say:
         one_thread()
         self._speaker, self._modality = speaker, modality
         here = Folder(speaker.model).fetch()
-        reconcile(read_unit_vocabulary(here, "evaluate"), speaker.vocabulary, speaker.model, "the recipe")
-        model = load_unit_lm(here)
+        wanted = speaker.vocabulary
+        reconcile(read_unit_vocabulary(here, "evaluate", wanted=wanted), wanted, speaker.model, "the recipe")
+        model = load_unit_lm(here, wanted=wanted)
         model.to(torch.device(device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
         self._model = model.eval()
         self._text = TextTokeniser(speaker.base.base, speaker.base.revision) if speaker.base else None

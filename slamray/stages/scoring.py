@@ -32,6 +32,10 @@ from slamray.tokens.vocabulary import Vocabulary
 
 AUDIO = "audio"  # continuations to be listened to
 SCORES = "scores.parquet"  # a row for each checkpoint and pair
+SCORED = {  # of pairs whose prompt and ending are heard or read, by evaluate.scored
+    "continuation": "Scored is the ending alone, among the ids of its modality (evaluate.scored=continuation).",
+    "sequence": "Scored is the mean over the whole sequence, among all ids, as in slamkit (evaluate.scored=sequence).",
+}
 CHUNK_PAIRS = 1000  # the work that a kill can lose, seconds to minutes; chosen, not tuned
 # The stages that have made what metrics are measured on.
 STAGES = {
@@ -160,7 +164,8 @@ def read_pairs(inputs: Inputs, metrics: Sequence[str]) -> dict[tuple[str, str], 
 def pairs_of(pairs: Sequence[ItemPair], metric: str) -> list[ItemPair]:
     """The pairs that a metric is measured on, under its name."""
     row = metric_of(metric)
-    source = (isinstance(row, PairMetric) and row.pairs_of) or metric
+    _, dash, rest = metric.partition("-")
+    source = f"{row.pairs_of}{dash}{rest}" if isinstance(row, PairMetric) and row.pairs_of else metric
     return [pair if source == metric else replace(pair, metric=metric) for pair in pairs if pair.metric == source]
 
 

@@ -75,8 +75,9 @@ class Measure:
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # before the next one takes its place
             here = Folder(folder).fetch()
-            reconcile(read_unit_vocabulary(here, "evaluate"), self._vocabulary, folder, self._whose)
-            model = load_unit_lm(here)  # float32: a score must not depend on its batch
+            wanted = self._vocabulary
+            reconcile(read_unit_vocabulary(here, "evaluate", wanted=wanted), wanted, folder, self._whose)
+            model = load_unit_lm(here, wanted=wanted)  # float32: a score must not depend on its batch
             model.to(torch.device(self._device))  # type: ignore[arg-type]  # wrapped in a way mypy cannot follow
             self._loaded = folder, model.eval()
         return self._loaded[1]

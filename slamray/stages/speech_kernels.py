@@ -107,8 +107,9 @@ class Listen:
     def _read(self, recording: Recording) -> tuple[np.ndarray, str, Sequence[tuple[str, float, float]]]:
         """Audio, text and word times, as far as there are any."""
         if recording.parquet_row is None:
-            with fsspec.open(recording.path, "rb") as file:
-                audio = load_audio(file, RATE_HZ, recording.cuts, recording.path)
+            audio = _file(recording.path, recording.cuts)
+            if recording.after:
+                audio = np.concatenate([_file(recording.after, ()), audio])
             return audio, recording.text, recording.words
         name = f"{recording.path}: row {recording.parquet_row}"
         columns = tuple(c for c in (recording.column, recording.text_column, recording.words_column) if c)
@@ -118,6 +119,11 @@ class Listen:
         if not isinstance(text, str):
             raise BadInput(f"{name}: what column {recording.text_column} holds is no text")
         return audio, text, _words_of(row.get(recording.words_column), name)
+
+
+def _file(path: str, cuts: Sequence[tuple[float, float]]) -> np.ndarray:
+    with fsspec.open(path, "rb") as file:
+        return load_audio(file, RATE_HZ, cuts, path)
 
 
 def reason_of_row(error: Exception, at_fault: str) -> str:

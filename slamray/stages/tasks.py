@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -118,8 +119,17 @@ class QualityFacts:
     units_per_real_unit: float
 
 
-def stages(recipe: Recipe, documents: Stage, speaker: Stage | None, checkpoints: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Where the recipe asks for `evaluate.task_sentences`. speaker: the stage of the text-to-token model."""
+def stages(
+    recipe: Recipe,
+    documents: Stage,
+    speaker: Stage | None,
+    checkpoints: Sequence[Stage],
+    given: Mapping[str, Located] | None = None,
+) -> tuple[Stage, ...]:
+    """Where the recipe asks for `evaluate.task_sentences`. speaker: the stage of the text-to-token model.
+
+    given: folders of models from anywhere, by name.
+    """
     count = recipe.evaluate.task_sentences
     if not count:
         return ()
@@ -143,7 +153,11 @@ def stages(recipe: Recipe, documents: Stage, speaker: Stage | None, checkpoints:
         Stage(f"tasks_{one.name}", run_tasks, {"checkpoint": one.name, **settings}, (one, sentences), version=2)
         for one in checkpoints
     )
-    return (sentences, *quality, *asked)
+    others = (
+        Stage(f"tasks_{name}", run_tasks, {"checkpoint": name, "model": at, **settings}, (sentences,))
+        for name, at in (given or {}).items()
+    )
+    return (sentences, *quality, *asked, *others)
 
 
 def run_sentences(
@@ -230,11 +244,15 @@ def run_tasks(
     sampling: TextToTokenSampling,
     vocabulary: Vocabulary,
     base: Located,
+    model: Located | None = None,
 ) -> TaskFacts:
-    """Have a checkpoint write what it hears, and say what it reads."""
+    """Have a checkpoint write what it hears, and say what it reads.
+
+    model: a folder; None: of the input `checkpoint`.
+    """
     sentences = read(inputs[SENTENCES])
-    model = str(inputs[checkpoint] / MODEL)
-    speaker = Speaker(model, vocabulary, base.place, scoring.sampling, sampling, scoring.vocoder)
+    folder = str(model.place if model else inputs[checkpoint] / MODEL)
+    speaker = Speaker(folder, vocabulary, base.place, scoring.sampling, sampling, scoring.vocoder)
     name = f"tasks_{checkpoint}"
     turns = [_heard_turn(one, vocabulary) for one in sentences]
     written = say(name, turns, "text", speaker, out, machine)
@@ -284,6 +302,14 @@ def error_rate(pairs: Sequence[tuple[str, str]], ended: int | None = None) -> Er
     """Over (reference, heard) texts."""
     found = word_errors(pairs)
     return ErrorRate(found.rate, found.words, len(pairs), ended)
+
+
+def lines(errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For a terminal: a row for each rate, which has a name."""
+    if not errors:
+        return []
+    head = f"{'held-out sentences':<28}{'WER in %':>10}{'words':>8}{'sentences':>11}"
+    return [head] + [f"{r['name']:<28}{100 * r['rate']:>10.1f}{r['words']:>8,}{r['sentences']:>11,}" for r in errors]
 
 
 def read_rates(folder: Folder) -> dict[str, ErrorRate]:

@@ -24,7 +24,9 @@ from slamray.model.unit_lm import (
 )
 from slamray.tokens.vocabulary import BOS, PAD, Vocabulary
 
-# The paper's Table 7, by hand in docs/paper.md 1.3; Slam large (1.5B) is arithmetic by the same formula.
+# The paper's Table 7, by hand in docs/paper.md 1.3; Slam large (1.5B) is arithmetic by the same formula. GLM-4-9B: 40
+# layers of 203,960,832 (attention 18,874,368 + 4,608 + 16,777,216, MLP 168,296,448, norms 8,192), a last norm of 4,096,
+# and twice 502 rows of 4,096.
 TABLE_7 = {
     "Qwen/Qwen2.5-0.5B": 358_347_904,
     "HuggingFaceTB/SmolLM2-135M": 106_492_608,
@@ -36,6 +38,7 @@ TABLE_7 = {
     "EleutherAI/pythia-160m": 85_827_072,
     "EleutherAI/pythia-410m": 303_339_520,
     "Qwen/Qwen2.5-1.5B": 1_311_111_680,
+    "zai-org/glm-4-9b-hf": 8_162_549_760,
 }
 
 N_UNITS = 20

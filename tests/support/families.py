@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
+from transformers import GlmConfig, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
 
 SMALL: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(
@@ -22,6 +22,20 @@ SMALL: dict[str, PreTrainedConfig] = {
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=48,
+    ),
+    "glm": GlmConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=48,
+        attention_bias=True,
+        attention_dropout=0.1,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=[2, 3],
     ),
     "pythia": GPTNeoXConfig(
         vocab_size=64,

@@ -99,6 +99,15 @@ def write_stories(folder: Path) -> None:
         write(folder / f"{2 * number + 1}_{story}_incorrect.wav", audio[f"{start} {wrong}"])
 
 
+def write_across(folder: Path, stories: int = len(ENDINGS)) -> None:
+    """Stories in slamkit's cross-modal layout: sound and text of the prompt and of both endings, six files each."""
+    audio = say([text for texts in ENDINGS[:stories] for text in texts])
+    for number, texts in enumerate(ENDINGS[:stories]):
+        for label, text in zip(("mutual", "correct", "incorrect"), texts, strict=True):
+            write(folder / f"{number:04x}-story_{label}.wav", audio[text])
+            (folder / f"{number:04x}-story_{label}.txt").write_text(f"{text}\n")
+
+
 def write_salmon(folder: Path) -> None:
     """Three items in each of SALMon's eight parts: the end of a wrong one is of another speed."""
     texts = [f"{start} {end}" for start, end, _ in ENDINGS[:3]]
