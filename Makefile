@@ -12,7 +12,7 @@ setup: $(BIN)/.ready  ## create .venv and install the pinned versions; CPU_TORCH
 
 # Of a lock without CUDA torch and torchaudio come from an index of their builds for CPUs, and nothing of NVIDIA's.
 $(BIN)/.ready: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install it (Debian: apt-get install python3.11 python3.11-venv)" >&2; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install it (Debian 12, Ubuntu 24.04: apt-get install python3 python3-venv), or say make setup PYTHON=python3.12 if that is there" >&2; exit 2; }
 	@$(PYTHON) cluster/before_setup.py
 	$(PYTHON) -m venv .venv
 ifdef CPU_TORCH

@@ -5,6 +5,7 @@
 Synthetic stories of 18 sentences go through the stages corpus, units, packed, preferences and items, and then through
 what scoring reads. A kernel stands for voice and encoder: random units (900 to 1,400 a story) and each word's time.
 Everything else is the run's own. Memory is the largest of what one process held, sampled every half second.
+Says on stderr which workers of Ray, by their titles, held most.
 Prints one line of JSON, and appends it to `lines`; a second start with the same root makes what is missing.
 With `picture` the lines that are there are drawn, and nothing is run.
 """
@@ -94,21 +95,26 @@ def _silently(
 
 
 class Watch(threading.Thread):
-    """The most memory that this process, and any one process below it, has held: MB."""
+    """The most memory that this process, and any one of Ray's workers, by what it did, has held: MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.driver = self.actor = 0.0
+        self.driver = 0.0
+        self.workers: dict[str, float] = {}
         self._ended = threading.Event()
+
+    @property
+    def actor(self) -> float:
+        return max(self.workers.values(), default=0.0)
 
     def run(self) -> None:
         own = psutil.Process()
         while not self._ended.wait(0.5):
             self.driver = max(self.driver, _unshared_mb(own))
-            workers = [
-                one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith("ray::")
-            ]
-            self.actor = max([self.actor, *(_unshared_mb(one) for one in workers)])
+            for one in psutil.process_iter(["cmdline"]):
+                title = (one.info["cmdline"] or [""])[0]
+                if title.startswith("ray::"):
+                    self.workers[title] = max(self.workers.get(title, 0.0), _unshared_mb(one))
 
     def stop(self) -> None:
         self._ended.set()
@@ -167,6 +173,8 @@ def _main(words: Sequence[str]) -> int:
         commit(),
     )
     line = json.dumps(asdict(result))
+    for title, held_mb in sorted(watch.workers.items(), key=lambda one: -one[1])[:12]:
+        sys.stderr.write(f"{held_mb:,.0f} MB {title}\n")
     print(line)
     if own.lines:
         with Path(own.lines).open("a") as file:

@@ -291,9 +291,9 @@ def text(own: Words, found: Measured, recipe: Recipe, curves: Sequence[Curve], p
         "# From one node to a thousand",
         "",
         f"`{command}` at commit `{found.commit}`, {found.machine}, {found.date}. Measured on this machine, simulated "
-        f"beyond; no cluster of more than one machine was at hand. Others used the machine at the same time (a load of "
-        f"{found.load:.1f} on its cores): what was taken by the clock is a lower bound, and the simulation takes "
-        "processor time.",
+        f"beyond; no cluster of more than one machine was at hand. The load when that began was {found.load:.1f}: "
+        "where others use the machine, what is taken by the clock is a lower bound; the simulation takes processor "
+        "time.",
         "",
         "## Measured",
         "",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import itertools
 import json
 import os
 import re
@@ -50,34 +51,47 @@ def files_below(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
     A folder that several ways lead to is entered once: where it lies itself, else by the first link. suffixes: of the
     files that count; none counts all. BadInput for a link that leads nowhere, OSError where a folder cannot be read.
     """
-    seen: set[tuple[int, int]] = set()
-    links: list[Path] = []
-    found: list[Path] = []
+    inner = itertools.chain.from_iterable(map(entries, folders_below(folder)))
+    return sorted(
+        Path(entry) for entry in inner if entry.is_file() and (not suffixes or has_suffix(entry.name, suffixes))
+    )
 
-    def enter(path: Path) -> None:
-        facts = path.stat()
+
+def folders_below(folder: Path) -> set[str]:
+    """A folder and every one below it, by their paths, as `files_below` enters them."""
+    seen: set[tuple[int, int]] = set()
+    links: list[str] = []
+    found: set[str] = set()
+
+    def enter(path: str) -> None:
+        facts = os.stat(path)  # paths of millions, as text
         if (facts.st_dev, facts.st_ino) in seen:
             return
         seen.add((facts.st_dev, facts.st_ino))
-        with os.scandir(path) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-        for entry in ordered:
-            if is_clutter(entry.name):
-                continue
-            inner = path / entry.name
-            if entry.is_dir(follow_symlinks=False):
-                enter(inner)
-            elif entry.is_symlink() and not inner.exists():
-                raise BadInput(f"{inner}: a link to {os.readlink(inner)}, which is not there; mend or remove the link")
-            elif entry.is_dir():
-                links.append(inner)
-            elif entry.is_file() and (not suffixes or has_suffix(entry.name, suffixes)):
-                found.append(inner)
+        found.add(path)
+        folders = [entry for entry in entries(path) if entry.is_dir()]
+        for entry in sorted(folders, key=lambda entry: entry.name):
+            if entry.is_symlink():
+                links.append(entry.path)
+            else:
+                enter(entry.path)
 
-    enter(folder)
+    enter(str(folder))
     while links:
         enter(links.pop(0))
-    return sorted(found)
+    return found
+
+
+def entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, without clutter. BadInput for a link that leads nowhere."""
+    with os.scandir(folder) as inner:
+        for entry in inner:
+            if is_clutter(entry.name):
+                continue
+            if entry.is_symlink() and not Path(entry).exists():
+                there = os.readlink(entry)
+                raise BadInput(f"{entry.path}: a link to {there}, which is not there; mend or remove the link")
+            yield entry
 
 
 def decode(content: bytes) -> str:

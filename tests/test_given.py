@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slamray.config.outside import CHECKSUMS, Checksums, File, find_files, listing_content
+from slamray.config.checksums import CHECKSUMS, Checksums
+from slamray.config.listing import File, find_files
+from slamray.config.outside import listing_content
 from slamray.errors import BadInput
 from slamray.given import check_weights, decode, files_below, opening, reason_of
+from slamray.stage.folder import Folder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -83,19 +85,21 @@ def test_an_edit_of_the_same_size_is_another_data_set_and_a_copy_elsewhere_is_th
 
 
 def test_a_file_is_read_again_only_when_its_size_or_times_changed(tmp_path: Path) -> None:
-    path, written = write(tmp_path / "a.txt", "one"), []
+    path, root = write(tmp_path / "a.txt", "one"), Folder(tmp_path / "root")
     sums = Checksums()
-    sums.keep(written.append)
+    sums.know(root)
+    sums.keep()
     (before,) = sums.of(find_files([str(path)], "k"))
+    written = root.names("contents/*")
     assert sums.of(find_files([str(path)], "k")) == [before] and len(written) == 1
     (known,) = find_files([str(path)], "k")
-    later = Checksums()
-    later.know(json.loads(json.dumps({str(path): [known.bytes, known.stamp, "as it was said"]})))
-    assert later.of([known]) == ["as it was said"]
-    sums.of(find_files(["assets:stories.jsonl.gz"], "k"))  # of the package, which lies elsewhere in a job's copy of it
-    assert len(written) == 1
     path.write_text("two")
-    assert later.of(find_files([str(path)], "k")) != ["as it was said"]
+    later = Checksums()
+    later.know(root)
+    assert later.of([known]) == [before]  # as it was, though it is another one by now
+    sums.of(find_files(["assets:stories.jsonl.gz"], "k"))  # of the package, which lies elsewhere in a job's copy of it
+    assert root.names("contents/*") == written
+    assert later.of(find_files([str(path)], "k")) != [before]
 
 
 def test_a_data_set_without_times_is_known_by_what_is_in_it() -> None:

@@ -24,8 +24,9 @@ from slamray.data.item_pairs import ItemPair
 from slamray.data.recordings import Recording
 from slamray.evaluate.pair_scores import judge_pairs
 from slamray.speech.audio import RATE_HZ, to_flac
+from slamray.speech.encoders.centroids import save_centroids
 from slamray.speech.encoders.hubert import open_features
-from slamray.speech.encoders.kmeans import fit_kmeans, save_centroids
+from slamray.speech.encoders.kmeans import fit_kmeans
 from slamray.speech.encoders.table import open_encoder
 from slamray.stage.folder import Folder
 from slamray.stage.parts import Stretches, parts_of, write_parts

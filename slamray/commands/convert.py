@@ -28,7 +28,7 @@ def _centroids(words: Sequence[str]) -> int:
     store.check_folder(Path(target).parent, "OUT")
     if Path(target).is_dir():
         raise BadInput(f"OUT={target}: a folder; give the name of a file")
-    from slamray.speech.encoders.kmeans import convert_joblib, save_centroids
+    from slamray.speech.encoders.centroids import convert_joblib, save_centroids
 
     centroids_KD = convert_joblib(Path(source))
     Path(target).parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ JOBS = {
         (
             "recipe=study_context_laptop --plan",
             "recipe=study_context_laptop root=/data/runs",
-            "recipe=study_init_laptop study.seeds=[0]",
+            "recipe=study_init_laptop 'study.seeds=[0]'",
         ),
         (RECIPE, PROFILE, ("study.KEY=VALUE", "a value of the recipe's section study"), PLAN, VERIFY, VERBOSE),
     ),
@@ -69,7 +69,7 @@ JOBS = {
         (
             "recipe=dpo_budget_laptop --plan",
             "recipe=dpo_budget_laptop root=/data/runs",
-            "recipe=rate_and_batch_laptop sweep.seeds=[0] sweep.keep=1",
+            "recipe=rate_and_batch_laptop 'sweep.seeds=[0]' sweep.keep=1",
         ),
         (RECIPE, PROFILE, ("sweep.KEY=VALUE", "a value of the recipe's section sweep"), PLAN, VERBOSE),
     ),
@@ -77,9 +77,9 @@ JOBS = {
         "slamray.commands.door:evaluate",
         "Score checkpoints by metrics and published test sets.",
         (
-            "sets={sblimp: /data/sblimp-dev}",
-            "checkpoints=[/models/a,/models/b] sets={ssc: /data/sSC} root=/data/runs",
-            "metrics=[perplexity] --plan",
+            "'sets={sblimp: /data/sblimp-dev}'",
+            "'checkpoints=[/models/a,/models/b]' 'sets={ssc: /data/sSC}' root=/data/runs",
+            "'metrics=[perplexity]' --plan",
         ),
         (RECIPE, PROFILE, *EVALUATED, PLAN, VERIFY, VERBOSE),
     ),

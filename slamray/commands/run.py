@@ -21,12 +21,13 @@ from slamray.commands import tracked
 from slamray.commands.help import LIST, is_asked, list_recipes, print_help
 from slamray.commands.leaving import Leaving
 from slamray.commands.words import as_command
+from slamray.config.checksums import CHECKSUMS
 from slamray.config.load import load_recipe
 from slamray.config.tree import Recipe
 from slamray.console import console, libraries_into, say
 from slamray.errors import BadInput
 from slamray.progress import clock_of, spent_of
-from slamray.recipe.ready import keep_checksums, known, ready
+from slamray.recipe.ready import known, ready
 from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder, Root
 from slamray.stage.materialise import materialise
@@ -115,7 +116,7 @@ def _make(
     if todo:
         sys.stderr.write(resolved(recipe))  # for the log
         say(overview(recipe, wanted, todo))
-        keep_checksums(root)
+        CHECKSUMS.keep()
         engine.connect()  # before any work: the cluster may be too small, a node blind to the root, a GPU unable
         engine.check_root(root)
         probe_gpus(recipe, todo, engine)
@@ -138,7 +139,6 @@ def _make(
                 there.say(f"{stage.name:<18} starts")
         if event in ("end", "done") and todo:
             tracker.finish_stage(stage.name, record)
-            tracker.figures({f"seconds/{stage.name}": record["wall_seconds"]})
 
     status = "FAILED"
     try:

@@ -48,7 +48,8 @@ def begin(tracker: Tracker, recipe: Recipe, provenance: Mapping[str, Any]) -> No
 def finish(tracker: Tracker, recipe: Recipe, stages: Sequence[Stage], manifests: Mapping[str, Manifest]) -> None:
     """What the run has read and found."""
     tracker.data(data_sets(recipe, stages, manifests))
-    tracker.figures(compared(manifests))
+    # MLflow's page of a comparison opens with the metric that came first: what a stage took comes after all others.
+    tracker.figures(compared(manifests) | {f"seconds/{name}": one["wall_seconds"] for name, one in manifests.items()})
     said = manifests["report"]["facts"]["summary"] if "report" in manifests else []
     if said or recipe.note:
         tracker.note("\n\n".join([*said, *([recipe.note] if recipe.note else [])]))
@@ -117,7 +118,7 @@ def compared(manifests: Mapping[str, Manifest]) -> dict[str, float]:
     last = next((one.stage for one in reversed(CHECKPOINTS) if one.stage in scored), "")
     figures = {
         metric if name == last else f"{name}/{metric}": value
-        for name, found in scored.items()
+        for name, found in reversed(scored.items())  # the last comes first on MLflow's pages
         for metric, value in found.items()
     }
     spent = [manifests[one.stage]["facts"] for one in (PRETRAINED, ALIGNED) if one.stage in manifests]

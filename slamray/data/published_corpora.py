@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import soundfile
 
-from slamray.config.outside import File
+from slamray.config.listing import File
 from slamray.data.ids import text_id
 from slamray.data.recordings import Listing, Recording, parquet_rows, published_split
 from slamray.errors import BadInput
@@ -325,3 +325,5 @@ CORPORA: dict[str, Callable[[Sequence[File]], Listing]] = {
     "voxpopuli": voxpopuli,
     "stinystories": stinystories,
 }
+# Of these a reader needs the files of one folder at a time.
+BY_FOLDER = frozenset({"librispeech", "librilight", "swc", "peoples_speech", "stinystories"})

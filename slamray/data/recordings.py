@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slamray.config.outside import File
+from slamray.config.listing import File
 from slamray.data.ids import text_id
 from slamray.errors import BadInput
 from slamray.given import opening

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from slamray.config.outside import File
+from slamray.config.listing import File
 from slamray.errors import BadInput
 from slamray.given import LFS, check_pointer, lines_of, opening, reason_of
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from slamray.config.outside import File
+from slamray.config.listing import File
 from slamray.data.ids import split_of, text_id
 from slamray.data.row_files import read_rows, read_texts
 from slamray.given import is_text

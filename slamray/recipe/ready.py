@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from slamray.config.base import PUBLISHED, Located, Settings
+from slamray.config.checksums import CHECKSUMS
 from slamray.config.corpora import RecordedSettings
 from slamray.config.hub import NotAtHand, commit_of, hub_data, in_one_line
-from slamray.config.outside import CHECKSUMS, NO_COMMIT, find_files, is_hub_id
+from slamray.config.listing import find_files
+from slamray.config.outside import NO_COMMIT, is_hub_id
 from slamray.config.pins import PINS, Named, named, pin
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
@@ -20,7 +21,6 @@ from slamray.stages import planning
 from slamray.tracking import tracking_uri
 
 Build = Callable[[Recipe], Sequence[Stage]]
-CONTENTS = "contents.json"  # below root: checksums of files outside, with the size and the times they were read at
 JOB_COPY = "working_dir_files"  # Ray's folder of the working directories of jobs (2.60)
 
 
@@ -81,15 +81,9 @@ def check_root(root: Folder) -> None:
 
 def _know_checksums(root: Folder) -> None:
     """Files outside are read for their checksum once, for all commands under a root; none is made for this alone."""
-    CHECKSUMS.know(root.read_json(CONTENTS) if root.exists(CONTENTS) else {})
-    CHECKSUMS.keep(None)
+    CHECKSUMS.know(root)
     if root.is_shared and root.exists(""):
-        keep_checksums(root)
-
-
-def keep_checksums(root: Folder) -> None:
-    """From now on, what is known of files outside is kept in the root."""
-    CHECKSUMS.keep(partial(root.write_json, CONTENTS))
+        CHECKSUMS.keep()
 
 
 def _basis(recipe: Recipe) -> list[Named]:

@@ -58,14 +58,12 @@ def most_blocks(actors: int) -> int:
     return max(BLOCKS, ACTOR_BLOCKS * actors)
 
 
-def _blocks(senders: Sequence[Sequence[Any]], actors: int) -> list[pa.Table]:
+def _blocks(senders: Sequence[Sequence[Any]], actors: int) -> Iterator[pa.Table]:
     """What Ray hands out at a time: one row of a short stream, some of a long one, whose rows are made bit by bit."""
     rows = -(-sum(len(own) for own in senders) // most_blocks(actors))
-    return [
-        _envelope(number, own[first : first + rows], type(own[first]))
-        for number, own in enumerate(senders)
-        for first in range(0, len(own), rows)
-    ]
+    for number, own in enumerate(senders):
+        for first in range(0, len(own), rows):
+            yield _envelope(number, own[first : first + rows], type(own[first]))
 
 
 def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -79,7 +77,9 @@ def stream(senders: Sequence[Sequence[Any]], pools: Sequence[Pool]) -> Iterator[
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     rows = sum(len(own) for own in senders)
-    dataset: Dataset = ray.data.from_arrow(_blocks(senders, max(pool.actors for pool in pools)))
+    blocks = _blocks(senders, max(pool.actors for pool in pools))
+    held: list[Any] = [ray.put(block) for block in blocks]  # by Ray's store: one at a time is in this process
+    dataset: Dataset = ray.data.from_arrow_refs(held)
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
+import time
 
 import ray
 from ray.exceptions import RayError
@@ -19,27 +21,68 @@ HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # unless it is set, workers th
 # the encoder's time on a CPU (docs/LOG.md, 2026-11-27). Larger than any block, so that a worker keeps what it had.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
+# How long a head that was started just now may take to listen; chosen, not tuned. Ray itself waits for over five
+# minutes where nobody does.
+LISTENING_SECONDS = 30.0
+
 
 def connect(compute: Compute) -> None:
     """Connect to the cluster of RAY_ADDRESS (set inside `ray job submit`), else start one on this machine.
 
     Called before the first stage that has work; a second call does nothing. Nothing but a job's end shuts Ray down.
-    Raises BadInput when the cluster lacks what `compute` asks for.
+    Raises BadInput when no cluster answers or starts, and when it lacks what `compute` asks for.
     """
     if ray.is_initialized():
         return
     # Workers' own output stays in Ray's log folder: stages report their progress, and errors come back as exceptions.
-    inside = bool(os.environ.get("RAY_ADDRESS"))
+    address = os.environ.get("RAY_ADDRESS", "")
     for name, value in ({HIDE_GPUS: "1"} | KEEP_MEMORY).items():
         os.environ.setdefault(name, value)  # read by the workers of a cluster that is started here
-    ray.init(  # token authentication is Ray's default
-        address=None if inside else "local",
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    if address:
+        await_listener(address)
+    try:
+        ray.init(  # token authentication is Ray's default
+            address=None if address else "local",
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:  # Ray raises many kinds, Exception itself for a start that takes too long
+        raise not_started(address, error) from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     check_resources(compute, devices(compute))
+
+
+def await_listener(address: str) -> None:
+    """BadInput when nothing listens at HOST:PORT for LISTENING_SECONDS; of another form of address Ray is the judge."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        return
+    deadline = time.monotonic() + LISTENING_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENING_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise not_started(address, error) from error
+        time.sleep(0.2)
+
+
+def not_started(address: str, error: Exception) -> BadInput:
+    """The line of a cluster that cannot be reached at an address, or started on this machine where there is none."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if address:
+        return BadInput(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason}); start it, correct the address, "
+            "or unset RAY_ADDRESS for a cluster on this machine"
+        )
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # as Ray looks for it
+    return BadInput(
+        f"Ray did not start on this machine ({reason}); see that {folder}/ray can be written and its disk is not full, "
+        "or name another folder by RAY_TMPDIR. If the machine was busy, run again. Ray's logs lie in "
+        f"{folder}/ray/session_latest/logs"
+    )
 
 
 def disconnect() -> None:

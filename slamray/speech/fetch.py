@@ -60,7 +60,7 @@ def _convert(model: PublishedModel, sources: list[Path], target: Path) -> None:
     partial = target.with_name(f".{os.getpid()}.{target.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
     if model.kind == "centroids":
-        from slamray.speech.encoders.kmeans import convert_joblib, save_centroids
+        from slamray.speech.encoders.centroids import convert_joblib, save_centroids
 
         save_centroids(partial, convert_joblib(sources[0]), "", model.layer)
     else:

@@ -15,7 +15,7 @@ import numpy as np
 
 from slamray import store
 from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
-from slamray.config.outside import find_files
+from slamray.config.listing import find_files
 from slamray.config.speech import TtsSettings
 from slamray.data.text import read_documents, to_document
 from slamray.errors import BadInput

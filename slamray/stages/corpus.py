@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
-from slamray.config.outside import find_files
+from slamray.config.listing import find_files
 from slamray.config.tree import Recipe
 from slamray.data.text import SPLITS, TextDocument, read_documents, to_document
 from slamray.stage.folder import Folder

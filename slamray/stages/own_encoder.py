@@ -83,7 +83,8 @@ def _fit_at(clustering: Clustering, device: str, audio: Folder, model: Path, tar
     import torch
     from transformers import HubertModel
 
-    from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans, save_centroids
+    from slamray.speech.encoders.centroids import save_centroids
+    from slamray.speech.encoders.kmeans import Quantiser, fit_kmeans
 
     HubertModel.from_pretrained(model, dtype=torch.float16).save_pretrained(target)  # half the size, to be shipped
     layer, seed = clustering.layer, clustering.seed

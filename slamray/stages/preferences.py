@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from slamray.config.base import part_of
 from slamray.config.corpora import ROW_SUFFIXES, PreferencesSettings
 from slamray.config.hub import hub_data
-from slamray.config.outside import File, find_files
+from slamray.config.listing import File, find_files
 from slamray.config.speech import DEFAULT_VOICE, SpeakingSettings
 from slamray.config.tree import Recipe
 from slamray.data import preference_pairs

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
 from slamray.config.base import Located, part_of
 from slamray.config.corpora import RecordedSettings
-from slamray.config.outside import File, data_content, find_files
+from slamray.config.listing import File, by_folder, each_file
+from slamray.config.outside import data_content
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
 from slamray.data.ids import text_id
-from slamray.data.published_corpora import CORPORA
-from slamray.data.recordings import Recording, parquet_length, published_split
+from slamray.data.published_corpora import BY_FOLDER, CORPORA
+from slamray.data.recordings import Listing, Recording, parquet_length, published_split
 from slamray.data.text import VALIDATION
 from slamray.errors import BadInput
 from slamray.stage.folder import Folder
@@ -66,7 +68,8 @@ def run_plain(
     inputs: Inputs, out: Folder, machine: Machine, files: Located, listening: ListeningSettings
 ) -> SpeechFacts:
     """Read and encode every recording; unreadable ones go to quarantine with the reason."""
-    recordings = (recording for file in _plain_files(files.place) for recording in _recordings_of(file))
+    found = each_file(files.place.paths, "recorded.paths", PLAIN_SUFFIXES)
+    recordings = (recording for file in found for recording in _recordings_of(file))
     return listen(recordings, out, machine, listening, PLAIN, BAD_SHARE)
 
 
@@ -84,15 +87,33 @@ def run_corpus(
 
     trains_alone: nothing else is trained on, so BadInput, before anything is read, where all of it is for validation.
     """
-    listing = CORPORA[name](enough_files(_corpus_files(files.place, name), at_most))
-    recordings = first_recordings(listing.recordings, at_most)
-    if not recordings:
-        given = getattr(files.place, name)
-        raise BadInput(f"recorded.{name}: no recording found in {given}; {dict(listing.dropped)}")
-    if trains_alone and all(recording.split == VALIDATION for recording in recordings):
-        raise BadInput(no_training({name: len(recordings)}))
-    facts = listen(recordings, out, machine, listening, name, BAD_SHARE)
-    return CorpusOfRecordingsFacts(**asdict(facts), dropped=dict(listing.dropped))
+    given = getattr(files.place, name)
+    dropped: Counter[str] = Counter()
+    count: Counter[str] = Counter()  # of each split
+
+    def recordings() -> Iterator[Recording]:
+        for listing in _listings(given, name, at_most):
+            dropped.update(listing.dropped)
+            for recording in listing.recordings:
+                count[recording.split] += 1
+                yield recording
+        if not count:
+            raise BadInput(f"recorded.{name}: no recording found in {given}; {dict(dropped)}")
+        if trains_alone and set(count) == {VALIDATION}:
+            raise BadInput(no_training({name: count.total()}))
+
+    facts = listen(recordings(), out, machine, listening, name, BAD_SHARE)  # which lists all before it reads one
+    return CorpusOfRecordingsFacts(**asdict(facts), dropped=dict(dropped))
+
+
+def _listings(given: Sequence[str], name: str, at_most: int) -> Iterator[Listing]:
+    """The recordings of a published corpus, of a folder at a time where its reader needs no more; at_most: of all."""
+    files = each_file(given, f"recorded.{name}")
+    if name in BY_FOLDER and not at_most:
+        yield from map(CORPORA[name], by_folder(files))
+    else:
+        listing = CORPORA[name](enough_files(list(files), at_most))
+        yield Listing(first_recordings(listing.recordings, at_most), listing.dropped)
 
 
 def enough_files(files: Sequence[File], at_most: int) -> list[File]:
@@ -146,14 +167,6 @@ def has_recordings(given: RecordedSettings) -> bool:
 def given_corpora(given: RecordedSettings) -> list[str]:
     """Names of the published corpora that a recipe gives a place for."""
     return [name for name in CORPORA if getattr(given, name)]
-
-
-def _corpus_files(given: RecordedSettings, name: str) -> list[File]:
-    return find_files(getattr(given, name), f"recorded.{name}")
-
-
-def _plain_files(given: RecordedSettings) -> list[File]:
-    return find_files(given.paths, "recorded.paths", PLAIN_SUFFIXES)
 
 
 def _recordings_of(file: File) -> Iterator[Recording]:

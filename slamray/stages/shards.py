@@ -7,7 +7,7 @@ made it. When all shards of a part are there, they are merged in their order int
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,19 +112,26 @@ class Plan:
         samples = max(0, self.samples - number * self.documents)
         return Shard(number, self.requests[number], str(self.out), min(samples, self.documents))
 
-    def missing(self) -> dict[int, set[int]]:
-        """Of each part that is not there yet, the shards that are not there either."""
+    def missing(self) -> dict[int, np.ndarray]:
+        """Of each part that is not there yet, which of its shards (bool, in their order) are not there either."""
         parts = set(self.out.names(f"{self.table}/part-*.parquet"))
-        shards = {int(name[-13:-6]) for name in self.out.names(f"{SHARDS}/shard-*.arrow")}
+        shards = np.zeros(len(self.requests), bool)
+        for name in self.out.names(f"{SHARDS}/shard-*.arrow"):
+            shards[int(name[-13:-6])] = True
         left = [part for part in range(self.parts) if part_file(self.table, part) not in parts]
-        return {part: {number for number in self.shards_of(part) if number not in shards} for part in left}
+        return {part: ~shards[self.shards_of(part).start : self.shards_of(part).stop] for part in left}
+
+    def numbers(self, missing: Mapping[int, np.ndarray]) -> np.ndarray:
+        """The numbers (int64) of shards that are missing."""
+        found = [np.flatnonzero(own) + self.shards_of(part).start for part, own in missing.items()]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 class Todo(Sequence[Shard]):
     """Shards by their numbers, made when they are asked for: a million of them is a list of numbers."""
 
-    def __init__(self, plan: Plan, numbers: Collection[int]) -> None:
-        self._plan, self._numbers = plan, np.array(sorted(numbers), np.int64)
+    def __init__(self, plan: Plan, numbers: np.ndarray) -> None:
+        self._plan, self._numbers = plan, np.sort(numbers)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from slamray.config.compute import Compute
 from slamray.config.speech import ListeningSettings, SpeakingSettings
 from slamray.data.item_pairs import Utterance
@@ -106,7 +108,7 @@ def _encode(
 def make_shards(name: str, plan: Plan, pools: Sequence[Pool], machine: Machine) -> None:
     """Make all shards of a plan that are not there, and merge them into parts on the way."""
     missing = plan.missing()
-    todo = Todo(plan, [number for numbers in missing.values() for number in numbers])
+    todo = Todo(plan, plan.numbers(missing))
     if missing:
         plan.out.require_space(DOCUMENT_BYTES * plan.documents * len(todo), f"stage {name}")
     with _Merging(name, plan, missing, machine) as merging:
@@ -117,14 +119,14 @@ def make_shards(name: str, plan: Plan, pools: Sequence[Pool], machine: Machine) 
 class _Merging:
     """Merges the shards of each part as soon as all of them are done, while others are made."""
 
-    def __init__(self, name: str, plan: Plan, missing: dict[int, set[int]], machine: Machine) -> None:
+    def __init__(self, name: str, plan: Plan, missing: dict[int, np.ndarray], machine: Machine) -> None:
         self._name, self._plan, self._missing, self._machine = name, plan, missing, machine
         self._threads = ThreadPoolExecutor(1)
         self._asked: list[Future[None]] = []
 
     def __enter__(self) -> _Merging:
-        for part, numbers in self._missing.items():
-            if not numbers:  # an earlier run ended before it merged them
+        for part, left in self._missing.items():
+            if not left.any():  # an earlier run ended before it merged them
                 self._merge(part)
         return self
 
@@ -136,9 +138,9 @@ class _Merging:
 
     def done(self, row: Mapping[str, Any]) -> None:
         """One more shard is there: a ShardDone."""
-        part = row["number"] // self._plan.shards_per_part
-        self._missing[part].discard(row["number"])
-        if not self._missing[part]:
+        part, place = divmod(row["number"], self._plan.shards_per_part)
+        self._missing[part][place] = False
+        if not self._missing[part].any():
             self._merge(part)
 
     def _merge(self, part: int) -> None:

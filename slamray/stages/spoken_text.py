@@ -58,7 +58,8 @@ def stage(recipe: Recipe, documents: Stage, model: Stage, vocabulary: Vocabulary
         "validation_documents": recipe.speech.validation_documents,
     }
     many = joint.synthetic_documents or "all"
-    return Stage(NAME, run, settings, (documents, model), cost=lambda: f"spans of {many} documents, without a sound")
+    cost = f"spans of {many} documents, without a sound"
+    return Stage(NAME, run, settings, (documents, model), version=2, cost=lambda: cost)
 
 
 def run(

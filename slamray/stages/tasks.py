@@ -148,9 +148,9 @@ def stages(
         "vocabulary": vocabulary,
         "base": Located(lambda: None, part_of(recipe.model, BaseSettings)),
     }
-    quality = (Stage(QUALITY, run_quality, settings, (speaker, sentences)),) if speaker else ()
+    quality = (Stage(QUALITY, run_quality, settings, (speaker, sentences), version=2),) if speaker else ()
     asked = (
-        Stage(f"tasks_{one.name}", run_tasks, {"checkpoint": one.name, **settings}, (one, sentences))
+        Stage(f"tasks_{one.name}", run_tasks, {"checkpoint": one.name, **settings}, (one, sentences), version=2)
         for one in checkpoints
     )
     others = (

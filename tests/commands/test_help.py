@@ -52,6 +52,15 @@ def test_the_words_of_an_example_are_words_of_the_job(job: str) -> None:
         load_recipe([word for word in words if word not in own])
 
 
+@pytest.mark.parametrize("job", JOBS)
+def test_a_shell_hands_on_each_word_of_an_example_whole(job: str) -> None:
+    for example in JOBS[job].examples:
+        bare = [word for word in shlex.split(example, posix=False) if not word.startswith("'")]
+        assert not set("[]{}*") & set("".join(bare)), example  # a shell's own; zsh refuses them where no file fits
+        if JOBS[job].of_recipe:
+            assert all("=" in word or word.startswith("--") for word in shlex.split(example)), example
+
+
 def test_the_word_help_alone_or_before_others_asks_for_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help"], build) == 0 and export.main(["help", "out=x"]) == 0
     assert capsys.readouterr().out.count("usage: python jobs/") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_scores_of_the_last_checkpoint_go_by_their_names_and_the_others_by_their
         "parameters": 7, "tokens": 1000, "preference_tokens": 100, "heldout_margin": 0.5,
         "flops": 46_200.0, "flops_with_attention": 55_000.0, "device_hours": 1.5,
     }  # fmt: skip
+
+
+def test_scores_are_told_first_and_what_stages_took_last() -> None:
+    """MLflow's page of a comparison opens with the metric that the store was told first."""
+
+    class Heard(NullTracker):
+        def figures(self, figures: Mapping[str, float]) -> None:
+            told.append(list(figures))
+
+    told: list[list[str]] = []
+    manifests = {**TRAINED, "scores_pretrained": scored(0.6, 9.0), "scores_aligned": scored(0.7, 9.5)}
+    tracked.finish(Heard(), load_recipe(["recipe=demo"]), [], manifests)
+    (names,) = told
+    assert names[:4] == ["topic_cloze", "perplexity", "unit_auto_bleu", "pretrained/topic_cloze"]
+    assert names[-4:] == [f"seconds/{name}" for name in manifests]
 
 
 def test_without_dpo_the_pretrained_checkpoint_is_the_last() -> None:

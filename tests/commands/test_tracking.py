@@ -210,6 +210,8 @@ def test_a_finished_stage_has_its_own_times_and_is_told_once_however_often_the_c
     assert curve(kept, child, "units") == [(0, 12.0)] and curve(kept, child, "wall_seconds") == [(0, 1.5)]
     assert curve(kept, child, "loss") == [(4, 2.0)]  # the fact of that name is no point of the curve
     assert curve(kept, whole, "perplexity") == [(0, 9.5)] and whole.data.metrics["seconds/pretrained"] == 1.5
+    # in the order of telling: MLflow's page of a comparison opens with the first
+    assert list(whole.data.metrics) == ["pretrained/loss", "perplexity", "seconds/pretrained"]
 
 
 def test_a_figure_that_is_another_one_the_next_time_is_the_one_that_is_shown(kept: Path) -> None:

@@ -98,18 +98,31 @@ def test_what_torch_for_cpus_does_without_nothing_else_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("python", "has_venv", "free_gb", "said"),
+    ("python", "has_venv", "has_compiler", "free_gb", "said"),
     [
-        ((3, 9), True, 100, r"^Python 3\.9: slamray needs 3\.11 or 3\.12; install it"),
-        ((3, 13), True, 100, r"^Python 3\.13: slamray needs 3\.11 or 3\.12"),
-        ((3, 11), False, 100, r"^Python 3\.11 has no module venv; .*apt-get install python3\.11-venv"),
-        ((3, 12), True, 2.5, r"^2\.5 GB of disk are free here, and \.venv needs 8; "),
-        ((3, 12), True, 100, r"^$"),
+        ((3, 9), True, True, 100, r"^Python 3\.9: slamray needs 3\.11 or 3\.12; .* make setup PYTHON=python3\.12$"),
+        ((3, 13), True, True, 100, r"^Python 3\.13: slamray needs 3\.11 or 3\.12"),
+        ((3, 11), False, True, 100, r"^Python 3\.11 has no module venv; .*apt-get install python3\.11-venv"),
+        ((3, 12), True, False, 100, r"^Python 3\.12 needs a C compiler.*apt-get install gcc python3\.12-dev"),
+        ((3, 12), True, True, 2.5, r"^2\.5 GB of disk are free here, and \.venv needs 8; "),
+        ((3, 11), True, False, 100, r"^$"),
+        ((3, 12), True, True, 100, r"^$"),
     ],
 )
 def test_setup_says_first_what_the_machine_lacks(
-    python: tuple[int, int], has_venv: bool, free_gb: float, said: str
+    python: tuple[int, int], has_venv: bool, has_compiler: bool, free_gb: float, said: str
 ) -> None:
-    line = before_setup.lacks(python, has_venv, free_gb)
+    line = before_setup.lacks(python, has_venv, has_compiler, free_gb)
     assert re.search(said, line) and "\n" not in line
     assert "demo takes" in before_setup.notes(2.0) and not before_setup.notes(8.0)
+
+
+def test_setup_without_the_python_that_was_named_is_one_line(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    command = ["make", "setup", "PYTHON=no-such-python"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said, *others = done.stderr.splitlines()
+    assert said.startswith("error: no no-such-python here; install it (Debian 12") and "python3-venv" in said
+    assert done.returncode == 2 and all(line.startswith("make: ***") for line in others)
+    assert not (tmp_path / ".venv").exists()

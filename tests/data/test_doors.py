@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from slamray.config.outside import find_files, listing_content
+from slamray.config.listing import find_files
+from slamray.config.outside import listing_content
 from slamray.data.published_corpora import CORPORA, cut_by_vad
 from slamray.data.recordings import Listing, published_split
 from slamray.errors import BadInput

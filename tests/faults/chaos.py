@@ -1,7 +1,8 @@
 """Kill a run at random moments, and compare what comes out with the run that nobody touched.
 
     python tests/faults/chaos.py N=50 [JOB=demo|encoder|decoder|joint] [SEED=0] [KINDS=driver,worker,...]
-        [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ROOT=folder] [PATIENCE=600]
+        [WORKERS=1|2|mixed] [ACTORS=1|2|mixed] [STRIKES=1] [AT=units,pretrained,aligned] [ZERO=1] [ROOT=folder]
+        [PATIENCE=600]
 
 Every draw runs a job on a fresh root: the demo recipe with tiny models, or the training of a tiny encoder (hubert_1,
 hubert_2) or of a tiny HiFi-GAN decoder (decoder) on recordings that are taken from the untouched run, or a recipe of
@@ -165,6 +166,7 @@ class Run:
     log: Path
     job: str = "jobs/slam.py"
     actors: Sequence[int] = (1,)  # that speak, and that encode: in the first start, the second, and so on, in turn
+    look_seconds: float = 0.1  # between looks at how far it is
     clock: Path | None = None  # says how far the wall clock of its processes is off; null: theirs is the machine's
     starts: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -390,7 +392,7 @@ def draw(
             run.stop_all()
             break
         if code is None:
-            time.sleep(0.1)
+            time.sleep(run.look_seconds)
         elif code == 0:
             break
         else:
@@ -529,7 +531,8 @@ def _give(stages: Sequence[str], one: Run, other: Run) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The table of all draws; 1 when one of them differs."""
     given = dict(word.split("=", 1) for word in arguments)
-    unknown = given.keys() - {"N", "JOB", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ROOT", "PATIENCE"}
+    known = {"N", "JOB", "SEED", "KINDS", "WORKERS", "ACTORS", "STRIKES", "AT", "ZERO", "ROOT", "PATIENCE"}
+    unknown = given.keys() - known
     kinds = given.get("KINDS", ",".join(kind for kind in FAULTS if kind not in CLOCKS)).split(",")
     if unknown or not set(kinds) <= FAULTS.keys() or given.get("JOB", "demo") not in JOBS:
         sys.stderr.write(f"error: {sorted(unknown) or kinds}: kinds are {','.join(FAULTS)}\n{__doc__}\n")
@@ -539,6 +542,7 @@ def main(arguments: Sequence[str]) -> int:
     at = given["AT"].split(",") if "AT" in given else list(job.struck)
     root = Path(given.get("ROOT") or tempfile.mkdtemp(prefix="chaos-"))
     words = job.words(root / "models")
+    words += [f"compute.zero_stage={given['ZERO']}"] if "ZERO" in given else []
     numbers = {"1": [1], "2": [2], "mixed": [1, 2]}
     workers = numbers[given.get("WORKERS", "1")]
     began = time.monotonic()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from transformers import LogitsProcessor, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
@@ -36,29 +35,34 @@ def requests(count: int, most: int = 40) -> list[Request]:
     return [Request([S, TEXT, *text, SPEECH], most, seed) for seed, text in enumerate(texts)]
 
 
-def test_what_a_row_says_and_its_very_logits_do_not_depend_on_the_rows_beside_it(
+def test_what_a_span_says_and_its_very_logits_do_not_depend_on_the_spans_beside_it(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[dict[tuple[int, ...], bytes]] = []
-    draw = text_to_units._Batch._draw
+    seen: list[dict[tuple[int, int], bytes]] = []
+    draw = text_to_units._Speaking._draw
 
-    def noted(self: text_to_units._Batch, logits_BV: torch.Tensor, alive: Sequence[int]) -> list[int]:
-        for row, place in enumerate(alive):
-            if place < self._asked and not self._why[place]:
-                said = (len(self._said[place]), *self._draws[place][:2].view(np.int64).tolist())
-                seen[-1][said] = logits_BV[row].numpy().tobytes()
-        return draw(self, logits_BV, alive)
+    def noted(
+        self: text_to_units._Speaking, logits_BU: torch.Tensor, number_B: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        for row, request in enumerate(self._request_B.tolist()):
+            if request >= 0 and number_B[row] >= 0:
+                key = (self._requests[request].seed, int(number_B[row]))
+                assert key not in seen[-1], "a unit is drawn once"
+                seen[-1][key] = logits_BU[row].numpy().tobytes()
+        return draw(self, logits_BU, number_B)
 
-    monkeypatch.setattr(text_to_units._Batch, "_draw", noted)
-    asked, sampling = requests(40), TextToTokenSampling()
-    found: list[list[tuple[bytes, str]]] = []
-    for batch in (1, 5, 8, 32, 40):
+    monkeypatch.setattr(text_to_units._Speaking, "_draw", noted)
+    asked, sampling = [*requests(34, 16), *requests(36, 100)[34:]], TextToTokenSampling()
+    found: list[dict[int, tuple[bytes, str]]] = []
+    # Alone, and in the company of longer spans, which attention sees more keys for; 36 rows are made up to 64.
+    for batch, some in ((1, asked[:5]), (5, asked[4::-1]), (32, asked), (36, asked)):
         seen.append({})
-        found.append([(one.units.tobytes(), one.why) for one in speak_texts(model, asked, VOCABULARY, sampling, batch)])
-    assert all(other == found[0] for other in found[1:])
-    assert all(other == seen[0] for other in seen[1:]) and len(seen[0]) > 500
-    backwards = speak_texts(model, asked[::-1], VOCABULARY, sampling, 7)[::-1]
-    assert [(one.units.tobytes(), one.why) for one in backwards] == found[0]
+        said = speak_texts(model, some, VOCABULARY, sampling, batch)
+        found.append({one.seed: (own.units.tobytes(), own.why) for one, own in zip(some, said, strict=True)})
+    for units, logits in zip(found, seen, strict=True):
+        assert all(found[-1][seed] == own for seed, own in units.items())
+        assert all(seen[-1][key] == own for key, own in logits.items())
+    assert [len(units) for units in found] == [5, 5, 36, 36] and len(seen[0]) > 40 and len(seen[-1]) > 400
 
 
 class OnlyNewUnits(LogitsProcessor):
@@ -97,26 +101,39 @@ def test_units_are_deduplicated_bounded_and_seeded(model: PreTrainedModel) -> No
     assert len({one.units.tobytes() for one in found}) > 15
 
 
-def test_a_model_that_ends_is_not_asked_for_more(model: PreTrainedModel) -> None:
+def test_a_model_that_ends_is_not_asked_for_more() -> None:
     class Ends(torch.nn.Module):
-        """Says unit 3, unit 4 and the end."""
+        """After `<speech>` it says unit 3, unit 4 and the end."""
 
-        config = model.config
+        config = Qwen2Config(num_hidden_layers=0, attn_implementation="sdpa")
         calls = 0
 
         def __init__(self) -> None:
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.head = torch.nn.Linear(VOCABULARY.size, VOCABULARY.size, bias=False)
+            torch.nn.init.eye_(self.head.weight)
+
+        @property
+        def base_model(self) -> torch.nn.Module:
+            return self
+
+        def get_output_embeddings(self) -> torch.nn.Linear:
+            return self.head
 
         def forward(self, input_ids: torch.Tensor, **_: object) -> object:
-            script = [303, 304, S]
-            logits = torch.zeros(len(input_ids), 1, VOCABULARY.size)
-            logits[:, 0, script[self.calls]] = 100.0
+            after = {SPEECH: 303, 303: 304, 304: S}
+            said = torch.zeros(len(input_ids), 1, VOCABULARY.size)
+            for row, last in enumerate(input_ids[:, 0].tolist()):
+                said[row, 0, after.get(last, TEXT)] = 100.0
             self.calls += 1
-            return type("Out", (), {"logits": logits})
+            return type("Out", (), {"last_hidden_state": said})
 
-    (one, other) = speak_texts(Ends(), requests(2, 20)[:1] * 2, VOCABULARY, TextToTokenSampling(), 2)  # type: ignore[arg-type]
-    assert isinstance(one, Spoken) and (one.units.tolist(), one.why) == ([3, 4], "end") == (other.units.tolist(), "end")
+    says = Ends()
+    asked = [Request([S, TEXT, 5, SPEECH], 20, 0), Request([S, TEXT, SPEECH], 20, 1)]
+    for one in speak_texts(says, asked, VOCABULARY, TextToTokenSampling(), 2):  # type: ignore[arg-type]
+        assert isinstance(one, Spoken) and (one.units.tolist(), one.why) == ([3, 4], "end")
+    assert says.calls == 4 + 2, "the ids of the longest prompt, and its two units"
+    assert speak_texts(says, [], VOCABULARY, TextToTokenSampling(), 2) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -125,4 +142,6 @@ def test_a_model_that_ends_is_not_asked_for_more(model: PreTrainedModel) -> None
      ([1, 2, 3, 4, 5] * 6, False), ([1, 2] * 5 + [1, 3], False), ([], False)],
 )  # fmt: skip
 def test_a_loop_is_a_short_stretch_that_comes_six_times_in_a_row(units: list[int], loop: bool) -> None:
-    assert is_loop(units) == loop
+    before = [-1 - place for place in range(text_to_units.TAIL)]  # what stands before the first unit
+    tail_RT = np.array([[*before, *units][-text_to_units.TAIL :]])
+    assert is_loop(tail_RT).tolist() == [loop]

@@ -39,8 +39,8 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from slamray.speech.decoders.table import load_decoder
+    from slamray.speech.encoders.centroids import load_centroids
     from slamray.speech.encoders.hubert_net import HubertFeatures
-    from slamray.speech.encoders.kmeans import load_centroids
 
     lines = gzip.decompress((ROOT / "slamray/assets/stories.jsonl.gz").read_bytes()).splitlines()[:100]
     (tmp_path / "stories.jsonl").write_bytes(b"\n".join(lines))

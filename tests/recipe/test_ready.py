@@ -18,8 +18,9 @@ from support.published_hub import publish
 from support.stand_in_hub import commit, serve
 
 from slamray.config.hub import hub_data
+from slamray.config.listing import File
 from slamray.config.load import load_recipe
-from slamray.config.outside import File, data_content
+from slamray.config.outside import data_content
 from slamray.config.pins import pin
 from slamray.config.published_files import PublishedFile
 from slamray.data.recordings import Recording

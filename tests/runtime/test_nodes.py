@@ -32,6 +32,27 @@ for root in sys.argv[2:]:
         print(error)
 """
 
+LEAVING = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+from slamray.runtime.nodes import check_root
+from slamray.stage.folder import Folder
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+node = cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+cluster.wait_for_nodes()
+
+class Leaving(Folder):
+    def write(self, name, content):
+        cluster.remove_node(node, allow_graceful=False)
+        super().write(name, content)
+
+check_root(Leaving(sys.argv[1]))
+print([node["Alive"] for node in ray.nodes()].count(False), "gone")
+cluster.shutdown()
+"""
+
 
 @pytest.mark.slow
 def test_a_folder_that_is_another_one_on_a_node_is_refused(tmp_path: Path) -> None:
@@ -57,6 +78,15 @@ def test_a_folder_that_is_another_one_on_a_node_is_refused(tmp_path: Path) -> No
     seen, refused = done.stdout.splitlines()
     assert seen == "seen"
     assert refused.startswith(f"root: 1 of 2 nodes do not see the driver's {own} (")
+    assert not list(tmp_path.rglob(".seen-*"))
+
+
+@pytest.mark.slow
+def test_a_node_that_goes_after_it_was_listed_is_not_said_to_be_blind(tmp_path: Path) -> None:
+    """Nodes are listed, the token is written, nodes are asked: a node ends when the token is written."""
+    command = [sys.executable, "-c", LEAVING, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1:] == ["1 gone"], done.stderr[-3000:]
     assert not list(tmp_path.rglob(".seen-*"))
 
 

@@ -61,14 +61,13 @@ class Work:
         return materialise(targets, root, InProcess(), {})
 
 
-def failing(times: int, how: str, methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "DELETE", "POST")) -> Any:
+ANY = ("GET", "HEAD", "PUT", "DELETE", "POST")
+
+
+def failing(times: int, how: str, methods: tuple[str, ...] = ANY) -> Any:
     """Trouble for the next so many requests."""
     left = itertools.count(times, -1)
     return lambda method, path: how if method in methods and next(left) > 0 else ""
-
-
-def broken(method: str, path: str) -> str:
-    return "500"
 
 
 def test_a_machine_with_an_empty_cache_goes_on_where_another_stopped(
@@ -138,13 +137,28 @@ def test_a_file_that_rots_in_the_store_is_named(root: Folder) -> None:
 # What fails for a while
 
 
-@pytest.mark.parametrize("how", ["500", "refused"])
-def test_a_hiccup_of_the_store_costs_no_work(root: Folder, gate: Gate, how: str) -> None:
+# What each fault strikes, and what its line names.
+FAULTS = {
+    "500": (ANY, "HTTP status 500"),
+    "slow": (ANY, "imeout"),
+    "refused": (ANY, "NETWORK_CONNECTION"),
+    "torn": (("GET",), ""),
+    "flipped": (("GET",), "what came does not match its checksum"),
+    "denied": (ANY, "Access Denied"),
+    "full": (("PUT", "POST"), "Storage backend has reached its minimum free drive threshold"),
+}
+
+
+@pytest.mark.parametrize("how", FAULTS)
+def test_a_hiccup_of_the_store_costs_no_work(
+    root: Folder, gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(objects, "TIMEOUT_SECONDS", 0.5)
     work = Work()
-    gate.trouble = failing(5, how)
+    gate.trouble, gate.slow_seconds = failing(5, how, FAULTS[how][0]), 1.0
     work.make(root, work.packed)
     assert work.packed.folder(root).read("rows/rows.txt") == b"42"
-    assert work.ran == ["units", "packed"]
+    assert work.ran == ["units", "packed"] and flaws(work.packed, root) == flaws(work.units, root) == []
 
 
 @pytest.mark.parametrize("how", ["torn", "flipped"])
@@ -157,31 +171,34 @@ def test_what_comes_torn_is_never_used(root: Folder, gate: Gate, how: str) -> No
     assert root.read("model") == content
 
 
+@pytest.mark.parametrize("how", FAULTS)
 def test_a_store_that_goes_on_failing_is_one_line_and_the_same_command_goes_on(
-    root: Folder, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    root: Folder, gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setenv("SLAMRAY_STORE_SECONDS", "0.5")
-    work = Work()
+    monkeypatch.setattr(objects, "TIMEOUT_SECONDS", 0.5)
+    work, (methods, said) = Work(), FAULTS[how]
 
     def breaks(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
-        gate.trouble = broken
+        gate.trouble, gate.slow_seconds = failing(10_000, how, methods), 1.0
         return work._packed(inputs, out, machine)
 
     with pytest.raises(BadInput, match=rf"^root={ROOT}\S*: .*; the store has failed for 0 s; .* goes on$") as told:
         work.make(root, dataclasses.replace(work.packed, work=breaks))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(told.value) and said in str(told.value)
     gate.trouble = lambda method, path: ""
+    assert flaws(work.units, root) == [] and not work.packed.is_done(root)
     work.make(root, work.packed)
     assert work.ran == ["units", "packed", "packed"]
     assert work.packed.folder(root).read("rows/rows.txt") == b"42"
 
 
-@pytest.mark.parametrize("how", ["500", "refused", "slow"])
+@pytest.mark.parametrize("how", ["500", "refused", "slow", "denied", "full"])
 def test_a_store_that_fails_before_any_work_is_named_at_once(
     root: Folder, gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(objects, "TIMEOUT_SECONDS", 0.5)
-    gate.trouble, gate.slow_seconds = lambda method, path: how, 2.0
+    gate.trouble, gate.slow_seconds = failing(10_000, how, FAULTS[how][0]), 2.0
     with pytest.raises(BadInput, match=rf"^root={ROOT}: .*; mend the store or its credentials$"):
         root.check()
 

@@ -63,6 +63,7 @@ def test_hours_core_hours_and_cost_add_up(words: list[str], capsys: pytest.Captu
 
 def test_a_text_to_token_model_and_its_text_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["recipe=interleaved_laptop", "profile=laptop", f"root={tmp_path}", "rates.spoken_units=1000"]
+    words += ["joint.interleave.share=0.3"]
     lines = planned(capsys, [*words, "joint.text_to_token.pretrain.budget=time:30m"])
     model, text = (next(line.split(None, 1)[1] for line in lines if line.split()[0] == name) for name in SPEAKERS)
     assert model.startswith("0.5 h x ")

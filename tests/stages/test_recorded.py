@@ -15,9 +15,9 @@ from support.machine import InProcess
 
 from slamray.config.base import Located, identity
 from slamray.config.corpora import PreferencesSettings, RecordedSettings
+from slamray.config.listing import find_files
 from slamray.config.load import load_recipe
 from slamray.config.model import PackSettings
-from slamray.config.outside import find_files
 from slamray.config.speech import EncoderSettings, SpeakingSettings, SpeechSettings
 from slamray.data.published_corpora import CORPORA
 from slamray.data.recordings import Recording

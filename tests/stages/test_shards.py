@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from support.machine import InProcess
@@ -135,7 +136,7 @@ def test_shards_are_made_when_they_are_asked_for(tmp_path: Path, kernel: Made) -
     out = Folder(tmp_path)
     listen(out)
     plan = Plan(Stretches(parts_of(out, "requests"), 2), out, 2, samples=3)
-    todo = Todo(plan, range(12))
+    todo = Todo(plan, np.arange(12))
     assert len(todo) == 12 and [shard.number for shard in todo[3:5]] == [3, 4]
     assert [shard.samples for shard in todo] == [2, 1, *[0] * 10]
     assert (todo[11].requests.start, todo[11].requests.stop) == (22, 23)

@@ -15,7 +15,7 @@ import soundfile
 from support.machine import InProcess
 
 from slamray.config.compute import Compute
-from slamray.config.corpora import RecordedSettings
+from slamray.config.listing import each_file
 from slamray.config.profiles import PROFILES
 from slamray.config.speech import EncoderSettings, ListeningSettings, SpeakingSettings, TtsSettings
 from slamray.data.ids import row_seed
@@ -66,8 +66,8 @@ def write_recordings(folder: Path) -> None:
 
 
 def recordings_in(path: Path) -> list[Recording]:
-    given = RecordedSettings(paths=(str(path),))
-    return [recording for file in recorded._plain_files(given) for recording in recorded._recordings_of(file)]
+    files = each_file((str(path),), "recorded.paths", recorded.PLAIN_SUFFIXES)
+    return [recording for file in files for recording in recorded._recordings_of(file)]
 
 
 def shard(requests: Sequence[Any], out: Path) -> Shard:

@@ -28,8 +28,8 @@ import soundfile
 from hypothesis import strategies as st
 
 from slamray.config.corpora import TEXT_SUFFIXES, PreferencesSettings
+from slamray.config.listing import find_files
 from slamray.config.load import load_recipe
-from slamray.config.outside import find_files
 from slamray.config.speech import TtsSettings
 from slamray.config.tree import Recipe
 from slamray.data.item_pairs import Utterance

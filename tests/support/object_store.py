@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 
 BUCKET, ROOT = "bucket", "runs"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+REFUSALS = {  # status, S3's name of the error, and its words; a disk that is full as MinIO says it
+    "500": (500, "", ""),
+    "denied": (403, "AccessDenied", "Access Denied"),
+    "full": (507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold."),
+}
 HOP_BY_HOP = {"connection", "transfer-encoding", "date", "server", "content-length"}
 
 
@@ -52,8 +57,8 @@ def serve() -> Iterator[str]:
 class Gate:
     """A server before another: it hands on what it is asked, and what comes back, unless `trouble` names a failure.
 
-    trouble(method, path): "" for none; "403" and "500": the answer; "refused": the connection is closed; "torn": half
-    of the body comes; "flipped": a byte of it is another one; "slow": it takes `slow_seconds`.
+    trouble(method, path): "" for none; "500", "denied" and "full": the answer, see REFUSALS; "refused": the connection
+    is closed; "torn": half of the body comes; "flipped": a byte of it is another one; "slow": it takes `slow_seconds`.
     """
 
     behind: str
@@ -89,10 +94,15 @@ class Gate:
         trouble = self.trouble(request.command, request.path)
         if trouble == "slow":
             time.sleep(self.slow_seconds)
-        if trouble in ("403", "500"):
-            request.send_response(int(trouble))
-            request.send_header("Content-Length", "0")
+        if trouble in REFUSALS:
+            status, code, said = REFUSALS[trouble]
+            told = f"<Error><Code>{code}</Code><Message>{said}</Message></Error>".encode() if code else b""
+            request.send_response(status)
+            request.send_header("Content-Type", "application/xml")
+            request.send_header("Content-Length", str(len(told)))
             request.end_headers()
+            if request.command != "HEAD":
+                request.wfile.write(told)
             return
         if trouble == "refused":
             request.close_connection = True

@@ -52,7 +52,7 @@ def _models(folder: Path, cache: Path) -> None:
     from transformers import AutoModelForCausalLM, HubertConfig, HubertModel, Qwen2Config
 
     from slamray.speech.decoders.source_filter import Vocoder, VocoderNet, VocoderShape
-    from slamray.speech.encoders.kmeans import save_centroids
+    from slamray.speech.encoders.centroids import save_centroids
 
     torch.manual_seed(0)
     HubertModel(

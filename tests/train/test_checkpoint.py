@@ -106,7 +106,7 @@ def test_a_save_to_a_store_that_is_cut_off_at_any_request_leaves_the_one_before_
     new = []
     for requests in itertools.count(0, 3):
         passed = itertools.count()
-        gate.trouble = lambda method, path, last=requests, passed=passed: "403" if next(passed) >= last else ""
+        gate.trouble = lambda method, path, last=requests, passed=passed: "denied" if next(passed) >= last else ""
         try:
             save_checkpoint(folder, 2 + requests, partial(write, 2 + requests))
             ended = True

@@ -90,7 +90,7 @@ def test_parts_in_a_store_that_is_cut_off_at_any_request_leave_the_one_before_or
     new = []
     for requests in itertools.count(0, 8):
         passed = itertools.count()
-        gate.trouble = lambda method, path, last=requests, passed=passed: "403" if next(passed) >= last else ""
+        gate.trouble = lambda method, path, last=requests, passed=passed: "denied" if next(passed) >= last else ""
         try:
             save(folder, 2 + requests, 2)
             ended = True

@@ -13,15 +13,8 @@ import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from slamray.errors import BadInput
-from slamray.speech.encoders.kmeans import (
-    Quantiser,
-    convert_joblib,
-    deduplicate,
-    expand,
-    fit_kmeans,
-    load_centroids,
-    save_centroids,
-)
+from slamray.speech.encoders.centroids import convert_joblib, load_centroids, save_centroids
+from slamray.speech.encoders.kmeans import Quantiser, deduplicate, expand, fit_kmeans
 
 
 def blobs(n: int = 3000, k: int = 20, width: int = 8) -> np.ndarray:
