@@ -28,6 +28,7 @@ from browser.webdriver import Browser, browser, free_port, wait_for_port  # noqa
 from support import tiny  # noqa: E402
 
 WIDE, NARROW = 1200, 400
+PARENT, STAGE = "mlflow.parentRunId", "slamray.stage"
 SWEEP = [
     "recipe=rate_and_batch_laptop", "profile=laptop", "pretrain.budget=tokens:8192", "sweep.seeds=[0]", "sweep.keep=0",
     "sweep.space.learning_rates=[1.0e-3, 8.0e-3]", "sweep.space.tokens_per_step=[512, 1024]",
@@ -70,8 +71,10 @@ def look(root: Path, out: Path) -> int:
     client = MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
     (experiment,) = (one for one in client.search_experiments() if one.name == "slamray")
     found = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"], max_results=5000)
-    recipes = [run for run in found if {"perplexity", "pretrained/loss"} <= run.data.metrics.keys()]
+    whole = [run for run in found if "perplexity" in run.data.metrics and run.data.tags.get(STAGE) == "recipe"]
+    recipes = [run for run in whole if "seed" not in run.data.params]
     trials = [run for run in found if "seed" in run.data.params and "perplexity" in run.data.metrics]
+    trials = [run for run in trials if run.data.tags[PARENT] == trials[-1].data.tags[PARENT]]  # of the last sweep
     reports = [path for run in recipes for path in root.glob(f"report/{run.data.tags['slamray.run']}/report.html")]
     side_by_side = root / "side_by_side.html"
     job("compare", [f"root={root}", f"out={side_by_side}"])
