@@ -28,7 +28,8 @@ from browser.webdriver import Browser, browser, free_port, wait_for_port  # noqa
 from support import tiny  # noqa: E402
 
 WIDE, NARROW = 1200, 400
-PARENT, STAGE = "mlflow.parentRunId", "slamray.stage"
+PARENT, STAGE, RUN = "mlflow.parentRunId", "slamray.stage", "slamray.run"
+STAGE_OF_ALL = "recipe"  # the run of a whole recipe
 SWEEP = [
     "recipe=rate_and_batch_laptop", "profile=laptop", "pretrain.budget=tokens:8192", "sweep.seeds=[0]", "sweep.keep=0",
     "sweep.space.learning_rates=[1.0e-3, 8.0e-3]", "sweep.space.tokens_per_step=[512, 1024]",
@@ -71,16 +72,15 @@ def look(root: Path, out: Path) -> int:
     client = MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
     (experiment,) = (one for one in client.search_experiments() if one.name == "slamray")
     found = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"], max_results=5000)
-    whole = [run for run in found if "perplexity" in run.data.metrics and run.data.tags.get(STAGE) == "recipe"]
-    recipes = [run for run in whole if "seed" not in run.data.params]
+    reports = {run.info.run_id: root / "report" / run.data.tags.get(RUN, "") / "report.html" for run in found}
+    recipes = [run for run in found if reports[run.info.run_id].is_file() and run.data.tags[STAGE] == STAGE_OF_ALL]
     trials = [run for run in found if "seed" in run.data.params and "perplexity" in run.data.metrics]
     trials = [run for run in trials if run.data.tags[PARENT] == trials[-1].data.tags[PARENT]]  # of the last sweep
-    reports = [path for run in recipes for path in root.glob(f"report/{run.data.tags['slamray.run']}/report.html")]
     side_by_side = root / "side_by_side.html"
     job("compare", [f"root={root}", f"out={side_by_side}"])
     flaws: list[str] = []
     with browser() as window, mlflow_server(root) as address:
-        for name, page in (("report", reports[-1]), ("side_by_side", side_by_side)):
+        for name, page in (("report", reports[recipes[-1].info.run_id]), ("side_by_side", side_by_side)):
             for width in (WIDE, NARROW):
                 flaws += look_at_page(window, page, width, out / f"{name}_{width}.png")
         runs = f"{address}/#/experiments/{experiment.experiment_id}/runs"
