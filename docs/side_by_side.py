@@ -121,7 +121,7 @@ def page(root: Path, count: int) -> str:
     text = TextTokeniser(recipe.model.base, recipe.model.revision)
     hear = load_hearing(recipe.evaluate.vocoder) if has_recogniser() else None
     heard = "" if hear else ", which was not installed here"
-    lines = [HEAD.format(words=" ".join(words), commit=provenance["commit"][:7], heard=heard)]
+    lines = [HEAD.format(words=" ".join(words), commit=provenance.get("commit", "unknown")[:7], heard=heard)]
     for number, story in enumerate(stories, start=1):
         cells = [shown(ids, vocabulary, text.decode, hear) for ids in (story.sound, story.model)]
         lines += [f"## Story {number}", "", story.text, "", "| (a) sound with word times | (b) text-to-token model |"]

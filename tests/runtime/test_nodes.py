@@ -50,6 +50,7 @@ class Leaving(Folder):
 
 check_root(Leaving(sys.argv[1]))
 print([node["Alive"] for node in ray.nodes()].count(False), "gone")
+ray.shutdown()  # a node that a driver is connected to is not removed
 cluster.shutdown()
 """
 
