@@ -6,7 +6,7 @@ import heapq
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
@@ -94,6 +94,18 @@ def each_file(paths: Sequence[str], key: str, suffixes: tuple[str, ...] = ()) ->
             raise BadInput(f"{key}: {file.name!a}: a name that is not UTF-8; rename the file")
         last = file
         yield file
+
+
+@dataclass(frozen=True)
+class Files:
+    """What `each_file` yields, walked anew by each loop over it. without: paths of files that are left out."""
+
+    paths: Sequence[str]
+    key: str
+    without: Set[str] = frozenset()
+
+    def __iter__(self) -> Iterator[File]:
+        return (file for file in each_file(self.paths, self.key) if file.path not in self.without)
 
 
 def by_folder(files: Iterable[File]) -> Iterator[list[File]]:

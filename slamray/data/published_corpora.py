@@ -1,6 +1,8 @@
 """Readers of the paper's corpora (docs/paper.md 1.6, Table 8), one for each published layout; English parts alone.
 
-Test parts are left out and counted, so no stage trains or validates on them.
+Each takes the files of a corpus, in the order of their names, and yields its recordings bit by bit, so that no more
+than a folder's are held; it may walk the files twice. Test parts are left out and counted, so no stage trains or
+validates on them.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import soundfile
 
-from slamray.config.listing import File
+from slamray.config.listing import File, by_folder
 from slamray.data.ids import text_id
 from slamray.data.recordings import Listing, Recording, parquet_rows, published_split
 from slamray.errors import BadInput
@@ -27,13 +29,18 @@ _STM_JUNK = re.compile(r"<unk>|<sil>|\[[^\]]*\]|\{[^}]*\}|\(\d+\)")  # noises an
 Cuts = list[tuple[float, float]]
 
 
-def librispeech(files: Sequence[File]) -> Listing:
+def librispeech(files: Iterable[File]) -> Iterator[Listing]:
     """LibriSpeech: {train,dev,test}-*/speaker/chapter/*.flac with *.trans.txt, or the hub's Parquet.
 
     dev-clean and dev-other are the validation split.
     """
-    listing = _parquet(files, "text")
-    texts = {}
+    for folder in by_folder(files):
+        yield from _parquet(folder, "text")
+        yield _chapter(folder)
+
+
+def _chapter(files: Sequence[File]) -> Listing:
+    listing, texts = Listing(), {}
     for file in files:
         if file.has_suffix(".trans.txt"):
             lines = (line.partition(" ") for line in file.read_lines())
@@ -48,12 +55,16 @@ def librispeech(files: Sequence[File]) -> Listing:
     return listing
 
 
-def librilight(files: Sequence[File]) -> Listing:
+def librilight(files: Iterable[File]) -> Iterator[Listing]:
     """Libri-Light: {small,medium,large}/speaker/book/*.flac, each with a .json that holds its voice activity.
 
     Silences are removed and pieces cut as Libri-Light's cut_by_vad.py does; pieces which that script has written are
     read as they are. The corpus publishes no split.
     """
+    yield from map(_book, by_folder(files))
+
+
+def _book(files: Sequence[File]) -> Listing:
     listing = Listing()
     names = {file.name.lower(): file for file in files if file.has_suffix(".json")}
     for file in files:
@@ -110,12 +121,16 @@ def _voice_activity(file: File | None) -> Cuts:
     return cuts
 
 
-def swc(files: Sequence[File]) -> Listing:
+def swc(files: Iterable[File]) -> Iterator[Listing]:
     """Spoken Wikipedia (SWC 2.0): english/Article/aligned.swc with audio.ogg, or audio1.ogg, audio2.ogg ...
 
     A recording is a sentence, from its first word's start to its last word's end. A sentence that holds a word without
     alignment is left out, as nobody knows what was read there (docs/paper.md 1.6). The corpus publishes no split.
     """
+    yield from map(_articles, by_folder(files))
+
+
+def _articles(files: Sequence[File]) -> Listing:
     listing = Listing()
     audio = defaultdict(list)
     for file in files:
@@ -179,18 +194,19 @@ def _seconds(file: File) -> float:
         return float(sound.frames / sound.samplerate)
 
 
-def tedlium(files: Sequence[File]) -> Listing:
+def tedlium(files: Iterable[File]) -> Iterator[Listing]:
     """TED-LIUM 3: data/{sph,stm} trains, legacy/dev validates; 1 and 2: {train,dev,test}/{sph,stm}.
 
     A recording is a segment of a talk's .stm. Talks that are also in dev or test are not trained on. Of release 3
-    legacy/train is left out: data holds its talks.
+    legacy/train is left out: data holds its talks. A release has some 2,400 talks.
     """
-    listing = Listing()
-    audio = {file.name.lower(): file for file in files if file.has_suffix(".sph")}
-    talks = {file: _tedlium_split(file.folder) for file in files if file.has_suffix(".stm")}
+    kept = [file for file in files if file.has_suffix(".sph", ".stm")]
+    audio = {file.name.lower(): file for file in kept if file.has_suffix(".sph")}
+    talks = {file: _tedlium_split(file.folder) for file in kept if file.has_suffix(".stm")}
     heldout = {file.stem for file, split in talks.items() if split in ("validation", "test")}
     third = {file.stem for file, split in talks.items() if split == "data"}
     for file, split in talks.items():
+        listing = Listing()
         again = split in ("legacy train", "train") and file.stem in third
         if again or split == "legacy train" or (split in ("data", "train") and file.stem in heldout):
             listing.dropped["talk that is elsewhere too"] += 1
@@ -199,7 +215,7 @@ def tedlium(files: Sequence[File]) -> Listing:
         else:
             sound = audio.get(f"{file.folder.rpartition('/')[0]}/sph/{file.stem}.sph".lower())
             _add_talk(listing, file, sound, "train" if split == "data" else split)
-    return listing
+        yield listing
 
 
 def _tedlium_split(folder: str) -> str:
@@ -241,26 +257,41 @@ def _add_talk(listing: Listing, file: File, sound: File | None, split: str) -> N
         listing.recordings.append(Recording(text_id(name), sound.path, cuts=[cut], text=words, split=split))
 
 
-def peoples_speech(files: Sequence[File]) -> Listing:
+def peoples_speech(files: Iterable[File]) -> Iterator[Listing]:
     """People's Speech: Parquet with audio and text, split by the files' names."""
     return _parquet(files, "text")
 
 
-def voxpopuli(files: Sequence[File]) -> Listing:
+def voxpopuli(files: Iterable[File]) -> Iterator[Listing]:
     """VoxPopuli: {unlabelled_data,transcribed_data}/en/year/*.ogg with asr_{train,dev,test}.tsv, or Parquet of `en`.
 
-    Unlabelled speech has no split; whole sessions (raw_audios) are left out.
+    Unlabelled speech has no split; whole sessions (raw_audios) are left out. All 182,000 transcripts are held.
     """
-    english = [file for file in files if re.search(r"(^|[^a-z])en([^a-z]|$)", file.folder.lower())]
-    listing = _parquet(english, "normalized_text")
-    listing.dropped["file in another language"] += len(files) - len(english)
-    rows = {}
-    for file in english:
-        if re.fullmatch(r"asr_(train|dev|test)\.tsv", file.own_name.lower()):
-            for about in _table(file, ("id",)):
-                text = about.get("normalized_text") or about.get("raw_text") or ""
-                rows[about["id"]] = (_transcript(text, listing), published_split(file.stem))
-    for file in english:
+    told = Listing()
+    rows = {key: row for file in files if _is_english(file) for key, row in _transcribed(file, told)}
+    yield told
+    for folder in by_folder(files):
+        english = [file for file in folder if _is_english(file)]
+        yield from _parquet(english, "normalized_text")
+        yield _sessions(english, rows)
+        yield Listing(dropped=Counter({"file in another language": len(folder) - len(english)}))
+
+
+def _is_english(file: File) -> bool:
+    return bool(re.search(r"(^|[^a-z])en([^a-z]|$)", file.folder.lower()))
+
+
+def _transcribed(file: File, listing: Listing) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(id, (transcript, split)) of the rows of a file, if it is one of transcripts."""
+    if re.fullmatch(r"asr_(train|dev|test)\.tsv", file.own_name.lower()):
+        for about in _table(file, ("id",)):
+            text = about.get("normalized_text") or about.get("raw_text") or ""
+            yield about["id"], (_transcript(text, listing), published_split(file.stem))
+
+
+def _sessions(files: Sequence[File], rows: Mapping[str, tuple[str, str]]) -> Listing:
+    listing = Listing()
+    for file in files:
         if not file.has_suffix(".ogg"):
             continue
         if "raw_audios" in file.folder.split("/"):
@@ -295,18 +326,18 @@ def _transcript(text: str, listing: Listing) -> str:
     return ""
 
 
-def stinystories(files: Sequence[File]) -> Listing:
+def stinystories(files: Iterable[File]) -> Iterator[Listing]:
     """sTinyStories: Parquet with audio, text and aligned_text [{word, start_time, end_time}]."""
     return _parquet(files, "text", "aligned_text")
 
 
-def _parquet(files: Sequence[File], text_column: str, words_column: str = "") -> Listing:
-    listing = Listing()
+def _parquet(files: Iterable[File], text_column: str, words_column: str = "") -> Iterator[Listing]:
     for file in files:
         if file.has_suffix(".parquet"):
+            listing = Listing()
             for recording in parquet_rows(file, text_column, words_column):
                 _add(listing, recording)
-    return listing
+            yield listing
 
 
 def _add(listing: Listing, recording: Recording) -> None:
@@ -316,7 +347,7 @@ def _add(listing: Listing, recording: Recording) -> None:
         listing.recordings.append(recording)
 
 
-CORPORA: dict[str, Callable[[Sequence[File]], Listing]] = {
+CORPORA: dict[str, Callable[[Iterable[File]], Iterator[Listing]]] = {
     "librispeech": librispeech,
     "librilight": librilight,
     "swc": swc,
@@ -325,5 +356,3 @@ CORPORA: dict[str, Callable[[Sequence[File]], Listing]] = {
     "voxpopuli": voxpopuli,
     "stinystories": stinystories,
 }
-# Of these a reader needs the files of one folder at a time.
-BY_FOLDER = frozenset({"librispeech", "librilight", "swc", "peoples_speech", "stinystories"})

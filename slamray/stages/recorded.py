@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+
+import numpy as np
 
 from slamray.config.base import Located, part_of
 from slamray.config.corpora import RecordedSettings
-from slamray.config.listing import File, by_folder, each_file
+from slamray.config.listing import File, Files, each_file
 from slamray.config.outside import data_content
 from slamray.config.speech import ListeningSettings
 from slamray.config.tree import Recipe
 from slamray.data.ids import text_id
-from slamray.data.published_corpora import BY_FOLDER, CORPORA
+from slamray.data.published_corpora import CORPORA
 from slamray.data.recordings import Listing, Recording, parquet_length, published_split
 from slamray.data.text import VALIDATION
 from slamray.errors import BadInput
@@ -92,7 +94,7 @@ def run_corpus(
     count: Counter[str] = Counter()  # of each split
 
     def recordings() -> Iterator[Recording]:
-        for listing in _listings(given, name, at_most):
+        for listing in listings(given, name, at_most):
             dropped.update(listing.dropped)
             for recording in listing.recordings:
                 count[recording.split] += 1
@@ -106,42 +108,49 @@ def run_corpus(
     return CorpusOfRecordingsFacts(**asdict(facts), dropped=dict(dropped))
 
 
-def _listings(given: Sequence[str], name: str, at_most: int) -> Iterator[Listing]:
-    """The recordings of a published corpus, of a folder at a time where its reader needs no more; at_most: of all."""
-    files = each_file(given, f"recorded.{name}")
-    if name in BY_FOLDER and not at_most:
-        yield from map(CORPORA[name], by_folder(files))
-    else:
-        listing = CORPORA[name](enough_files(list(files), at_most))
-        yield Listing(first_recordings(listing.recordings, at_most), listing.dropped)
+def listings(given: Sequence[str], name: str, at_most: int) -> Iterator[Listing]:
+    """The recordings of a published corpus, some at a time: of those that are not for validation the first `at_most`.
+
+    They are the first in the order of their ids; 0: all. All ids are looked at once before, at 8 bytes each.
+    """
+    files = Files(given, f"recorded.{name}")
+    if not at_most:
+        yield from CORPORA[name](files)
+        return
+    files = replace(files, without=not_needed(files, at_most))
+    last = last_id((one.utterance_id for found in CORPORA[name](files) for one in _bounded(found)), at_most)
+    for found in CORPORA[name](files):
+        left_out = {one.utterance_id for one in _bounded(found) if one.utterance_id > last}
+        yield Listing([one for one in found.recordings if one.utterance_id not in left_out], found.dropped)
 
 
-def enough_files(files: Sequence[File], at_most: int) -> list[File]:
-    """The files that hold the first `at_most` recordings, so that no other need be fetched; 0: all files.
+def _bounded(listing: Listing) -> Iterator[Recording]:
+    """Those of which there are at most so many."""
+    return (one for one in listing.recordings if one.split != VALIDATION)
+
+
+def last_id(ids: Iterable[str], at_most: int) -> str:
+    """The last of the first `at_most` ids (16 hex digits each) in their order."""
+    found = np.fromiter((int(one, 16) for one in ids), np.uint64)
+    if len(found) <= at_most:
+        return "f" * 16
+    return f"{int(np.partition(found, at_most - 1)[at_most - 1]):016x}"
+
+
+def not_needed(files: Iterable[File], at_most: int) -> set[str]:
+    """Paths of the files without which the first `at_most` recordings are there, so that they need not be fetched.
 
     Only Parquet says in its footer how many it holds; it is taken file by file, in the order of the ids of their names.
-    What is published as validation or test, and every other kind of file, is kept.
+    What is published as validation or test, and every other kind of file, is needed.
     """
     parquet = [file for file in files if file.has_suffix(".parquet") and published_split(file.name) in ("", "train")]
-    if not at_most:
-        return list(files)
-    taken, rows = set(), 0
+    left_out, rows = set(), 0
     for file in sorted(parquet, key=lambda file: text_id(file.name)):
         if rows >= at_most:
-            break
-        taken.add(file.path)
-        rows += parquet_length(file, ["audio"])
-    left_out = {file.path for file in parquet} - taken
-    return [file for file in files if file.path not in left_out]
-
-
-def first_recordings(recordings: Sequence[Recording], at_most: int) -> list[Recording]:
-    """The first `at_most` by order of id, and all that are published for validation; in the order given. 0: all."""
-    if not at_most:
-        return list(recordings)
-    others = sorted(recording.utterance_id for recording in recordings if recording.split != "validation")
-    chosen = set(others[:at_most])
-    return [one for one in recordings if one.split == "validation" or one.utterance_id in chosen]
+            left_out.add(file.path)
+        else:
+            rows += parquet_length(file, ["audio"])
+    return left_out
 
 
 def listening_of(recipe: Recipe) -> ListeningSettings:

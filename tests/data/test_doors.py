@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from support.listed import listed
 
 from slamray.config.listing import find_files
 from slamray.config.outside import listing_content
-from slamray.data.published_corpora import CORPORA, cut_by_vad
-from slamray.data.recordings import Listing, published_split
+from slamray.data.published_corpora import cut_by_vad
+from slamray.data.recordings import published_split
 from slamray.errors import BadInput
 
 RATE_HZ = 16_000
@@ -41,10 +42,6 @@ def write_parquet(path: Path, rows: int, columns: tuple[str, ...] = ("audio",), 
     audio = [{"bytes": flac.read_bytes(), "path": "x.flac"}] * rows
     flac.unlink()
     pq.write_table(pa.table({**dict.fromkeys(columns, audio), **more}), path, row_group_size=2)
-
-
-def listed(name: str, *paths: Path) -> Listing:
-    return CORPORA[name](find_files([str(path) for path in paths], f"recorded.{name}"))
 
 
 def test_librispeech_lists_flac_with_transcripts_and_its_own_split(tmp_path: Path) -> None:
@@ -281,7 +278,7 @@ def test_a_corpus_is_read_at_any_address_that_fsspec_opens(tmp_path: Path) -> No
     write_parquet(parquet, 2, text=["a", "b"])
     with fsspec.open("memory://hub/sTiny/data/train-0.parquet", "wb") as file:
         file.write(parquet.read_bytes())
-    recordings = CORPORA["peoples_speech"](find_files(["memory://hub/sTiny/data"], "k")).recordings
+    recordings = listed("peoples_speech", "memory://hub/sTiny/data").recordings
     assert [r.path for r in recordings] == ["memory:///hub/sTiny/data/train-0.parquet"] * 2
     assert recordings[0].split == "train"
 

@@ -23,14 +23,13 @@ from slamray.config.load import load_recipe
 from slamray.config.outside import data_content
 from slamray.config.pins import pin
 from slamray.config.published_files import PublishedFile
-from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.recipe.ready import known, outside
 from slamray.recipe.slam import build
 from slamray.speech.fetch import fetch_file
 from slamray.stage.stage import order
 from slamray.stages import planning
-from slamray.stages.recorded import enough_files, first_recordings
+from slamray.stages.recorded import listings, not_needed
 from slamray.train.memory import GIB
 
 ROOT = Path(__file__).parents[2]
@@ -144,18 +143,31 @@ def test_a_recipe_fetches_no_more_files_than_its_recordings_take(tmp_path: Path)
         files.append(File(f"data/{name}.parquet", str(tmp_path / f"{name}.parquet"), 1))
     in_order = sorted(files[:3], key=lambda file: hashlib.sha256(file.name.encode()).hexdigest())
     (tmp_path / in_order[2].stem).with_suffix(".parquet").unlink()  # so that to look at it is an error
-    assert enough_files(files, 11) == [file for file in files if file != in_order[2]]
-    assert enough_files(files[:3], 10) == [in_order[0]]
+    assert not_needed(files, 11) == {in_order[2].path}
+    assert not_needed(files[:3], 10) == {file.path for file in in_order[1:]}
     with pytest.raises(BadInput, match="cannot be read"):
-        enough_files(files, 21)
+        not_needed(files, 21)
 
 
-def test_the_recordings_of_a_recipe_are_the_first_by_id_and_those_for_validation() -> None:
-    recordings = [
-        Recording(key, "x", split=split) for key, split in (("c", ""), ("a", "train"), ("z", "validation"), ("b", ""))
-    ]
-    assert [one.utterance_id for one in first_recordings(recordings, 2)] == ["a", "z", "b"]
-    assert first_recordings(recordings, 0) == recordings
+def test_the_recordings_of_a_recipe_are_the_first_by_id_and_those_for_validation(tmp_path: Path) -> None:
+    """Counted by hand from the SHA-256 of `data/NAME.parquet:ROW`, over files that are listed one by one."""
+    names = ("train-0", "train-1", "validation-0")
+    for name in names:
+        parquet(tmp_path / "data" / f"{name}.parquet", {"audio": [b""] * 4, "text": ["a"] * 4})
+    ids = {
+        name: [hashlib.sha256(f"data/{name}.parquet:{row}".encode()).hexdigest()[:16] for row in range(4)]
+        for name in names
+    }
+    in_order = sorted(ids["train-0"] + ids["train-1"])
+    for at_most in (1, 3, 5, 8, 9, 0):
+        # Files are taken until they hold enough, in the order of the ids of their own names.
+        first = min(names[:2], key=lambda name: hashlib.sha256(f"data/{name}.parquet".encode()).hexdigest())
+        enough = sorted(ids[first]) if 0 < at_most <= 4 else in_order
+        wanted = set(enough[: at_most or None]) | set(ids["validation-0"])
+        found = list(listings([str(tmp_path / "data")], "peoples_speech", at_most))
+        assert max(len(listing.recordings) for listing in found) <= 4  # no more than a file's at once
+        kept = [one.utterance_id for listing in found for one in listing.recordings]
+        assert kept == [one for name in names for one in ids[name] if one in wanted]
 
 
 def test_a_corpus_that_does_not_exist_cannot_be_bounded(tmp_path: Path) -> None:

@@ -11,15 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from support.listed import listed
 from support.machine import InProcess
 
 from slamray.config.base import Located, identity
 from slamray.config.corpora import PreferencesSettings, RecordedSettings
-from slamray.config.listing import find_files
 from slamray.config.load import load_recipe
 from slamray.config.model import PackSettings
 from slamray.config.speech import EncoderSettings, SpeakingSettings, SpeechSettings
-from slamray.data.published_corpora import CORPORA
 from slamray.data.recordings import Recording
 from slamray.errors import BadInput
 from slamray.speech.audio import load_audio
@@ -81,7 +80,7 @@ def test_rows_of_parquet_bring_their_text_and_word_times(tmp_path: Path) -> None
     table = pa.table({"audio": audio, "text": [f"t{i}" for i in range(5)], "aligned_text": words})
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "train-0.parquet", row_group_size=2)
-    recordings = CORPORA["stinystories"](find_files([str(tmp_path / "data")], "k")).recordings
+    recordings = listed("stinystories", tmp_path / "data").recordings
     sounds, about = heard([recordings[i] for i in (4, 0, 3, 1, 2)], tmp_path)  # any order
     by_row = dict(zip((4, 0, 3, 1, 2), about, strict=True))
     for row in range(3):

@@ -28,7 +28,6 @@ import soundfile
 from hypothesis import strategies as st
 
 from slamray.config.corpora import TEXT_SUFFIXES, PreferencesSettings
-from slamray.config.listing import find_files
 from slamray.config.load import load_recipe
 from slamray.config.speech import TtsSettings
 from slamray.config.tree import Recipe
@@ -45,6 +44,7 @@ from slamray.speech.voices.english import EnglishReader, load_reader
 from slamray.speech.voices.fastspeech2 import to_arpabet
 from slamray.stage.records import to_table
 from slamray.stages.speech_kernels import Listen, Speak, reason_of_row
+from support.listed import listed
 
 SECONDS = 20.0  # of processor time for one input; the longest that was seen took 3
 EXTRA_BYTES = 2 << 30  # of address space beyond what the process holds already; inputs are some kB
@@ -484,7 +484,7 @@ def corpora(given: tuple[str, dict[str, bytes]]) -> None:
     """A published corpus lists recordings that a stage can write, or says one line."""
     name, files = given
     with laid_out(files) as folder, read_or_refused():
-        listing = CORPORA[name](find_files([str(folder)], f"recorded.{name}"))
+        listing = listed(name, folder)
         assert to_table(listing.recordings, Recording).num_rows == len(listing.recordings)
         heard(listing.recordings)
 
