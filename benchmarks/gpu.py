@@ -34,6 +34,7 @@ PARTS = {
     "dpo": ("gpu_parts.training:dpo", 17),
     "extraction": ("gpu_parts.speech:extraction", 14),
     "scoring": ("gpu_parts.speech:scoring", 6),
+    "spoken_text": ("gpu_parts.spoken:spoken_text", 10),
 }
 
 

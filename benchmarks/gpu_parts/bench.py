@@ -44,6 +44,12 @@ class Sizes:
     actor_passes: int  # over all recordings
     scored_pairs: int
     score_batch_tokens: tuple[int, ...]
+    text_tokens: int  # of the joint vocabulary
+    spans: int  # texts that are turned into units
+    span_text_tokens: int  # mean
+    span_units: int  # mean
+    span_batches: tuple[int, ...]
+    compared_spans: int  # of them, spoken in a batch of 1 too
 
 
 # mHuBERT 25 Hz (docs/paper.md 1.2): a HuBERT base with an eighth convolution.
@@ -77,6 +83,12 @@ FULL = Sizes(
     actor_passes=20,
     scored_pairs=512,
     score_batch_tokens=(8192, 65_536),
+    text_tokens=151_665,
+    spans=2048,
+    span_text_tokens=13,
+    span_units=80,
+    span_batches=(256, 1024),
+    compared_spans=16,
 )
 _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
 TOY = Sizes(
@@ -103,6 +115,12 @@ TOY = Sizes(
     actor_passes=2,
     scored_pairs=8,
     score_batch_tokens=(256, 1024),
+    text_tokens=300,
+    spans=40,
+    span_text_tokens=6,
+    span_units=12,
+    span_batches=(8, 32),
+    compared_spans=4,
 )
 
 

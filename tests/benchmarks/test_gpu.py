@@ -48,7 +48,7 @@ def test_the_script_tells_the_figures_of_every_part_on_a_cpu(tmp_path: Path) -> 
     told = rows(tmp_path / "out")
     assert set((tmp_path / "out" / "gpu.jsonl").read_text().splitlines()) <= set(done.stdout.splitlines())
     assert told.pop("gates")["failed"] == []
-    assert len(told) == 2 + 9 + 6 + 1 + 3 + 6 + 2
+    assert len(told) == 2 + 9 + 6 + 1 + 3 + 6 + 2 + 2
     for row in told.values():
         assert "error" not in row and "skipped" not in row and row["commit"] == "abc1234"
         assert row["anchor"] is None or row["ratio"] == pytest.approx(row["ours"] / row["anchor"], rel=1e-4)
@@ -78,6 +78,9 @@ def test_the_script_tells_the_figures_of_every_part_on_a_cpu(tmp_path: Path) -> 
         row = told[f"extraction, {precision}, kernel"]
         assert row["units_as_on_the_cpu"] >= 0.985 and row["distinct_units"] > 10
     assert told["extraction, float32, kernel"]["units_as_on_the_cpu"] == 1.0
+    for batch in (8, 32):
+        row = told[f"spoken text, batches of {batch}"]
+        assert row["units_as_in_a_batch_of_1"] == row["spans_as_in_a_batch_of_1"] == 1.0 and row["units"] > 40 * 4
 
 
 def whole_row(
