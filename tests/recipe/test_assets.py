@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import tiny
 
 from slamray.config.load import load_recipe
 from slamray.errors import BadInput
@@ -17,18 +18,6 @@ from slamray.recipe.assets import build
 from slamray.stage.stage import Stage, order
 
 ROOT = Path(__file__).parents[2]
-WORDS = [
-    "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.micro_batch=4", "compute.report_every_steps=1",
-    "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=2", "assets.encoder.mfcc_clusters=8",
-    "assets.intelligibility_documents=1",
-    "assets.encoder.first.budget=steps:3", "assets.encoder.second.budget=steps:3",
-    "assets.encoder.feature_clusters=[8]", "assets.encoder.n_units=16",
-    "assets.encoder.kmeans_frames=1000", "assets.source_filter.documents=2", "assets.source_filter.budget=steps:3",
-    "assets.source_filter.crop_seconds=1", "assets.text_lm.vocab_size=300", "assets.text_lm.hidden=32",
-    "assets.text_lm.layers=1", "assets.text_lm.heads=2", "assets.text_lm.kv_heads=1", "assets.text_lm.ffn=32",
-    "assets.text_lm.context=64", "assets.text_lm.pretrain.budget=steps:2",
-    "assets.text_lm.pretrain.tokens_per_step=512",
-]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -44,7 +33,7 @@ def test_the_assets_job_makes_three_models_that_load(tmp_path: Path) -> None:
 
     lines = gzip.decompress((ROOT / "slamray/assets/stories.jsonl.gz").read_bytes()).splitlines()[:100]
     (tmp_path / "stories.jsonl").write_bytes(b"\n".join(lines))
-    words = [*WORDS, f"corpus.paths=[{tmp_path}/stories.jsonl]", f"root={tmp_path}/runs"]
+    words = [*tiny.asset_words(), f"corpus.paths=[{tmp_path}/stories.jsonl]", f"root={tmp_path}/runs"]
     done = subprocess.run(
         [sys.executable, "jobs/assets.py", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -63,3 +63,19 @@ def words(encoder: Path, lm: Path, vocoder: Path) -> list[str]:
         "evaluate.sampling.prompts=2", "evaluate.sampling.max_new_tokens=20", "evaluate.audio_samples=1",
         f"evaluate.vocoder={vocoder}",
     ]  # fmt: skip
+
+
+def asset_words() -> list[str]:
+    """Words that make the job of the offline models run in a minute: every stage, a few steps, few rows."""
+    return [
+        "tracking.enabled=false", "compute.cpus_per_worker=1", "compute.micro_batch=4", "compute.report_every_steps=1",
+        "assets.encoder.train_documents=3", "assets.encoder.evaluation_documents=2", "assets.encoder.mfcc_clusters=8",
+        "assets.intelligibility_documents=1",
+        "assets.encoder.first.budget=steps:3", "assets.encoder.second.budget=steps:3",
+        "assets.encoder.feature_clusters=[8]", "assets.encoder.n_units=16",
+        "assets.encoder.kmeans_frames=1000", "assets.source_filter.documents=2", "assets.source_filter.budget=steps:3",
+        "assets.source_filter.crop_seconds=1", "assets.text_lm.vocab_size=300", "assets.text_lm.hidden=32",
+        "assets.text_lm.layers=1", "assets.text_lm.heads=2", "assets.text_lm.kv_heads=1", "assets.text_lm.ffn=32",
+        "assets.text_lm.context=64", "assets.text_lm.pretrain.budget=steps:2",
+        "assets.text_lm.pretrain.tokens_per_step=512",
+    ]  # fmt: skip
