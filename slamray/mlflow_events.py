@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -20,6 +20,7 @@ SQLITE = "sqlite:///"
 RUN, STAGE, FINGERPRINT = "slamray.run", "slamray.stage", "slamray.fingerprint"  # tags that runs are found by
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's page asks whoever opens it
 RECIPE = "recipe"  # the stage of the run itself
+Point = tuple[str, float, int]  # of a curve: metric, value, step
 
 
 class Sender:
@@ -53,11 +54,9 @@ class Sender:
                 for start in range(0, len(new), 100):  # MLflow's limit for one call
                     self._client.log_batch(run_id, params=new[start : start + 100])
             case "metrics":
-                step = int(value.get("step", 0))
-                self._log_curve(run_id, value, step)
+                self._log_curve(run_id, value["rows"])
                 self._begun.add(run_id)
-                whole = {f"{event['stage']}/{key}": number for key, number in value.items() if key != "step"}
-                self._log_curve(self._run(run, event["run_name"], ""), whole, step)
+                self._log_curve(self._run(run, event["run_name"], ""), value["rows"], f"{event['stage']}/")
             case "finish":
                 self._log_figures(run_id, value["numbers"])
                 self._client.set_tag(run_id, FINGERPRINT, value["fingerprint"])
@@ -124,21 +123,30 @@ class Sender:
                 self._values[run.info.run_id] = {}
         return self._runs[key]
 
-    def _log_curve(self, run_id: str, numbers: Mapping[str, float], step: int) -> None:
-        """Numbers of a step that is later than the last that MLflow has of them."""
-        new = {key: number for key, number in numbers.items() if step > self._last_step(run_id, key)}
-        self._log(run_id, new, step)
-        self._steps |= {(run_id, key): step for key in new}
+    def _log_curve(self, run_id: str, rows: Sequence[Mapping[str, float]], prefix: str = "") -> None:
+        """Numbers of steps, each later than the last that MLflow has of them; of the run itself by their stage's."""
+        new: list[Point] = []
+        for row in rows:
+            step = int(row.get("step", 0))
+            for name, number in row.items():
+                key = f"{prefix}{name}"
+                if step > self._last_step(run_id, key) and not (prefix and name == "step"):
+                    new.append((key, number, step))
+                    self._values[run_id][key] = number
+                    self._steps[run_id, key] = step
+        self._log(run_id, new)
 
     def _log_figures(self, run_id: str, numbers: Mapping[str, float]) -> None:
         """Numbers that belong to no step, where MLflow has another value or none, and no curve of that name."""
         known = self._values[run_id]
-        new = {
-            key: number
-            for key, number in numbers.items()
-            if known.get(key) != number and self._last_step(run_id, key) <= 0
-        }
-        self._log(run_id, new, 0)
+        self._log(
+            run_id,
+            [
+                (key, number, 0)
+                for key, number in numbers.items()
+                if known.get(key) != number and self._last_step(run_id, key) <= 0
+            ],
+        )
 
     def _last_step(self, run_id: str, key: str) -> int:
         """-1 where MLflow has nothing of the metric."""
@@ -148,14 +156,14 @@ class Sender:
             self._steps[run_id, key] = max(point.step for point in self._client.get_metric_history(run_id, key))
         return self._steps[run_id, key]
 
-    def _log(self, run_id: str, numbers: Mapping[str, float], step: int) -> None:
+    def _log(self, run_id: str, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        batch = [Metric(key, float(value), now, step) for key, value in numbers.items()]
+        batch = [Metric(key, float(value), now, step) for key, value, step in points]
         for start in range(0, len(batch), 1000):  # MLflow's limit for one call
             self._client.log_batch(run_id, metrics=batch[start : start + 1000])
-        self._values[run_id] |= numbers
+        self._values[run_id] |= {key: value for key, value, _ in points}
 
 
 def connect(uri: str, experiment: str, root: Path) -> tuple[Any, str]:

@@ -35,6 +35,7 @@ ANSWER_SECONDS = 10.0  # within which a server must answer whoever wants to read
 CLOSE_SECONDS = 30.0  # a run waits at most this long at its end for a slow server; chosen, not tuned
 _NOT_IN_KEYS = re.compile(r"[^\w./-]")  # MLflow refuses most other characters
 NETWORK = {"nfs", "nfs4", "cifs", "smb3"}  # file systems on which SQLite's locks do not hold (sqlite.org/faq.html, 5)
+ROWS = 200  # steps of one event; chosen, not tuned
 PARAM_LENGTH = 500  # MLflow refuses longer values in some stores (user lesson 24)
 
 
@@ -61,6 +62,8 @@ class Tracker(Protocol):
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None: ...
 
+    def curve(self, stage: str, told: Sequence[Mapping[str, Any]]) -> None: ...
+
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
 
     def figures(self, figures: Mapping[str, float]) -> None: ...
@@ -86,6 +89,8 @@ class NullTracker:
     def params(self, params: Mapping[str, Any], child: str = "") -> None: ...
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None: ...
+
+    def curve(self, stage: str, told: Sequence[Mapping[str, Any]]) -> None: ...
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None: ...
 
@@ -137,8 +142,14 @@ class MlflowTracker:
 
     def metrics(self, stage: str, metrics: Mapping[str, Any]) -> None:
         """Numbers of a training step, which `step` orders; of each step where there is a row for each."""
-        for row in metrics.get(EACH_STEP) or [metrics]:
-            self._put("metrics", stage, {k: v for k, v in row.items() if isinstance(v, int | float)})
+        self.curve(stage, [metrics])
+
+    def curve(self, stage: str, told: Sequence[Mapping[str, Any]]) -> None:
+        """All that a training has told, in its order."""
+        every = [row for metrics in told for row in metrics.get(EACH_STEP) or [metrics]]
+        rows = [{key: value for key, value in row.items() if isinstance(value, int | float)} for row in every]
+        for start in range(0, len(rows), ROWS):
+            self._put("metrics", stage, {"rows": rows[start : start + ROWS]})
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None:
         """A stage's facts as metrics of its child run, the manifest's fingerprint as tag, and when it was made."""

@@ -137,6 +137,8 @@ def _make(
             there.draw(stage.name, None, "starts")
             if not there.draws:
                 there.say(f"{stage.name:<18} starts")
+        if event == "done" and todo:  # made by an earlier run, of which this one's curves are part all the same
+            tracked.retell(tracker, stage.name, stage.folder(root))
         if event in ("end", "done") and todo:
             tracker.finish_stage(stage.name, record)
 

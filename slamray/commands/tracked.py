@@ -17,7 +17,9 @@ from slamray.config.base import ASSETS
 from slamray.config.load import EXECUTION
 from slamray.config.tree import Recipe
 from slamray.evaluate.metrics import GENPPL, METRICS, field_of, metric_of
+from slamray.stage.folder import Folder
 from slamray.stage.stage import Manifest, Stage
+from slamray.stage.work import METRICS as CURVE
 from slamray.stages.checkpoints import ALIGNED, CHECKPOINTS, PRETRAINED
 from slamray.stages.recorded import given_corpora
 from slamray.tracking import DataSet, Tracker
@@ -43,6 +45,12 @@ def begin(tracker: Tracker, recipe: Recipe, provenance: Mapping[str, Any]) -> No
     named = {word.partition("=")[0] for word in words}
     tracker.params({key: value for key, value in changed(recipe, named).items() if key.partition(".")[0] not in UNTOLD})
     tracker.text(SETTINGS, as_recipe_file(recipe))
+
+
+def retell(tracker: Tracker, stage: str, folder: Folder) -> None:
+    """What a training told when it was made; nothing of any other stage."""
+    if folder.exists(CURVE):
+        tracker.curve(stage, [json.loads(line) for line in folder.read(CURVE).splitlines()])
 
 
 def finish(tracker: Tracker, recipe: Recipe, stages: Sequence[Stage], manifests: Mapping[str, Manifest]) -> None:

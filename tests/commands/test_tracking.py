@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from slamray import tracking
+from slamray.commands.tracked import retell
 from slamray.config.compute import TrackingSettings
+from slamray.stage.folder import Folder
 from slamray.tracking import DataSet, MlflowTracker, NullTracker, Tracker, flatten, open_tracker, unsent
 
 MANIFEST = {
@@ -196,6 +198,21 @@ def test_a_report_of_several_steps_is_a_point_for_each(kept: Path) -> None:
     tracker.metrics("aligned", {"step": 3, "loss": 0.6, "each_step": rows})
     tracker.close("FINISHED")
     assert curve(kept, run_of(kept, "each step"), "aligned/loss") == [(1, 1.0), (2, 0.5), (3, 1.0 / 3)]
+
+
+def test_a_training_of_an_earlier_run_has_its_curve_in_the_run_that_uses_it_too(kept: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    lines = [{"step": step, "loss": 1.0 / step, "each_step": []} for step in range(1, 451)]
+    (tmp_path / "made" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for _ in range(2):
+        tracker = track(kept, run="uses it")
+        retell(tracker, "pretrained", Folder(tmp_path / "made"))
+        retell(tracker, "packed", Folder(tmp_path))  # no training
+        tracker.finish_stage("pretrained", MANIFEST)
+        tracker.close("FINISHED")
+    wanted = [(step, 1.0 / step) for step in range(1, 451)]
+    assert curve(kept, run_of(kept, "uses it"), "pretrained/loss") == wanted
+    assert curve(kept, run_of(kept, "uses it", "pretrained"), "loss") == wanted
 
 
 def test_a_finished_stage_has_its_own_times_and_is_told_once_however_often_the_command_is_given(kept: Path) -> None:
