@@ -87,6 +87,7 @@ def read_stories(root: Path, count: int) -> tuple[list[Story], Vocabulary, Manif
         str(model / MODEL),
         recipe.joint.interleave,
         recipe.joint.text_to_token.sampling,
+        recipe.joint.text_to_token.engine,
         recipe.model,
         vocabulary,
         "cpu",

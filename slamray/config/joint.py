@@ -14,6 +14,7 @@ from slamray.config.training import PretrainSettings
 
 Kind = Literal["text", "speech", "interleaved", "synthetic", "asr", "tts"]
 Length = Annotated[int, Field(ge=1)]
+Engine = Literal["own", "vllm"]  # what a text-to-token model speaks by
 
 
 class InterleaveSettings(Settings):
@@ -66,6 +67,9 @@ class TextToTokenSettings(Settings):
     )
     pretrain: PretrainSettings = PretrainSettings()
     sampling: TextToTokenSampling = TextToTokenSampling()
+    engine: Engine = Field(
+        "own", description='what makes the spans\' units: own, or vLLM (GPUs; pip install "slamray[vllm]")'
+    )
 
 
 class JointSettings(Settings):

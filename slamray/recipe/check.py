@@ -5,6 +5,7 @@ from __future__ import annotations
 from slamray.config.compute import Compute
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.model.vllm_speaker import check_vllm
 from slamray.speech.decoders.table import check_decoder
 from slamray.speech.encoders.table import check_encoder
 from slamray.speech.voices.table import check_phonemes, check_voices
@@ -28,6 +29,8 @@ def check(recipe: Recipe) -> None:
     _check_splits(recipe)
     check_mixture(recipe.pack.mixture, source_names(recipe.recorded))
     joint_rows.check(recipe)
+    if recipe.joint.makes("synthetic") and recipe.joint.text_to_token.engine == "vllm":
+        check_vllm(recipe.compute.device)
     check_compute(recipe.compute)
     _check_training(recipe)
     _check_dpo(recipe)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from slamray.config.base import Located, part_of
-from slamray.config.joint import InterleaveSettings, TextToTokenSampling
+from slamray.config.joint import Engine, InterleaveSettings, TextToTokenSampling
 from slamray.config.model import BaseSettings
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN, VALIDATION
@@ -52,6 +52,7 @@ def stage(recipe: Recipe, documents: Stage, model: Stage, vocabulary: Vocabulary
     settings = {
         "interleave": joint.interleave,
         "sampling": joint.text_to_token.sampling,
+        "engine": joint.text_to_token.engine,
         "base": Located(lambda: None, part_of(recipe.model, BaseSettings)),
         "vocabulary": vocabulary,
         "train_documents": joint.synthetic_documents,
@@ -68,6 +69,7 @@ def run(
     machine: Machine,
     interleave: InterleaveSettings,
     sampling: TextToTokenSampling,
+    engine: Engine,
     base: Located,
     vocabulary: Vocabulary,
     train_documents: int,
@@ -79,6 +81,7 @@ def run(
         "model": str(inputs[text_to_token.NAME] / MODEL),
         "interleave": interleave,
         "sampling": sampling,
+        "engine": engine,
         "base": base.place,
         "vocabulary": vocabulary,
         "device": "cuda" if cuda else "cpu",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from slamray.config.joint import InterleaveSettings, TextToTokenSampling
+from slamray.config.joint import Engine, InterleaveSettings, TextToTokenSampling
 from slamray.config.model import BaseSettings
 from slamray.data.ids import row_seed
 from slamray.data.text import TextDocument
@@ -18,6 +19,7 @@ from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.text_to_units import Request, Spoken, speak_texts
 from slamray.model.text_tokeniser import TextTokeniser
 from slamray.model.unit_lm import load_unit_lm
+from slamray.model.vllm_speaker import VllmSpeaker
 from slamray.stage.folder import Folder
 from slamray.stage.parts import RowReader
 from slamray.stage.records import from_table
@@ -39,6 +41,7 @@ class SpeakText:
         model: str,
         interleave: InterleaveSettings,
         sampling: TextToTokenSampling,
+        engine: Engine,
         base: BaseSettings,
         vocabulary: Vocabulary,
         device: str,
@@ -48,9 +51,14 @@ class SpeakText:
         self._reader, self._encode = RowReader(), TextTokeniser(base.base, base.revision)
         folder = Folder(model).fetch()
         reconcile(read_unit_vocabulary(folder, "spoken_text"), vocabulary, model, "the recipe")
-        loaded = load_unit_lm(folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
-        self._model = loaded.to(torch.device(device)).eval()  # type: ignore[arg-type]  # wrapped; mypy cannot follow
-        self._interleave, self._sampling, self._vocabulary, self._batch = interleave, sampling, vocabulary, batch
+        self._interleave, self._sampling, self._vocabulary = interleave, sampling, vocabulary
+        self._speak: Callable[[Sequence[Request]], list[Spoken]]
+        if engine == "vllm":
+            self._speak = VllmSpeaker(folder, vocabulary, sampling)
+        else:
+            loaded = load_unit_lm(folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+            own = loaded.to(torch.device(device)).eval()  # type: ignore[arg-type]  # wrapped; mypy cannot follow
+            self._speak = partial(speak_texts, own, vocabulary=vocabulary, sampling=sampling, batch=batch)
 
     def __call__(self, shard: Shard) -> ShardDone:
         if shard.is_done:
@@ -71,7 +79,7 @@ class SpeakText:
             for document, own, wanted in zip(documents, pieces, spans, strict=True)
             for span in wanted
         ]
-        said = iter(speak_texts(self._model, requests, self._vocabulary, self._sampling, self._batch))
+        said = iter(self._speak(requests))
         rows: list[dict[str, Any]] = []
         bad: list[dict[str, str]] = []
         for document, own, wanted in zip(documents, pieces, spans, strict=True):

@@ -65,9 +65,9 @@ def typed(command: str, clone: Path) -> subprocess.CompletedProcess[str]:
 
 def small_words(command: str, small: list[str]) -> list[str]:
     """What makes this command end in a minute or two; the command's own words come after them and win."""
-    if command.startswith("python jobs/assets.py"):
+    if "assets.py" in command:
         return tiny.asset_words()
-    if command.startswith("python jobs/sweep.py"):
+    if "sweep.py" in command:
         return [*(word for word in small if not word.startswith(ITEMS)), *SWEEP]
     return small
 

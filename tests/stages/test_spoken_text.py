@@ -64,7 +64,7 @@ def made(
     compute = Compute(speak_text_batch=batch)
     base = Located(lambda: None, BASE)
     machine = InProcess(compute)
-    facts = spoken_text.run(inputs, Folder(out), machine, rules, sampling, base, vocabulary, 0, 0)
+    facts = spoken_text.run(inputs, Folder(out), machine, rules, sampling, "own", base, vocabulary, 0, 0)
     return Folder(out), facts
 
 
