@@ -19,7 +19,7 @@ from slamray.config.load import Member, Study, load_study
 from slamray.config.tree import Recipe
 from slamray.console import say
 from slamray.errors import BadInput
-from slamray.evaluate.metrics import GENPPL, PUBLISHED_SETS, PairMetric, field_of, find_metric, metric_of
+from slamray.evaluate.metrics import GENPPL, PUBLISHED_SETS, GainMetric, PairMetric, field_of, find_metric, metric_of
 from slamray.recipe.evaluation import measured
 from slamray.recipe.ready import known, ready
 from slamray.recipe.slam import build as build_recipe
@@ -259,8 +259,12 @@ def _facts_of(trial: Trial, metric: str, root: Root) -> Mapping[str, Any]:
     facts: Mapping[str, Any] = trial.measures(metric).manifest(root)["facts"]
     if GENPPL in metric_of(metric).needs:
         return facts
-    found: Mapping[str, Any] = facts.get("checkpoints", {}).get(trial.checkpoint, facts)["figures"]
-    return found.get(metric, {})
+    facts = facts.get("checkpoints", {}).get(trial.checkpoint, facts)
+    row = metric_of(metric)
+    found: Mapping[str, Any] = (
+        facts["gains"].get(row.of, {}) if isinstance(row, GainMetric) else facts["figures"].get(metric, {})
+    )
+    return found
 
 
 def _figure_row(trial: Trial, name: str, facts: Mapping[str, Any], root: Root) -> FigureRow:
@@ -268,7 +272,7 @@ def _figure_row(trial: Trial, name: str, facts: Mapping[str, Any], root: Root) -
     value = field_of(facts, metric.value) if facts else None
     if value is None:
         raise BadInput(f"metrics: no item of {name} could be made from this corpus; leave it out, or give more text")
-    has_interval = isinstance(metric, PairMetric)
+    has_interval = isinstance(metric, PairMetric | GainMetric)
     spent = trial.facts(ALIGNED.stage if trial.checkpoint == ALIGNED.stage else PRETRAINED.stage, root)
     return FigureRow(
         trial.member.variant,

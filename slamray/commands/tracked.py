@@ -16,7 +16,7 @@ import yaml
 from slamray.config.base import ASSETS
 from slamray.config.load import EXECUTION
 from slamray.config.tree import Recipe
-from slamray.evaluate.metrics import GENPPL, METRICS, field_of, metric_of
+from slamray.evaluate.metrics import GENPPL, METRICS, field_of, gains_of, metric_of
 from slamray.stage.folder import Folder
 from slamray.stage.stage import Manifest, Stage
 from slamray.stage.work import METRICS as CURVE
@@ -151,7 +151,8 @@ def scores(manifests: Mapping[str, Manifest], checkpoint: str) -> dict[str, floa
     """The figure of each metric that a checkpoint was measured by, where there is one."""
     measured: dict[str, Mapping[str, Any]] = {}
     if f"scores_{checkpoint}" in manifests:
-        measured |= manifests[f"scores_{checkpoint}"]["facts"]["figures"]
+        facts = manifests[f"scores_{checkpoint}"]["facts"]
+        measured |= facts["figures"] | {name: facts["gains"][of] for name, of in gains_of(facts["gains"]).items()}
     if "evaluation" in manifests:
         judged = manifests["evaluation"]["facts"]["checkpoints"]
         measured |= judged[checkpoint]["figures"] if checkpoint in judged else {}

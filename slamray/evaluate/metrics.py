@@ -8,7 +8,7 @@ A metric of pairs asks which of two recordings the model finds likelier; all of 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -141,6 +141,20 @@ class ScalarMetric(Metric):
         return found
 
 
+@dataclass(frozen=True)
+class GainMetric(Metric):
+    """What the endings of pair metric `of` gain from their own passage, in nats a token; its facts are a PassageGain.
+
+    It comes with that metric, where an ending is scored alone.
+    """
+
+    value: str = "nats"
+    count: str = "n"
+    scale: int = 1
+    digits: int = 3
+    of: str = ""
+
+
 def _made(title: str, make: Callable[[CorpusText, int], ItemSet]) -> PairMetric:
     return PairMetric(title, (CORPUS_ITEMS,), make=make)
 
@@ -171,7 +185,7 @@ TEXT_NOTE = (
     "The same tokens of texts that no training stage read, among text tokens alone: by the checkpoint, and by the text "
     "LM that it began as."
 )
-METRICS: dict[str, PairMetric | ScalarMetric] = {
+METRICS: dict[str, PairMetric | ScalarMetric | GainMetric] = {
     "perplexity": ScalarMetric(
         "validation perplexity",
         (VALIDATION_PIECES,),
@@ -280,6 +294,10 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
     "topic_cloze_st": _across("Topic cloze S→T", "topic_cloze", "speech", "text"),
     "topic_cloze_ts": _across("Topic cloze T→S", "topic_cloze", "text", "speech"),
     "topic_cloze_tt": _across("Topic cloze T→T", "topic_cloze", "text", "text"),
+    **{
+        f"topic_cloze_{way}_gain": GainMetric(f"Gain {arrow}, nats a token", (CORPUS_ITEMS,), of=f"topic_cloze_{way}")
+        for way, (arrow, _, _) in zip(("ss", "st", "ts", "tt"), _WAYS, strict=True)
+    },
     "sentence_order_t": _across("Sentence order, read", "sentence_order", "text", "text"),
     "grammar_t": _across("Grammar, read", "grammar", "text", "text"),
     **{
@@ -296,12 +314,12 @@ METRICS: dict[str, PairMetric | ScalarMetric] = {
 }
 
 
-def find_metric(name: str) -> PairMetric | ScalarMetric | None:
+def find_metric(name: str) -> PairMetric | ScalarMetric | GainMetric | None:
     """The row of a metric, or of the kind of a published set (`sblimp-dev` is an sblimp); None where there is none."""
     return METRICS.get(name) or METRICS.get(name.partition("-")[0])
 
 
-def metric_of(name: str) -> PairMetric | ScalarMetric:
+def metric_of(name: str) -> PairMetric | ScalarMetric | GainMetric:
     """The same, of a metric that is there."""
     found = find_metric(name)
     assert found is not None, f"{name} is no metric of evaluate/metrics.py"
@@ -315,7 +333,11 @@ def corpus_metrics() -> dict[str, PairMetric]:
 
 def run_metrics(joint: bool = False) -> list[str]:
     """Names of the metrics that a run measures of every checkpoint without published sets. joint: of text and speech"""
-    made = [name for name, row in METRICS.items() if (row.make if isinstance(row, PairMetric) else row.measure)]
+    made = [
+        name
+        for name, row in METRICS.items()
+        if (isinstance(row, PairMetric) and row.make) or (isinstance(row, ScalarMetric) and row.measure)
+    ]
     own = [name for name in made if joint or TEXTS not in METRICS[name].needs]
     across = (name for name, row in METRICS.items() if isinstance(row, PairMetric) and row.across)
     return own + [name for name in across if joint and CORPUS_ITEMS in METRICS[name].needs]
@@ -324,6 +346,12 @@ def run_metrics(joint: bool = False) -> list[str]:
 def genppl_metrics() -> list[str]:
     """Names of the metrics that stages `genppl_*` measure, where a recipe asks for them."""
     return [name for name, row in METRICS.items() if GENPPL in row.needs]
+
+
+def gains_of(metrics: Iterable[str]) -> dict[str, str]:
+    """What the endings of these metrics gain from their passages: its name, and that of the metric."""
+    wanted = set(metrics)
+    return {name: row.of for name, row in METRICS.items() if isinstance(row, GainMetric) and row.of in wanted}
 
 
 def make_items(text: CorpusText, rules: ItemsSettings) -> Sequence[ItemSet]:

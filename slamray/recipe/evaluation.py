@@ -23,6 +23,7 @@ from slamray.evaluate.metrics import (
     TEXTS,
     PairMetric,
     corpus_metrics,
+    gains_of,
     genppl_metrics,
     metric_of,
     run_metrics,
@@ -145,7 +146,8 @@ def measured(recipe: Recipe) -> list[str]:
         if source not in made or items.pairs(source):
             of_run.append(name)
     heard = genppl_metrics() if recipe.evaluate.genppl.prompts else []
-    return [*of_run, *heard, *_set_metrics(recipe)]
+    gains = gains_of(of_run) if recipe.evaluate.scored == "continuation" else []
+    return [*of_run, *gains, *heard, *_set_metrics(recipe)]
 
 
 def _set_metrics(recipe: Recipe) -> list[str]:

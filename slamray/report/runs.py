@@ -13,7 +13,7 @@ import yaml
 from slamray.config.compute import Compute
 from slamray.config.evaluation import GenPplSettings
 from slamray.errors import BadInput
-from slamray.evaluate.metrics import METRICS, PairMetric, ScalarMetric, find_metric
+from slamray.evaluate.metrics import METRICS, GainMetric, PairMetric, ScalarMetric, find_metric
 from slamray.given import reason_of
 from slamray.mlflow_events import remove_strays
 from slamray.report.comparison_page import CURVES, Beside
@@ -247,6 +247,9 @@ def _scores(checkpoint: str, stages: Mapping[str, Any], params: Mapping[str, str
         logged = stages[stage].data.metrics if stage in stages else {}
         start = f"{prefix}figures."
         found |= _figures({key.removeprefix(start): value for key, value in logged.items() if key.startswith(start)})
+        start = f"{prefix}gains."
+        gains = {key.removeprefix(start): value for key, value in logged.items() if key.startswith(start)}
+        found |= _figures({key.replace(".", "_gain.", 1): value for key, value in gains.items()})
     suffix = "" if _as_in_the_paper(params) else "_own_judge"
     for name, metric in METRICS.items():
         if isinstance(metric, ScalarMetric) and not metric.measure:
@@ -265,7 +268,7 @@ def _figures(logged: Mapping[str, float]) -> dict[str, Score]:
         metric = find_metric(name)
         if metric is None or field_name != metric.value:
             continue
-        if isinstance(metric, PairMetric):
+        if isinstance(metric, PairMetric | GainMetric):
             low, high = (metric.scale * logged[f"{name}.{end}"] for end in ("low", "high"))
             found[name] = Score(metric.scale * value, low, high, int(logged[f"{name}.{metric.count}"]))
         else:

@@ -54,7 +54,8 @@ def fake_stages(recipe: Recipe) -> list[Stage]:
     def score(inputs: Inputs, out: Folder, machine: Machine) -> dict[str, Any]:
         pair = {"metric": "grammar", "n": 10, "ties": 0, "accuracy": 0.5 + 100 * rate + seed / 100}
         grammar = pair | {"low": 0.1, "high": 0.9}
-        return {"figures": {"perplexity": {"perplexity": 100 * rate + seed, "targets": 70}, "grammar": grammar}}
+        perplexity = {"perplexity": 100 * rate + seed, "targets": 70}
+        return {"figures": {"perplexity": perplexity, "grammar": grammar}, "gains": {}}
 
     shared = Stage("units", lambda inputs, out, machine: {"units": 1}, {})
     untrained = Stage("untrained", lambda inputs, out, machine, seed: {"parameters": 7}, {"seed": seed}, (shared,))

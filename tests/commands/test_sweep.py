@@ -391,7 +391,11 @@ def test_a_trial_in_mlflow_has_its_place_as_parameters_and_all_that_was_measured
     label, trial = list(trials.items())[1]
     spent = {"parameters": 7, "tokens": 100, "flops": 4200.0, "flops_with_attention": 5000.0, "device_seconds": 1800.0}
     figures = {"perplexity": {"perplexity": 9.5}, "topic_cloze": {"accuracy": 0.7}}
-    facts = {"pretrained": spent, "aligned": spent | {"heldout": {"pairs": 0}}, "scores_aligned": {"figures": figures}}
+    facts = {
+        "pretrained": spent,
+        "aligned": spent | {"heldout": {"pairs": 0}},
+        "scores_aligned": {"figures": figures, "gains": {}},
+    }
     for stage in order(trial.targets):
         record = {"facts": facts.get(stage.name, {}), "wall_seconds": 1.0, "fingerprint": stage.fingerprint}
         stage.folder(tmp_path).write_json("manifest.json", record)

@@ -78,5 +78,7 @@ def test_what_is_not_of_the_recipe_is_named(words: list[str], checkpoint: Path, 
 
 def test_a_study_may_ask_for_the_metrics_of_text_and_speech(words: list[str], tiny_words: list[str]) -> None:
     assert {"topic_cloze_st", "text_perplexity"} <= set(measured(load_recipe(words)))
+    assert {"topic_cloze_st_gain", "topic_cloze_ss_gain"} <= set(measured(load_recipe(words)))
+    assert not any("gain" in name for name in measured(load_recipe([*words, "evaluate.scored=sequence"])))
     assert "grammar_t" not in measured(load_recipe(words)), "no pairs of grammar are made"
     assert not {"topic_cloze_st", "text_perplexity"} & set(measured(load_recipe(tiny_words)))

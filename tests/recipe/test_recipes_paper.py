@@ -178,6 +178,22 @@ def test_study_data_is_table_1() -> None:
     assert found == TABLE_1
 
 
+def test_the_joint_studies_change_one_thing_each_of_the_ablations_model() -> None:
+    """docs/paper.md 2.7: 1.5B parameters; shares of 0.2 to 0.4; no supervised pairs; interleaved tokens from none."""
+    share, members = load_study(["recipe=study_span_share"])
+    assert [m.recipe.joint.interleave.share for m in members] == [0.2, 0.3, 0.4]
+    assert {m.recipe.model.base for m in members} == {"Qwen/Qwen2.5-1.5B"} and share.metrics[0] == "perplexity"
+    kinds = {
+        name: {m.variant: m.recipe.joint.kinds for m in load_study([f"recipe={name}"])[1]}
+        for name in ("study_supervised_pairs", "study_interleaved_tokens", "study_span_source")
+    }
+    assert not {"asr", "tts"} & kinds["study_supervised_pairs"]["without"].keys()
+    assert "synthetic" not in kinds["study_interleaved_tokens"]["none"]
+    assert set(kinds["study_span_source"]["voice"]) == {"text", "speech", "asr", "tts", "interleaved"}
+    bases = [(m.recipe.model.base, m.recipe.model.twist) for m in load_study(["recipe=study_text_lm"])[1]]
+    assert bases == [("Qwen/Qwen2.5-1.5B", True), ("Qwen/Qwen2.5-0.5B", True), ("Qwen/Qwen2.5-1.5B", False)]
+
+
 @pytest.mark.parametrize("name", [name for name in PACKAGED if name.startswith("study_")])
 def test_a_study_of_the_paper_has_a_laptop_study_of_the_same_knobs(name: str) -> None:
     if name.endswith("_laptop"):
