@@ -260,7 +260,7 @@ class SweepRun:
         work = partial(_make_trial, members, self.sweep, list(self.words))
         folder = self.root.scratch(f".tune/{self.fingerprint}")
         shutil.rmtree(folder, ignore_errors=True)
-        tune.run(work, trials, at_once, self.sweep.stop, on_end, folder)
+        tune.run(work, trials, at_once, self.sweep.stop, on_end, folder, self.recipe.compute.max_failures)
         shutil.rmtree(folder, ignore_errors=True)
 
     def _shared(self) -> list[Stage]:

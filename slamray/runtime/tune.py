@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any, Literal
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -22,7 +25,7 @@ from slamray.config.compute import Compute
 from slamray.runtime.session import user_error
 from slamray.stage.work import Metrics
 
-PERCENT, VALUE, FINISHED = "percent", "value", "finished"  # what a trial tells
+PERCENT, VALUE, FINISHED, FAILURE = "percent", "value", "finished", "failure"  # what a trial tells
 
 Tell = Callable[[float, float], None]  # percent of its training that is done, and the value by which it is judged
 Work = Callable[[str, Tell], Metrics]  # does the trial of that name; its result holds VALUE
@@ -65,13 +68,15 @@ def run(
     stop: Literal["none", "asha"],
     on_end: Callable[[Ended], None],
     folder: Path,
+    max_failures: int = 0,
 ) -> list[Ended]:
     """Run the trials, the first ones first, at most `at_once` at a time; what became of each, in the order of ending.
 
     A trial is a function on the cluster that holds no resource itself: what trains and streams in it asks for its own.
-    One that raises is reported and costs only itself. `stop` ends those whose value is among the lower half of all that
-    told theirs at the same percent (ASHA, reduction factor 2); what they held is freed. `folder` is Tune's own, and
-    worthless afterwards. `on_end` is called on the driver, once for each.
+    One that raises is reported and costs only itself. One whose process or node dies is begun again on what is left of
+    the cluster, at most `max_failures` times: its work goes on from what it has made. `stop` ends those whose value is
+    among the lower half of all that told theirs at the same percent (ASHA, reduction factor 2); what they held is
+    freed. `folder` is Tune's own, and worthless afterwards. `on_end` is called on the driver, once for each.
     """
     ended: list[Ended] = []
 
@@ -101,7 +106,7 @@ def run(
             storage_path=str(folder.resolve()),
             callbacks=[_Watch(trials, note)],
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
         ),
     )
     with contextlib.redirect_stdout(io.StringIO()):  # blocks of text for each failure, whatever `verbose` is
@@ -139,8 +144,13 @@ def _trial(work: Work, trials: Sequence[str] | Lattice, config: dict[str, Any]) 
 
     try:
         result = work(_name(trials, config), tell)
-    except Exception as error:  # Ray carries its text alone
-        raise user_error(error) or error from None
+    except Exception as error:
+        said = user_error(error)
+        if said is None and isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            raise  # something that it needs has died, as its own process may: Tune begins it again
+        reason = traceback.format_exception_only(said or error)[-1].strip()[:300]
+        tune.report({PERCENT: 100, VALUE: -math.inf, FINISHED: False, FAILURE: reason})  # Tune would repeat what raises
+        return
     tune.report({**result, PERCENT: 100, FINISHED: True})
 
 
@@ -155,11 +165,14 @@ class _Watch(tune.Callback):
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        told = trial.last_result or {}
-        how: Literal["finished", "stopped"] = "finished" if told.get(FINISHED) else "stopped"
-        self._note(Ended(_name(self._trials, trial.config), how, told))
+        told, name = trial.last_result or {}, _name(self._trials, trial.config)
+        if reason := told.get(FAILURE):
+            self._note(Ended(name, "failed", {}, reason))
+        else:
+            self._note(Ended(name, "finished" if told.get(FINISHED) else "stopped", told))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Its process has died too often."""
         text = Path(trial.error_file).read_text() if trial.error_file else ""  # Trial.get_error's is not there yet
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         reason = lines[-1][:300] if lines else "its process died"  # a remote traceback ends with what went wrong

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +176,26 @@ def test_a_trial_that_is_stopped_frees_the_only_slot_for_the_next(tmp_path: Path
     tune.run(train, ["good", "poor", "later"], 1, "asha", ended.append, tmp_path / "tune")
     assert [(one.name, one.how) for one in ended] == [("good", "finished"), ("poor", "stopped"), ("later", "finished")]
     assert ended[1].told["value"] == 0.1 and not (tmp_path / "poor" / "facts.json").exists()
+
+
+def test_a_trial_whose_process_dies_is_begun_again_and_one_that_raises_is_not(tmp_path: Path) -> None:
+    def work(name: str, tell: Callable[[float, float], None]) -> dict[str, Any]:
+        with (tmp_path / f"{name}.txt").open("a") as file:
+            file.write("begun\n")
+        if name == "raises":
+            raise ValueError("as planted")
+        if name == "lost" or len((tmp_path / f"{name}.txt").read_text().splitlines()) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"value": 0.5}
+
+    ended: list[tune.Ended] = []
+    tune.run(work, ["dies", "raises", "lost"], 1, "none", ended.append, tmp_path / "tune", max_failures=1)
+    found = {one.name: one for one in ended}
+    assert len(ended) == 3 and found["dies"].how == "finished" and found["dies"].told["value"] == 0.5
+    assert (found["raises"].how, found["raises"].reason) == ("failed", "ValueError: as planted")
+    assert found["lost"].how == "failed" and found["lost"].reason
+    begun = {name: (tmp_path / f"{name}.txt").read_text().count("begun") for name in found}
+    assert begun == {"dies": 2, "raises": 1, "lost": 2}
 
 
 @pytest.mark.long
