@@ -15,6 +15,8 @@ from slamray.config.training import PretrainSettings
 Kind = Literal["text", "speech", "interleaved", "synthetic", "asr", "tts"]
 Length = Annotated[int, Field(ge=1)]
 Engine = Literal["own", "vllm"]  # what a text-to-token model speaks by
+ENGINE = "joint.text_to_token.engine"
+OWN_ENGINE = f'pip install "slamray[vllm]", or say {ENGINE}=own'
 
 
 class InterleaveSettings(Settings):

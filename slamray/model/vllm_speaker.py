@@ -13,12 +13,10 @@ from types import ModuleType
 
 import numpy as np
 
-from slamray.config.joint import TextToTokenSampling
+from slamray.config.joint import ENGINE, OWN_ENGINE, TextToTokenSampling
 from slamray.errors import BadInput
 from slamray.model.text_to_units import TAIL, Request, Spoken, is_loop
 from slamray.tokens.vocabulary import Vocabulary
-
-KEY = "joint.text_to_token.engine"
 
 
 class VllmSpeaker:
@@ -62,19 +60,10 @@ def as_spoken(ids: Sequence[int], vocabulary: Vocabulary) -> Spoken:
     return Spoken(units.astype(np.uint16), why)
 
 
-def check_vllm(device: str) -> None:
-    """BadInput, before any work, where this machine cannot run it."""
-    if device != "cuda":
-        raise BadInput(f"{KEY}=vllm: vLLM runs on GPUs and compute.device is {device}; say {KEY}=own")
-    _library()
-
-
 def _library() -> ModuleType:
     try:
         import vllm
     except ImportError as error:
-        raise BadInput(
-            f'{KEY}=vllm: vLLM cannot be imported ({error}); pip install "slamray[vllm]", or say {KEY}=own'
-        ) from error
+        raise BadInput(f"{ENGINE}=vllm: vLLM cannot be imported ({error}); {OWN_ENGINE}") from error
     found: ModuleType = vllm
     return found

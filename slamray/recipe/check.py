@@ -5,11 +5,10 @@ from __future__ import annotations
 from slamray.config.compute import Compute
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
-from slamray.model.vllm_speaker import check_vllm
 from slamray.speech.decoders.table import check_decoder
 from slamray.speech.encoders.table import check_encoder
 from slamray.speech.voices.table import check_phonemes, check_voices
-from slamray.stages import joint_rows, planning
+from slamray.stages import joint_rows, planning, spoken_text
 from slamray.stages.items import has_word_tests
 from slamray.stages.packed import STORIES, check_mixture, source_names
 from slamray.stages.preferences import check_source
@@ -29,8 +28,7 @@ def check(recipe: Recipe) -> None:
     _check_splits(recipe)
     check_mixture(recipe.pack.mixture, source_names(recipe.recorded))
     joint_rows.check(recipe)
-    if recipe.joint.makes("synthetic") and recipe.joint.text_to_token.engine == "vllm":
-        check_vllm(recipe.compute.device)
+    spoken_text.check(recipe)
     check_compute(recipe.compute)
     _check_training(recipe)
     _check_dpo(recipe)

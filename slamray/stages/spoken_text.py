@@ -6,11 +6,12 @@ No sound is made. The kernel is in spoken_text_kernel.py; shards are merged into
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import pyarrow.compute as pc
 
 from slamray.config.base import Located, part_of
-from slamray.config.joint import Engine, InterleaveSettings, TextToTokenSampling
+from slamray.config.joint import ENGINE, OWN_ENGINE, Engine, InterleaveSettings, TextToTokenSampling
 from slamray.config.model import BaseSettings
 from slamray.config.tree import Recipe
 from slamray.data.text import TRAIN, VALIDATION
@@ -44,6 +45,16 @@ class SpokenTextFacts:
     not_ended: int
     loops: int
     units: int
+
+
+def check(recipe: Recipe) -> None:
+    """BadInput for an engine that does not run here."""
+    if not recipe.joint.makes("synthetic") or recipe.joint.text_to_token.engine == "own":
+        return
+    if recipe.compute.device != "cuda":
+        raise BadInput(f"{ENGINE}=vllm: vLLM runs on GPUs and compute.device is {recipe.compute.device}; {OWN_ENGINE}")
+    if find_spec("vllm") is None:
+        raise BadInput(f"{ENGINE}=vllm: vLLM is not installed here; {OWN_ENGINE}")
 
 
 def stage(recipe: Recipe, documents: Stage, model: Stage, vocabulary: Vocabulary) -> Stage:

@@ -372,7 +372,7 @@ CHOOSE = {
 }
 
 
-ONE_VALUE = {"dpo.optim.name"}  # DPO trains with AdamW
+ONE_VALUE = {"dpo.optim.name", "joint.text_to_token.engine"}  # DPO trains with AdamW; vLLM runs on GPUs alone
 NO_VALUE = {"evaluate.items.others"}  # metrics without a field: there are none but those of docs/extend.md, see there
 TRIED: set[str] = set()
 

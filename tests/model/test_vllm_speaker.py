@@ -16,6 +16,8 @@ from slamray.errors import BadInput
 from slamray.model.text_to_units import Request
 from slamray.model.vllm_speaker import VllmSpeaker, as_spoken
 from slamray.recipe.check import check
+from slamray.recipe.slam import build
+from slamray.stage.stage import order
 from slamray.tokens.vocabulary import Vocabulary
 
 TEXT = Vocabulary.of_text(100, 0, 1, "x")
@@ -91,5 +93,21 @@ def test_without_a_gpu_or_without_vllm_it_is_refused_before_any_work(tmp_path: P
         BadInput, match=r"joint\.text_to_token\.engine=vllm: vLLM runs on GPUs and compute\.device is cpu"
     ):
         check(load_recipe([*WORDS, "profile=laptop", f"root={tmp_path}"]))
-    with pytest.raises(BadInput, match=r'cannot be imported \(No module named .vllm.\); pip install "slamray\[vllm\]"'):
+    with pytest.raises(BadInput, match=r'vLLM is not installed here; pip install "slamray\[vllm\]", or say joint'):
         check(load_recipe([*WORDS, "profile=a5000", f"root={tmp_path}"]))
+    with pytest.raises(BadInput, match=r"vLLM cannot be imported \(No module named .vllm.\)"):  # where an actor runs
+        VllmSpeaker(tmp_path, VOCABULARY, TextToTokenSampling())
+
+
+def test_the_engine_is_part_of_what_was_spoken_and_of_what_reads_it_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("slamray.stages.spoken_text.find_spec", lambda name: name)  # as if vLLM were here
+    made = {}
+    for engine in ("own", "vllm"):
+        words = [WORDS[0], f"joint.text_to_token.engine={engine}", "profile=laptop", "compute.device=cuda"]
+        stages = order(build(load_recipe([*words, f"root={tmp_path}"])))
+        made[engine] = {stage.name: stage.fingerprint for stage in stages}
+    changed = {name for name, fingerprint in made["own"].items() if made["vllm"][name] != fingerprint}
+    assert {"spoken_text", "packed", "pretrained"} <= changed
+    assert not changed & {"text_to_token", "documents", "untrained", "items", "preferences"}
