@@ -2,17 +2,18 @@
 
     python docs/results/bench/context.py ROOT
 
-ROOT is the root of a run of docs/results/bench/longer.yaml or longer_budget.yaml, or of any recipe of units alone.
+ROOT is the root of a run of units alone, of docs/results/bench/longer.yaml say, with items of one kind.
 
 Topic cloze compares two endings after one passage, so most of a pair's difference is how likely each ending is by
-itself. Its wrong endings are a permutation of the right ones, so each ending can be compared with itself: its
-log-likelihood after its own passage less that after the passage which it was put to. One line for each model. Nats a
-unit are what the report of a model of text and speech tells as S -> S.
+itself. Its wrong endings are the right ones of others, so each ending can be compared with itself: its log-likelihood
+after its own passage less that after the passage which it was put to. One line for each model. Nats a unit are what the
+report of a model of text and speech tells as S -> S: of the ending alone, among units alone.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ import pyarrow.parquet as pq
 import torch
 
 from slamray import store
-from slamray.evaluate.pair_scores import sequence_tokens, token_log_likelihoods
+from slamray.model.log_likelihood import log_likelihoods
+from slamray.model.saved_vocabulary import read_unit_vocabulary
 from slamray.model.unit_lm import load_unit_lm
+from slamray.tokens.documents import Document, join_units, unit_document
+from slamray.tokens.vocabulary import Vocabulary
 
 
 def main(root: Path) -> None:
@@ -32,25 +36,34 @@ def main(root: Path) -> None:
     table = pq.read_table(items.parent / "units", columns=["utterance_id", "units"]).to_pydict()
     units = {key: np.array(value) for key, value in zip(table["utterance_id"], table["units"], strict=True)}
     put_to = {tuple(pair["rejected"]): pair["prompt"] for pair in pairs}
-    passages = [[p["prompt"] for p in pairs], [put_to[tuple(p["chosen"])] for p in pairs]]
-    whole = [
-        sequence_tokens([units[k] for k in [*q, *p["chosen"]]])
-        for side in passages
-        for q, p in zip(side, pairs, strict=True)
-    ]
-    lengths = np.array([sum(len(units[k]) for k in p["chosen"]) for p in pairs])
-    alone = [sequence_tokens([units[k] for k in prompt])[:-1] for side in passages for prompt in side]
-    print(f"{'model':<18}{'n':>5}  {'nats an ending':<24}{'nats a unit':<24}endings likelier after their own passage")
+    pairs = [pair for pair in pairs if tuple(pair["chosen"]) in put_to]
+    print(f"{'model':<18}{'n':>5}  {'nats an ending':<26}{'nats a unit':<26}endings likelier after their own passage")
     for manifest in sorted(root.glob("pretrained/*/manifest.json")):
         model = load_unit_lm(manifest.parent / "model").eval()
-        sums = token_log_likelihoods(model, [*whole, *alone])[0].reshape(2, 2, -1)  # whole or alone; own or other
-        gained = (sums[0] - sums[1])[0] - (sums[0] - sums[1])[1]
-        drawn = np.random.default_rng(0).integers(0, len(gained), (4000, len(gained)))
+        vocabulary = read_unit_vocabulary(manifest.parent / "model", str(root))
+        own, other = (
+            [continued([units[k] for k in prompt], [units[k] for k in ending], vocabulary) for prompt, ending in sides]
+            for sides in (
+                [(pair["prompt"], pair["chosen"]) for pair in pairs],
+                [(put_to[tuple(pair["chosen"])], pair["chosen"]) for pair in pairs],
+            )
+        )
+        sums, counts = log_likelihoods(model, [*own, *other], drawn=vocabulary.unit_ids)
+        (own_N, other_N), (lengths_N, others_N) = sums.reshape(2, -1), counts.reshape(2, -1)
+        drawn = np.random.default_rng(0).integers(0, len(own), (4000, len(own)))
         texts = []
-        for values in (gained, gained / lengths, gained > 0):
-            low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
-            texts.append(f"{values.mean():.3f} [{low:.3f}, {high:.3f}]")
-        print(f"{manifest.parent.name:<18}{len(gained):>5}  {texts[0]:<24}{texts[1]:<24}{texts[2]}", flush=True)
+        for values_N in (own_N - other_N, own_N / lengths_N - other_N / others_N, own_N > other_N):
+            low, high = np.percentile(values_N[drawn].mean(1), [2.5, 97.5])
+            texts.append(f"{values_N.mean():.3f} [{low:.3f}, {high:.3f}]")
+        print(f"{manifest.parent.name:<18}{len(own):>5}  {texts[0]:<26}{texts[1]:<26}{texts[2]}", flush=True)
+
+
+def continued(prompt: Sequence[np.ndarray], ending: Sequence[np.ndarray], vocabulary: Vocabulary) -> Document:
+    """A passage and an ending, of which the ending's units alone are targets."""
+    whole, passage = (unit_document(join_units(parts), vocabulary) for parts in ([*prompt, *ending], prompt))
+    mask = np.zeros(len(whole), np.bool_)
+    mask[len(passage) - 1 : -1] = True  # without the <S> at the end of each
+    return Document(whole.ids, mask)
 
 
 if __name__ == "__main__":
