@@ -18,7 +18,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-DASHBOARD = "http://127.0.0.1:18266"  # far from 8265, where Ray begins to look for a free one: other clusters may run
+DASHBOARD = "http://127.0.0.1:8366"  # away from 8265, where other clusters look for a free one, and from 10002 on
 
 
 def slam(words: list[str], root: Path) -> subprocess.CompletedProcess[str]:
@@ -31,14 +31,14 @@ def cluster() -> Iterator[dict[str, str]]:
     """A one-machine cluster with token authentication, as `make cluster-up` starts it; the environment to reach it."""
     ray = str(Path(sys.executable).parent / "ray")
     environment = os.environ | {"RAY_AUTH_MODE": "token"}
-    start = ["start", "--head", "--port=6390", "--dashboard-host=127.0.0.1", "--dashboard-port=18266", "--num-cpus=2"]
+    start = ["start", "--head", "--port=6390", "--dashboard-host=127.0.0.1", "--dashboard-port=8366", "--num-cpus=2"]
     start += ["--dashboard-agent-listen-port=52399"]  # the tests' other cluster has the usual one
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     # --block, to stop this cluster alone: `ray stop` would take the tests' other cluster with it.
     running = subprocess.Popen([ray, *start, "--block"], env=environment, stdout=subprocess.DEVNULL)
     for _ in range(60):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", 18266)) == 0:
+            if probe.connect_ex(("127.0.0.1", 8366)) == 0:
                 break
         time.sleep(1)
     yield environment | {"RAY_ADDRESS": DASHBOARD}
