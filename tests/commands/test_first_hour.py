@@ -25,7 +25,8 @@ FROM_THE_HUB = "recipe=slam "  # of these the plan is all that can be seen witho
 ITEMS = ("evaluate.items", "dpo.budget", "pretrain.budget", "tracking")  # a sweep has words of its own for them
 SWEEP = [
     "evaluate.items.topic_cloze=4", "evaluate.items.sentence_order=4", "evaluate.items.words_in_sentence=0",
-    "sweep.space.total=tokens:4096", "sweep.space.shares=[0, 0.2]", "sweep.seeds=[0]", "sweep.keep=0", "sweep.metrics=[perplexity, topic_cloze]",
+    "sweep.space.total=tokens:4096", "sweep.space.shares=[0, 0.2]", "sweep.seeds=[0]", "sweep.keep=0",
+    "sweep.metrics=[perplexity, topic_cloze]",
     "sweep.objective=[topic_cloze, sentence_order]", "tracking.enabled=false",
 ]  # fmt: skip
 
