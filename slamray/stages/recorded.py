@@ -120,8 +120,8 @@ def listings(given: Sequence[str], name: str, at_most: int) -> Iterator[Listing]
     files = replace(files, without=not_needed(files, at_most))
     last = last_id((one.utterance_id for found in CORPORA[name](files) for one in _bounded(found)), at_most)
     for found in CORPORA[name](files):
-        left_out = {one.utterance_id for one in _bounded(found) if one.utterance_id > last}
-        yield Listing([one for one in found.recordings if one.utterance_id not in left_out], found.dropped)
+        kept = [one for one in found.recordings if one.split == VALIDATION or one.utterance_id <= last]
+        yield Listing(kept, found.dropped)
 
 
 def _bounded(listing: Listing) -> Iterator[Recording]:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
-from itertools import islice
 from pathlib import Path
 
 import pytest
-import soundfile
 from support import tiny
-
-from slamray.config.base import ASSETS, asset_path
-from slamray.data.text import read_documents
-from slamray.speech.audio import RATE_HZ
+from support.first_hour import is_printed, make_my, shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -36,12 +30,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository as somebody gets it, with `my/`: stories as JSON lines, and three recordings."""
     clone = tmp_path_factory.mktemp("hour") / "slamray"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    (clone / "my" / "recordings").mkdir(parents=True)
-    stories = islice(read_documents(asset_path(f"{ASSETS}stories.jsonl.gz"), "text"), 120)
-    (clone / "my" / "stories.jsonl").write_text("".join(json.dumps({"text": one.text}) + "\n" for one in stories))
-    for number in range(3):
-        sound = [0.1 * ((n * (number + 3)) % 50 - 25) / 25 for n in range(8 * RATE_HZ)]
-        soundfile.write(clone / "my" / "recordings" / f"{number}.flac", sound, RATE_HZ)
+    make_my(clone, seconds=8)
     return clone
 
 
@@ -50,12 +39,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Words of tiny models, for the demo's recipe."""
     folder = tmp_path_factory.mktemp("tiny")
     return tiny.words(tiny.make_encoder(folder / "e"), tiny.make_lm(folder / "lm"), tiny.make_vocoder(folder / "v"))
-
-
-def blocks(page: Path) -> list[tuple[str, list[str]]]:
-    """Each command of the page that is typed, and the lines that are shown below it."""
-    found = re.findall(r"^```console\n\$ (.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [(block.splitlines()[0], block.splitlines()[1:]) for block in found]
 
 
 def typed(command: str, clone: Path) -> subprocess.CompletedProcess[str]:
@@ -73,15 +56,14 @@ def small_words(command: str, small: list[str]) -> list[str]:
     return small
 
 
-@pytest.mark.parametrize(("command", "lines"), blocks(ROOT / "docs" / "start.md"))
+@pytest.mark.parametrize(("command", "lines"), shown())
 def test_a_command_of_the_first_hour_is_typed_and_then_done(
     command: str, lines: list[str], clone: Path, small: list[str]
 ) -> None:
     told = typed(command, clone)
     assert told.returncode == 0, told.stderr[-3000:]
     for line in lines:
-        pattern = r"\s+".join(re.escape(part).replace(r"\.\.\.", ".*?") for part in line.split())
-        assert re.search(pattern, told.stdout), f"{line!r} is not in\n{told.stdout}"
+        assert is_printed(line, told.stdout), f"{line!r} is not in\n{told.stdout}"
     planned = re.fullmatch(r"(python \S+)(.*) --plan", command)
     if planned is None or FROM_THE_HUB in command:
         return
