@@ -114,6 +114,7 @@ def our_rate(root: Path, count: int) -> float:
     out = Folder(root / "packed")
     shutil.rmtree(root / "packed", ignore_errors=True)
     (seat,) = Engine(Compute()).seats(1)
+    seat.call("packed", dict, cpus=0)  # Ray and a worker are there before the clock starts
     began = time.perf_counter()
     settings, vocabulary = PackSettings(context=CONTEXT), Vocabulary.of_units(UNITS)
     packed.run({"units": Folder(root / "units")}, out, seat, settings, 0.01, vocabulary)

@@ -17,7 +17,7 @@ from slamray.stage.folder import Folder
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine
 from slamray.stages import joint_documents
-from slamray.stages.packed import SOURCES, source_names, write_documents, write_mixture
+from slamray.stages.packed import SOURCES, pack_apart_from_driver, source_names, write_documents, write_mixture
 from slamray.tokens.documents import Documents
 from slamray.tokens.rows import Source, lengths_of
 from slamray.tokens.vocabulary import Vocabulary
@@ -54,6 +54,18 @@ def run(
     budget_tokens: of the training, where shares are whole epochs. Facts count rows, tokens and targets of each split,
     and of each kind its share and its passes in a round.
     """
+    work = partial(_packed, inputs, out, pack, kinds, vocabulary, budget_tokens)
+    return pack_apart_from_driver(machine, "packed", work)
+
+
+def _packed(
+    inputs: Inputs,
+    out: Folder,
+    pack: PackSettings,
+    kinds: dict[str, Share],
+    vocabulary: Vocabulary,
+    budget_tokens: float | None,
+) -> dict[str, Any]:
     used = [key for key, share in kinds.items() if is_read(share)]
     train = {key: _source(inputs, TRAIN, key) for key in used}
     shares = _numbers({key: kinds[key] for key in used}, train, budget_tokens)

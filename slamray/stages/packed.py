@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -56,6 +56,22 @@ def run(
     With a mixture each source has training rows of its own, and the sampler reads them by their weights. Validation
     holds every source as it comes.
     """
+    work = partial(_packed, inputs, out, pack, recorded_validation_share, vocabulary)
+    return pack_apart_from_driver(machine, "packed", work)
+
+
+def pack_apart_from_driver(machine: Machine, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Facts of what is packed in a process of its own, so that the driver holds nothing that grows with the corpus.
+
+    It asks for no core: speech that goes on beside it may hold them all.
+    """
+    facts: dict[str, Any] = machine.call(name, work, cpus=0)
+    return facts
+
+
+def _packed(
+    inputs: Inputs, out: Folder, pack: PackSettings, recorded_validation_share: float, vocabulary: Vocabulary
+) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for split in (TRAIN, VALIDATION):
         sources = read_units(inputs, split, recorded_validation_share, vocabulary)

@@ -20,7 +20,7 @@ from slamray.stage.stage import Inputs, Stage
 from slamray.stage.work import Machine, Metrics
 from slamray.stages import joint_documents, pretraining, untrained
 from slamray.stages.checkpoints import MODEL
-from slamray.stages.packed import write_documents
+from slamray.stages.packed import pack_apart_from_driver, write_documents
 from slamray.tokens.vocabulary import Vocabulary
 
 START, ROWS, NAME = "text_to_token_start", "text_to_token_rows", "text_to_token"
@@ -44,9 +44,14 @@ def pack_pairs(
     inputs: Inputs, out: Folder, machine: Machine, pack: PackSettings, vocabulary: Vocabulary
 ) -> dict[str, Any]:
     """Rows of texts, each with its units, which are learned."""
+    work = partial(_packed_pairs, inputs["documents"], out, pack, vocabulary)
+    return pack_apart_from_driver(machine, ROWS, work)
+
+
+def _packed_pairs(documents: Folder, out: Folder, pack: PackSettings, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         split: write_documents(
-            out / split, partial(joint_documents.read, inputs["documents"], split, "tts"), vocabulary, pack, split
+            out / split, partial(joint_documents.read, documents, split, "tts"), vocabulary, pack, split
         )
         for split in (TRAIN, VALIDATION)
     }

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from slamray.errors import BadInput
 
 Ints = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int32]  # rows, columns and lengths: millions of pieces are held at once
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Packing:
     row_tokens: int
     rows: int
     source_P: Ints
-    length_P: Ints
-    row_P: Ints
-    column_P: Ints
+    length_P: Places
+    row_P: Places
+    column_P: Places
 
 
 def pack(document_lengths: npt.NDArray[np.integer], context: int, row_tokens: int | None = None) -> Packing:
@@ -46,16 +47,11 @@ def pack(document_lengths: npt.NDArray[np.integer], context: int, row_tokens: in
     lengths_D = np.asarray(document_lengths, dtype=np.int64)
     if len(lengths_D) == 0 or lengths_D.min() < 1:
         raise BadInput("pack: there are no documents, or one is empty; check the stage before")
-    pieces_D = -(-lengths_D // context)
-    document_P = np.repeat(np.arange(len(lengths_D)), pieces_D)
-    order_in_document_P = np.arange(len(document_P)) - np.repeat(np.cumsum(pieces_D) - pieces_D, pieces_D)
-    start_D = np.cumsum(lengths_D) - lengths_D
-    source_P = start_D[document_P] + order_in_document_P * context
-    length_P = np.minimum(context, lengths_D[document_P] - order_in_document_P * context)
+    source_P, length_P = _pieces(lengths_D, context)
 
     longest_first = np.argsort(-length_P, kind="stable")
-    row_P = np.empty(len(length_P), dtype=np.int64)
-    column_P = np.empty(len(length_P), dtype=np.int64)
+    row_P = np.empty(len(length_P), np.int32)
+    column_P = np.empty(len(length_P), np.int32)
     counts = np.bincount(length_P, minlength=context + 1)
     open_rows: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # by free tokens
     rows = placed = 0
@@ -77,10 +73,20 @@ def pack(document_lengths: npt.NDArray[np.integer], context: int, row_tokens: in
             open_rows[free - fitting * length].append(row)
             placed += fitting
             left -= fitting
+    del longest_first
     in_place = np.lexsort((column_P, row_P))
     return Packing(
         context, row_tokens, rows, source_P[in_place], length_P[in_place], row_P[in_place], column_P[in_place]
     )
+
+
+def _pieces(lengths_D: Ints, context: int) -> tuple[Ints, Places]:
+    """First token and length of each piece."""
+    pieces_D = -(-lengths_D // context)
+    before_P = np.arange(pieces_D.sum()) - np.repeat(np.cumsum(pieces_D) - pieces_D, pieces_D)
+    before_P *= context  # tokens of its document before it
+    length_P = np.minimum(context, np.repeat(lengths_D, pieces_D) - before_P).astype(np.int32)
+    return before_P + np.repeat(np.cumsum(lengths_D) - lengths_D, pieces_D), length_P
 
 
 def pack_apart(

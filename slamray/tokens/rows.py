@@ -17,7 +17,7 @@ import numpy.typing as npt
 from slamray import store
 from slamray.errors import BadInput
 from slamray.tokens.documents import Document, Documents, Mask, join
-from slamray.tokens.packing import Packing, pack
+from slamray.tokens.packing import Packing, Places, pack
 from slamray.tokens.sampler import MixedSource, batch_rows, mixed_rows
 from slamray.tokens.vocabulary import Ints, Tokens, Vocabulary, read_vocabulary, write_vocabulary
 
@@ -50,7 +50,7 @@ def write_rows(
     folder.mkdir(parents=True, exist_ok=True)
     pieces_R = np.bincount(packing.row_P, minlength=packing.rows)
     offsets = np.concatenate([[0], np.cumsum(pieces_R)]).astype(np.int64)
-    np.save(folder / "lengths.npy", packing.length_P.astype(np.int32))
+    np.save(folder / "lengths.npy", packing.length_P)
     np.save(folder / "offsets.npy", offsets)
     written = _Written(folder, packing, vocabulary)
     count = sum(written.add(some) for some in source())
@@ -87,7 +87,8 @@ class _Written:
         self._folder, self._packing = folder, packing
         by_source = np.argsort(packing.source_P)
         self._source_P, self._length_P = packing.source_P[by_source], packing.length_P[by_source]
-        self._place_P = (packing.row_P * packing.row_tokens + packing.column_P)[by_source]
+        place_P = packing.row_P.astype(np.int64) * packing.row_tokens + packing.column_P
+        self._place_P = place_P[by_source]
         self._ids = self._open("tokens.npy", vocabulary.dtype)
         if vocabulary.pad:
             self._ids[:] = vocabulary.pad
@@ -113,7 +114,7 @@ class _Written:
         self.tokens += len(some.ids)
         return len(some.lengths_D)
 
-    def _slice(self, first: int, last: int) -> tuple[Ints, Ints]:
+    def _slice(self, first: int, last: int) -> tuple[Places, Ints]:
         return self._length_P[first:last], self._place_P[first:last]
 
     def _all_targets(self) -> Mask:
