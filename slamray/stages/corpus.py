@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,15 +17,17 @@ from slamray.config.listing import find_files
 from slamray.config.tree import Recipe
 from slamray.data.text import SPLITS, TextDocument, read_documents, to_document
 from slamray.stage.folder import Folder
-from slamray.stage.parts import GROUP_ROWS, PartWriter, in_lists, read_parts
+from slamray.stage.parts import PartWriter, in_lists, read_parts
 from slamray.stage.records import from_table, schema_of, to_table
 from slamray.stage.stage import Inputs, Stage
 from slamray.stage.tables import check_bad_share, write_quarantine
 from slamray.stage.work import Machine
 
 RUNS = ".runs"  # in the stage's scratch folder: sorted stretches of documents that are not merged yet
-RUN_DOCUMENTS = 50_000  # held in memory at once, 100 MB of stories; chosen, not tuned
-MERGED_DOCUMENTS = 4096  # merged at once; chosen, not tuned
+RUN_DOCUMENTS = 16_384  # held in memory at once; 50,000 took 0.3 GB more (docs/results/scale.md)
+RUN_GROUP_ROWS = 64  # what is held of each run that is merged; 256 took 1 MB of a run in place of 0.4
+OPEN_RUNS = 256  # merged at once: so many files are open; chosen, not tuned
+MERGED_DOCUMENTS = 4096  # made at once by merging; chosen, not tuned
 COLUMNS = schema_of(TextDocument)
 
 
@@ -69,7 +71,8 @@ def run(inputs: Inputs, out: Folder, machine: Machine, corpus: CorpusSettings) -
     scratch.remove(RUNS)
     for number, documents in enumerate(in_lists(_good(corpus, bad), RUN_DOCUMENTS)):
         documents.sort(key=lambda document: document.doc_id)  # stable: of equal texts the first one read stays first
-        scratch.write_table(f"{RUNS}/{number:05d}.parquet", to_table(documents, TextDocument), group_rows=GROUP_ROWS)
+        run = to_table(documents, TextDocument)
+        scratch.write_table(f"{RUNS}/{number:06d}.parquet", run, group_rows=RUN_GROUP_ROWS)
     write_quarantine(out, bad)
     found = _Counter()
     with ExitStack() as open_parts:
@@ -106,11 +109,28 @@ class _Counter:
 
 
 def _in_order(scratch: Folder) -> Iterator[pa.Table]:
-    """The documents of all runs by their ids, some thousand at a time; of equal ones the first that was read first.
-
-    Memory holds the ids, 8 bytes each, and of each run what is read at a time.
-    """
+    """The documents of all runs by their ids, some thousand at a time; of equal ones the first that was read first."""
     names = scratch.names(f"{RUNS}/*.parquet")
+    while len(names) > OPEN_RUNS:
+        names = [_longer_run(scratch, some) for some in in_lists(names, OPEN_RUNS)]
+    return _merged(scratch, names)
+
+
+def _longer_run(scratch: Folder, names: Sequence[str]) -> str:
+    """Merge runs that follow each other to one, which takes the place of the first."""
+    path = scratch.fetch(names[0])
+    beside = path.with_suffix(".merged")
+    with pq.ParquetWriter(beside, COLUMNS, compression="zstd") as writer:
+        for some in _merged(scratch, names):
+            writer.write_table(some, row_group_size=RUN_GROUP_ROWS)
+    for name in names:
+        scratch.remove(name)
+    beside.replace(path)
+    return names[0]
+
+
+def _merged(scratch: Folder, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Memory holds the ids, 8 bytes each, and of each run what is read at a time."""
     ids = [_numbers(scratch.read_table(name, ["doc_id"])["doc_id"]) for name in names]
     run_D = np.repeat(np.arange(len(names), dtype=np.int32), [len(own) for own in ids])
     order_D = np.argsort(np.concatenate([np.zeros(0, ">u8"), *ids]), kind="stable")
@@ -133,7 +153,7 @@ class _Reader:
     """Reads a run from its first document to its last."""
 
     def __init__(self, scratch: Folder, name: str) -> None:
-        self._batches = pq.ParquetFile(scratch.fetch(name)).iter_batches(GROUP_ROWS)
+        self._batches = pq.ParquetFile(scratch.fetch(name)).iter_batches(RUN_GROUP_ROWS)
         self._waiting = COLUMNS.empty_table()
 
     def take(self, count: int) -> pa.Table:

@@ -112,13 +112,15 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("open_runs", [2, 3, 256])
 def test_documents_are_sorted_by_merging_and_an_equal_text_stands_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [json.dumps({"text": f"{GOOD} Number {i}."}) for i in [*range(50), *range(20)]]
     config = CorpusSettings(paths=(str(write_jsonl(tmp_path / "a.jsonl", lines)),))
     facts = corpus.run({}, Folder(tmp_path / "one"), InProcess(), config)
-    monkeypatch.setattr(corpus, "RUN_DOCUMENTS", 7)
+    monkeypatch.setattr(corpus, "RUN_DOCUMENTS", 7)  # ten runs
+    monkeypatch.setattr(corpus, "OPEN_RUNS", open_runs)
     assert corpus.run({}, Folder(tmp_path / "many"), InProcess(), config) == facts
     assert (facts.documents, facts.duplicates) == (50, 20)
     assert files_below(tmp_path / "one") == files_below(tmp_path / "many")
