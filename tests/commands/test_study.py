@@ -21,6 +21,8 @@ from slamray.stage.materialise import materialise
 from slamray.stage.stage import Inputs, Stage, order
 from slamray.stage.work import Machine
 
+RECIPES = Path(__file__).parents[2] / "slamray" / "recipes"
+
 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
@@ -32,6 +34,12 @@ def study_file(tmp_path: Path) -> Path:
         "    fast: {pretrain.optim.learning_rate: 2.0e-3}\n"
     )
     return path
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("study_*.yaml")))
+def test_every_variant_of_a_shipped_study_can_be_planned(name: str, tmp_path: Path) -> None:
+    profile = ["profile=laptop"] if name.endswith("_laptop") else ["profile=a100x2"]
+    assert main([f"recipe={name}", *profile, f"root={tmp_path}", "--plan"]) == 0
 
 
 def words(study_file: Path, tiny_words: list[str], root: Path) -> list[str]:
