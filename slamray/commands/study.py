@@ -224,7 +224,7 @@ def study_stage(study: Study, trials: Sequence[Trial], root: Root) -> Stage:
     """The stage that draws these trials; its inputs are what measured them."""
     settings = {"study": study, "members": [[trial.member.variant, trial.member.seed] for trial in trials]}
     inputs = unique([target for trial in trials for target in trial.targets])
-    return Stage("study", partial(_draw, trials, root), settings, tuple(inputs), version=2)
+    return Stage("study", partial(_draw, trials, root), settings, tuple(inputs), version=3)
 
 
 @dataclass(frozen=True)

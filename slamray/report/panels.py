@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from slamray.evaluate.metrics import PairMetric, metric_of
+from slamray.evaluate.metrics import GainMetric, PairMetric, metric_of
 
 # Okabe and Ito's colours, told apart by those who do not see red or green; dashes where they begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -37,12 +37,14 @@ class Panel:
 
     name: str
     accuracy: bool
+    gain: bool  # nats that something adds: 0 is nothing
     values: Sequence[tuple[str, float]]  # variant and value of each run
     spreads: Mapping[str, Spread]  # by variant
+    intervals: Mapping[str, tuple[float, float]]  # over the items, of variants of one run whose metric has one
 
 
 def make_panel(metric: str, rows: Sequence[Row], summary: Sequence[Row]) -> Panel:
-    """The metric's part of `rows` (variant, metric, value, low of each run) and of `summary` (mean, low, high, seeds).
+    """The metric's part of `rows` (variant, metric, value, low, high of each run) and of `summary` (the seeds').
 
     A metric of pairs is an accuracy (0..1); how others are shown says their row of the table of metrics.
     """
@@ -54,7 +56,14 @@ def make_panel(metric: str, rows: Sequence[Row], summary: Sequence[Row]) -> Pane
         if row["metric"] == metric
     }
     values = [(row["variant"], scale * row["value"]) for row in found]
-    return Panel(metric.replace("_", " "), isinstance(metric_of(metric), PairMetric), values, spreads)
+    intervals = {
+        row["variant"]: (scale * row["low"], scale * row["high"])
+        for row in found
+        if spreads[row["variant"]].seeds == 1 and row.get("low") is not None
+    }
+    kind = metric_of(metric)
+    name, is_gain = metric.replace("_", " "), isinstance(kind, GainMetric)
+    return Panel(name, isinstance(kind, PairMetric), is_gain, values, spreads, intervals)
 
 
 def style(place: int) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from slamray.report.panels import CHANCE_PERCENT, Panel, Row, draw_band, make_panel, save, style
 
 POINTS = 200  # points of a mean curve
+ONE_SEED = "bars of one seed are the interval over its items; figures without a bar have none"
 LOG_RATIO = 10  # a figure whose greatest value is more than this times its least has a logarithmic axis
 
 
@@ -31,13 +32,20 @@ def draw(
 ) -> None:
     """A PNG. rows: variant, metric and value of each seed; summary: mean, low and high over the seeds."""
     variants = list(dict.fromkeys(row["variant"] for row in summary))
-    figure = Figure(figsize=(5.5 + 3.4 * len(metrics), 2.6 + 0.34 * len(variants)), dpi=130, layout="constrained")
-    first, *rest = figure.subplots(1, 1 + len(metrics), width_ratios=[1.5] + [1] * len(metrics), squeeze=False)[0]
+    lines = 1 if len(metrics) < 5 else 2
+    columns = -(-(1 + len(metrics)) // lines)
+    size = (5.5 + 3.4 * (columns - 1), (2.6 + 0.34 * len(variants)) * lines)
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    grid = figure.subplots(lines, columns, width_ratios=[1.5] + [1] * (columns - 1), squeeze=False)
+    first, *rest = grid.flat
     _draw_curves(first, variants, curves)
-    for axes, metric in zip(rest, metrics, strict=True):
-        _draw_metric(axes, make_panel(metric, rows, summary), variants)
-        axes.tick_params(labelleft=axes is rest[0])
-    figure.suptitle(title)
+    panels = [make_panel(metric, rows, summary) for metric in metrics]
+    for axes, panel in zip(rest, panels, strict=False):
+        _draw_metric(axes, panel, variants)
+        axes.tick_params(labelleft=axes is rest[0] or axes in grid[1:, 0])
+    for axes in rest[len(metrics) :]:
+        axes.set_axis_off()
+    figure.suptitle(f"{title}\n{ONE_SEED}" if any(panel.intervals for panel in panels) else title)
     save(figure, path)
 
 
@@ -58,6 +66,7 @@ def _draw_curves(axes: Axes, variants: Sequence[str], curves: Sequence[Curve]) -
     if later:
         room = 0.05 * (max(later) - min(later)) or 0.1
         axes.set_ylim(min(later) - room, max(later) + room)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("tokens seen")
     axes.set_ylabel("validation loss (nats per token)")
     axes.grid(alpha=0.3)
@@ -68,20 +77,23 @@ def _draw_metric(axes: Axes, panel: Panel, variants: Sequence[str]) -> None:
     for variant, spread in panel.spreads.items():
         place = variants.index(variant)
         colour, _ = style(place)
-        bars = [[spread.mean - spread.low], [spread.high - spread.mean]]
+        low, high = panel.intervals.get(variant, (spread.low, spread.high))
+        bars = [[spread.mean - low], [high - spread.mean]]
         axes.errorbar(spread.mean, place, xerr=bars, fmt="o", color=colour, capsize=3, markersize=5)
         seeds = [value for name, value in panel.values if name == variant]
         axes.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=9, alpha=0.6)
-    if not panel.accuracy and _ratio(panel) > LOG_RATIO:
+    if not panel.accuracy and not panel.gain and _ratio(panel) > LOG_RATIO:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if panel.accuracy:
-        axes.axvline(CHANCE_PERCENT, color="grey", linestyle="--", linewidth=0.8)
+    if panel.accuracy or panel.gain:
+        chance = CHANCE_PERCENT if panel.accuracy else 0
+        axes.axvline(chance, color="grey", linestyle="--", linewidth=0.8)
     axes.set_yticks(range(len(variants)), variants, fontsize=8)
     axes.set_ylim(len(variants) - 0.5, -0.5)
-    axes.set_xlabel(f"{panel.name} (% right)" if panel.accuracy else panel.name)
+    unit = " (% right)" if panel.accuracy else " (nats)" if panel.gain else ""
+    axes.set_xlabel(panel.name + unit)
     axes.grid(alpha=0.3, axis="x")
 
 

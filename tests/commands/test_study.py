@@ -14,6 +14,7 @@ from slamray.commands.study import PICTURE, RUNS, SUMMARY, Trial, build, main, m
 from slamray.config.load import load_study
 from slamray.config.tree import Recipe
 from slamray.errors import BadInput
+from slamray.report.panels import make_panel
 from slamray.report.study_figure import Curve, band
 from slamray.runtime.engine import Engine
 from slamray.stage.folder import Folder
@@ -172,3 +173,21 @@ def test_a_band_is_over_the_tokens_that_all_seeds_have_seen() -> None:
     tokens, mean, low, high = band([Curve("a", [0, 10], [4.0, 2.0]), Curve("a", [0, 20], [4.0, 4.0])])
     assert (tokens[0], tokens[-1]) == (0, 10)
     assert (mean[-1], low[-1], high[-1]) == (3.0, 2.0, 4.0)
+
+
+def test_a_picture_shows_the_interval_over_items_where_a_variant_has_one_seed() -> None:
+    gain = "topic_cloze_st_gain"
+    rows = [
+        {"variant": variant, "metric": gain, "value": value, "low": value - 0.02, "high": value + 0.03}
+        for variant, value in (("one", 0.01), ("two", 0.05), ("two", 0.07))
+    ]
+    found = make_panel(gain, rows, [vars(row) for row in study.summarise([tuple(row.values())[:3] for row in rows])])
+    assert found.gain and not found.accuracy
+    assert found.intervals == {"one": pytest.approx((-0.01, 0.04))}
+    assert (found.spreads["two"].low, found.spreads["two"].high) == (0.05, 0.07)
+
+
+def test_no_interval_is_shown_of_a_figure_that_has_none() -> None:
+    rows = [{"variant": "one", "metric": "perplexity", "value": 9.0, "low": None, "high": None}]
+    found = make_panel("perplexity", rows, [vars(row) for row in study.summarise([("one", "perplexity", 9.0)])])
+    assert not found.intervals and not found.gain
