@@ -98,7 +98,7 @@ def read_question_set(name: str, folder: Path) -> QuestionSet:
 
 def _rows(path: Path) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     with opening(str(path)):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)  # or all its sound is read before the first question
     names = file.schema_arrow.names
     question, answer = (_first(path, names, wanted) for wanted in (_QUESTION, _ANSWER))
     check_columns(file.schema_arrow, (AUDIO,), (AUDIO,), str(path))

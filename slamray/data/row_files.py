@@ -21,6 +21,7 @@ from slamray.errors import BadInput
 from slamray.given import LFS, check_pointer, lines_of, opening, reason_of
 
 CHUNK = 1 << 20
+READ_ROWS = 1024  # of a Parquet file, at a time; chosen, not tuned
 LONGEST_ELEMENT = 64 << 20  # characters of an array's element; what is longer is no row. Chosen, not tuned
 _GZIP = b"\x1f\x8b"
 
@@ -165,7 +166,7 @@ def _parquet_rows(file: File, columns: Sequence[str], key: str) -> Iterator[Row]
             named, there = " ".join(map(repr, missing)), parquet.schema_arrow.names
             raise BadInput(f"{key}: {file.own_name} has no column {named}; it has {there}")
         number = 0
-        for batch in parquet.iter_batches(columns=list(columns)):
+        for batch in parquet.iter_batches(READ_ROWS, columns=list(columns)):
             for value in batch.to_pylist():
                 yield Row(f"{file.own_name}:{number}", value)
                 number += 1

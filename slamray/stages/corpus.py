@@ -153,7 +153,8 @@ class _Reader:
     """Reads a run from its first document to its last."""
 
     def __init__(self, scratch: Folder, name: str) -> None:
-        self._batches = pq.ParquetFile(scratch.fetch(name)).iter_batches(RUN_GROUP_ROWS)
+        # or the whole run is read before its first batch: 15 MB of each
+        self._batches = pq.ParquetFile(scratch.fetch(name), pre_buffer=False).iter_batches(RUN_GROUP_ROWS)
         self._waiting = COLUMNS.empty_table()
 
     def take(self, count: int) -> pa.Table:

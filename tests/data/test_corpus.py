@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +14,11 @@ import pytest
 from support.machine import InProcess
 
 from slamray.config.base import identity
-from slamray.config.corpora import CorpusSettings
+from slamray.config.corpora import TEXT_SUFFIXES, CorpusSettings
 from slamray.config.evaluation import ItemsSettings
+from slamray.config.listing import find_files
 from slamray.data.ids import split_of
+from slamray.data.row_files import read_rows
 from slamray.data.text import SPLITS, RawDocument, cut_sentences, normalise, read_documents, to_document
 from slamray.errors import BadInput
 from slamray.stage import tables
@@ -283,3 +286,14 @@ def test_a_corpus_that_leaves_a_split_empty_is_named_with_its_key_before_any_spe
     few = made(evaluation_share=0.999, validation_share=0.0)
     with pytest.raises(BadInput, match=r"evaluate.items.topic_cloze: no pair can be made of 20 evaluation documents"):
         items.check_documents(ItemsSettings(topic_cloze=10), few)
+
+
+def test_a_parquet_file_is_not_read_whole_for_its_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "long.parquet"
+    texts = [os.urandom(500).hex() for _ in range(20_000)]  # 10 MB, which do not compress
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=200)
+    before = pa.total_allocated_bytes()
+    (file,) = find_files([str(path)], "corpus.paths", TEXT_SUFFIXES)
+    rows = read_rows(file, ["text"], "corpus.paths")
+    assert next(rows).value == {"text": texts[0]}
+    assert pa.total_allocated_bytes() - before < path.stat().st_size / 4
