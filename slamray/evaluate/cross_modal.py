@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import nn
+from transformers import PreTrainedModel
 
 from slamray.config.evaluation import Scored
 from slamray.data.item_pairs import ItemPair
@@ -21,14 +21,14 @@ from slamray.data.published_sets import joined_id
 from slamray.evaluate.metrics import Modality
 from slamray.evaluate.pair_scores import Normalise, correctness
 from slamray.evaluate.summary import PairScore
-from slamray.model.log_likelihood import BATCH_TOKENS, log_likelihoods
+from slamray.model.log_likelihood import BATCH_TOKENS, pair_log_likelihoods
 from slamray.tokens.documents import Document, join_units
 from slamray.tokens.joint_documents import Encode
 from slamray.tokens.vocabulary import Vocabulary
 
 
 def judge_across(
-    model: nn.Module,
+    model: PreTrainedModel,
     pairs: Sequence[ItemPair],
     units: Mapping[str, np.ndarray],
     encode: Encode,
@@ -48,7 +48,7 @@ def judge_across(
     drawn = None
     if scored == "continuation":
         drawn = vocabulary.unit_ids if ending == "speech" else vocabulary.text_ids
-    sums, targets = log_likelihoods(model, documents, batch_tokens, drawn)
+    sums, targets = pair_log_likelihoods(model, documents, batch_tokens, drawn)
     scores = (sums / targets if normalise == "mean" else sums).reshape(-1, 2).tolist()
     return [
         PairScore(pair.pair_id, pair.metric, pair.part, pair.item, chosen, rejected, correctness(chosen, rejected))

@@ -13,12 +13,13 @@ from typing import Literal
 
 import numpy as np
 from torch import nn
+from transformers import PreTrainedModel
 
 from slamray.config.evaluation import ScoringSettings
 from slamray.data.item_pairs import ItemPair
 from slamray.evaluate.metrics import Material
 from slamray.evaluate.summary import PairScore
-from slamray.model.log_likelihood import BATCH_TOKENS, log_likelihoods
+from slamray.model.log_likelihood import BATCH_TOKENS, log_likelihoods, pair_log_likelihoods
 from slamray.tokens.documents import Document, join_units, unit_document
 from slamray.tokens.vocabulary import Vocabulary
 
@@ -35,7 +36,7 @@ def pair_documents(
 
 
 def judge_pairs(
-    model: nn.Module,
+    model: PreTrainedModel,
     pairs: Sequence[ItemPair],
     units: Mapping[str, np.ndarray],
     vocabulary: Vocabulary,
@@ -43,7 +44,7 @@ def judge_pairs(
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[PairScore]:
     """The scores of each pair, in their order. units: deduplicated, by utterance id."""
-    sums, targets = log_likelihoods(model, pair_documents(pairs, units, vocabulary), batch_tokens)
+    sums, targets = pair_log_likelihoods(model, pair_documents(pairs, units, vocabulary), batch_tokens)
     scores = (sums / targets if normalise == "mean" else sums).reshape(-1, 2).tolist()
     return [
         PairScore(pair.pair_id, pair.metric, pair.part, pair.item, chosen, rejected, correctness(chosen, rejected))

@@ -5,13 +5,16 @@ Shapes: N documents, B documents of a batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from slamray.model.shared_prompt import Sides, pair_rows, side_log_likelihoods
 from slamray.tokens.documents import Document
 
 BATCH_TOKENS = 8192  # padded tokens in a forward pass: the memory of the logits, not the result; chosen, not tuned
@@ -33,21 +36,61 @@ def log_likelihoods(
     """
     lengths = np.array([len(document) for document in documents], np.int64)
     assert len(lengths) == 0 or lengths.min() >= 2, "a sequence needs at least one target"
-    order = np.argsort(lengths, kind="stable")
     sums = np.zeros(len(documents))
+    with _evaluating(model):
+        for rows in _batches(lengths, batch_tokens):
+            sums[rows] = score_batch(model, [documents[row] for row in rows], drawn).cpu().numpy()
+    return sums, _targets(documents)
+
+
+def pair_log_likelihoods(
+    model: PreTrainedModel,
+    documents: Sequence[Document],
+    batch_tokens: int = BATCH_TOKENS,
+    drawn: range | None = None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """The same of pairs, two documents each, one after the other: what both of a pair begin with is read once."""
+    pairs = [Sides(*both, shared=_shared(*both)) for both in zip(documents[::2], documents[1::2], strict=True)]
+    device, attention = next(model.parameters()).device, model.config._attn_implementation
+    sums_P2 = np.zeros((len(pairs), 2))
+    with _evaluating(model):
+        for rows in _batches(np.array([pair.row for pair in pairs], np.int64), batch_tokens):
+            batch = pair_rows([pairs[row] for row in rows]).to(device)
+            sums_P2[rows] = side_log_likelihoods(model, batch, attention, drawn).cpu().numpy()
+    return sums_P2.reshape(-1), _targets(documents)
+
+
+def _shared(one: Document, other: Document) -> int:
+    """How many ids two documents begin with alike."""
+    least = min(len(one), len(other))
+    differ = one.ids[:least] != other.ids[:least]
+    return int(differ.argmax()) if differ.any() else least
+
+
+def _targets(documents: Sequence[Document]) -> npt.NDArray[np.int64]:
+    return np.array([document.targets.sum() for document in documents], np.int64)
+
+
+def _batches(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Numbers of rows by length, so many that they are at most batch_tokens long together with their padding."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and lengths[order[end]] * (end + 1 - start) <= batch_tokens:
+            end += 1
+        yield order[start:end]
+        start = end
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without gradients, and the model's mode afterwards as it was."""
     was_training = model.training
     model.eval()
-    start = 0
     with torch.inference_mode():
-        while start < len(order):
-            end = start + 1
-            while end < len(order) and lengths[order[end]] * (end + 1 - start) <= batch_tokens:
-                end += 1
-            rows = order[start:end]
-            sums[rows] = score_batch(model, [documents[row] for row in rows], drawn).cpu().numpy()
-            start = end
+        yield
     model.train(was_training)
-    return sums, np.array([document.targets.sum() for document in documents], np.int64)
 
 
 def score_batch(model: nn.Module, documents: Sequence[Document], drawn: range | None = None) -> torch.Tensor:

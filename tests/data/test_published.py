@@ -59,20 +59,26 @@ def right_sides(pairs: Sequence[ItemPair], known: Mapping[str, np.ndarray]) -> l
 
 
 class Oracle(nn.Module):
-    """Knows the right sequences: gives each of their next tokens the logit `weight`, and all else 0."""
+    """Knows the right sequences: after the beginning of one its next token has the logit `weight`, and all else 0."""
 
     def __init__(self, right: Sequence[np.ndarray], weight: float) -> None:
         super().__init__()
+        self.config = SimpleNamespace(_attn_implementation="sdpa")
         self.weight = nn.Parameter(torch.tensor(weight))
-        self.right = {tuple(tokens.tolist()) for tokens in right}
+        self.next: dict[tuple[int, ...], set[int]] = {}
+        for tokens in right:
+            for place, token in enumerate(tokens.tolist()):
+                self.next.setdefault(tuple(tokens[:place].tolist()), set()).add(token)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SimpleNamespace:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int = 0, **_: object
+    ) -> SimpleNamespace:
         logits = torch.zeros(*input_ids.shape, N_UNITS + 2)
-        for i, (tokens, seen) in enumerate(zip(input_ids, attention_mask, strict=True)):
-            row = tokens[seen.bool()]
-            if tuple(row.tolist()) in self.right:
-                logits[i, torch.arange(len(row) - 1), row[1:]] = self.weight
-        return SimpleNamespace(logits=logits)
+        for i, tokens in enumerate(input_ids):
+            for place, seen in enumerate(attention_mask[i, 0]):
+                for token in self.next.get(tuple(tokens[seen].tolist()), ()):
+                    logits[i, place, token] = self.weight
+        return SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
 
 @pytest.fixture(scope="session")

@@ -37,11 +37,12 @@ class Bigrams(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.config = SimpleNamespace(_attn_implementation="sdpa")
         generator = torch.Generator().manual_seed(0)
         self.table_VV = nn.Parameter(torch.randn(JOINT.size, JOINT.size, generator=generator))
 
-    def forward(self, input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.table_VV[input_ids])
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.table_VV[input_ids][:, -logits_to_keep:])
 
     def nats(self, before: int, token: int, among: range) -> float:
         logits = self.table_VV[before, among.start : among.stop].double()

@@ -41,12 +41,13 @@ class Likes(nn.Module):
 
     def __init__(self, weight: float) -> None:
         super().__init__()
+        self.config = SimpleNamespace(_attn_implementation="sdpa")
         self.weight = nn.Parameter(torch.tensor(weight))
 
-    def forward(self, input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **_: object) -> SimpleNamespace:
         logits = torch.zeros(*input_ids.shape, N_UNITS + FIRST_UNIT)
         logits[..., FIRST_UNIT] = self.weight
-        return SimpleNamespace(logits=logits)
+        return SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
 
 def sequences(n: int = 12) -> list[Document]:

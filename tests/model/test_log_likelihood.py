@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from slamray.model.log_likelihood import log_likelihoods, score_batch
+from slamray.model.log_likelihood import log_likelihoods, pair_log_likelihoods, score_batch
 from slamray.tokens.documents import Document
 
 
@@ -47,6 +47,43 @@ def test_only_what_the_mask_lets_count_is_summed(model: PreTrainedModel, batch_t
     expected = [by_hand(model, document) for document in documents()]
     assert sums == pytest.approx([total for total, _ in expected], rel=1e-5, abs=1e-9)
     assert targets.tolist() == [count for _, count in expected]
+
+
+def pairs() -> list[Document]:
+    """Fifteen pairs that begin alike or not at all, and one whose first sequence is the beginning of the other."""
+    rng, found = np.random.default_rng(1), []
+    for number, shared in enumerate([0, 1, 40, *rng.integers(2, 60, 12)]):
+        prompt = rng.integers(1, 22, shared).astype(np.uint16)
+        for length in rng.integers(2, 20, 2):
+            ids = np.concatenate([prompt, rng.integers(1, 22, length).astype(np.uint16)])
+            found.append(Document(ids, None if number % 3 == 0 else np.arange(len(ids)) >= shared))
+    whole = rng.integers(1, 22, 30).astype(np.uint16)
+    return [*found, Document(whole[:20]), Document(whole)]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
+@pytest.mark.parametrize("drawn", [None, range(1, 22)])
+def test_a_pair_scores_as_its_two_sequences_do_one_by_one(
+    model: PreTrainedModel, drawn: range | None, batch_tokens: int
+) -> None:
+    sums, targets = pair_log_likelihoods(model, pairs(), batch_tokens, drawn)
+    if drawn is None:
+        expected = [by_hand(model, document) for document in pairs()]
+        assert sums == pytest.approx([total for total, _ in expected], rel=1e-5, abs=1e-9)
+        assert targets.tolist() == [count for _, count in expected]
+    else:
+        alone, _ = log_likelihoods(model, pairs(), 1, drawn)
+        assert sums == pytest.approx(alone, rel=1e-5, abs=1e-9)
+
+
+def test_what_a_pair_begins_with_is_read_once(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: read.append(given["input_ids"].shape) or forward(**given))
+    begin = np.arange(1, 11, dtype=np.uint16)
+    sides = [Document(np.append(begin, np.uint16(last))) for last in (11, 12)]
+    pair_log_likelihoods(model, sides)
+    assert read == [(1, 12)]
 
 
 def test_one_batch_keeps_the_order_it_was_given(model: PreTrainedModel) -> None:

@@ -24,12 +24,13 @@ from slamray.config.budget import Budget
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings, OptimSettings
 from slamray.errors import BadInput
+from slamray.model.shared_prompt import pair_rows, visible
 from slamray.stage.work import NOTICE
 from slamray.tokens.sampler import batch_rows
 from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.dpo import align as dpo
 from slamray.train.dpo import pairs as dpo_pairs
-from slamray.train.dpo.shared_prompt import pair_rows, score_pairs, visible
+from slamray.train.dpo.pair_scores import score_pairs
 from slamray.train.loop import Run
 
 COMPUTE = Compute(dtype="float32", dpo_micro_batch=2, report_every_steps=1, checkpoint_every_seconds=3600)
@@ -108,12 +109,13 @@ def test_a_pair_is_one_row_with_the_prompt_once() -> None:
         dpo_pairs.PairTokens("a", [1, 2, 9], [501, 1], [5, 5, 6, 1]),
         dpo_pairs.PairTokens("b", [1, 4], [8, 1], [7, 1]),
     ]
-    rows = pair_rows(pairs)
+    rows = pair_rows([pair.sides for pair in pairs])
     assert rows.ids_PT.tolist() == [[1, 2, 9, 501, 1, 5, 5, 6, 1], [1, 4, 8, 1, 7, 1, 0, 0, 0]]
     assert rows.positions_PT.tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 6], [0, 1, 2, 3, 2, 3, 0, 0, 0]]
     assert rows.targets_N.tolist() == [501, 1, 5, 5, 6, 1, 8, 1, 7, 1]
     assert rows.predicted_by_N.tolist() == [2, 3, 2, 5, 6, 7, 9 + 1, 9 + 2, 9 + 1, 9 + 4]
     assert rows.sides_N.tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 3, 3]
+    assert rows.first == 1  # of the second pair, whose prompt is the shorter
 
 
 def test_a_side_sees_the_prompt_and_what_it_said_itself() -> None:

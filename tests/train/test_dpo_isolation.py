@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 from slamray.config.budget import Budget
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
+from slamray.model import shared_prompt
 from slamray.model.attention import register_attention
+from slamray.model.shared_prompt import pair_rows, side_log_likelihoods
 from slamray.model.unit_lm import unit_lm_config
 from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.dpo import align as dpo
-from slamray.train.dpo import shared_prompt
 from slamray.train.dpo.pairs import PairTokens, to_pair_tokens
-from slamray.train.dpo.shared_prompt import pair_rows, side_log_likelihoods
 from slamray.train.loop import Run
 
 COMPUTE = Compute(dtype="float32", dpo_micro_batch=4, report_every_steps=1, checkpoint_every_seconds=3600)
@@ -55,7 +55,8 @@ def moved(model: Any, side: str, attention: str) -> tuple[float, float]:
     """The least change of a log-likelihood of the side whose tokens change, and the greatest of the other side's."""
     with torch.no_grad():
         before_P2, after_P2 = (
-            side_log_likelihoods(model, pair_rows(pairs_of(shift)), attention) for shift in ({}, {side: 7})
+            side_log_likelihoods(model, pair_rows([pair.sides for pair in pairs_of(shift)]), attention)
+            for shift in ({}, {side: 7})
         )
     change_P2 = (after_P2 - before_P2).abs()
     own, other = (CHOSEN, REJECTED) if side == "chosen" else (REJECTED, CHOSEN)

@@ -42,8 +42,8 @@ from slamray.tokens.autobleu import auto_bleu
 from slamray.tokens.vocabulary import Vocabulary
 from slamray.train import zero
 from slamray.train.checkpoint import MODEL
+from slamray.train.dpo.pair_scores import score_pairs
 from slamray.train.dpo.pairs import PairTokens, StepBatches, accumulation, to_pair_tokens
-from slamray.train.dpo.shared_prompt import score_pairs
 from slamray.train.dpo.trainer import ENDLESS, START_SCORES, TRL_TESTED, Lead, UnitDPOTrainer
 from slamray.train.loop import Run
 from slamray.train.memory import pair_attention

@@ -15,6 +15,8 @@ import torch
 
 from slamray.config.training import DpoSettings
 from slamray.errors import BadInput
+from slamray.model.shared_prompt import Sides
+from slamray.tokens.documents import Document
 from slamray.tokens.sampler import add_hashes, batch_rows, rank_micro_batches, sample_hash
 from slamray.tokens.vocabulary import Vocabulary
 from slamray.train.ranks import rank_and_world
@@ -43,6 +45,16 @@ class PairTokens:
     def row(self) -> int:
         """Tokens of both sequences with the prompt once."""
         return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
+
+    @property
+    def sides(self) -> Sides:
+        """Both sequences, which share the prompt."""
+        prompt = len(self.prompt_ids)
+        chosen, rejected = (
+            Document(np.array([*self.prompt_ids, *ids], np.uint32), np.arange(prompt + len(ids)) >= prompt)
+            for ids in (self.chosen_ids, self.rejected_ids)
+        )
+        return Sides(chosen, rejected, prompt)
 
 
 def to_pair_tokens(

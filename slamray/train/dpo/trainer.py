@@ -17,12 +17,13 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from slamray.config.compute import Compute
 from slamray.config.training import DpoSettings
+from slamray.model.shared_prompt import PairRows, pair_rows, side_log_likelihoods
 from slamray.model.unit_lm import flops_per_token
 from slamray.stage.work import EACH_STEP, Metrics
 from slamray.tokens.sampler import batch_rows
 from slamray.train.checkpoint import read_optimiser, snapshot
+from slamray.train.dpo.pair_scores import autocast
 from slamray.train.dpo.pairs import PairTokens, StepBatches
-from slamray.train.dpo.shared_prompt import PairRows, autocast, pair_rows, side_log_likelihoods
 from slamray.train.loop import Run, Write
 from slamray.train.memory import pair_attention
 from slamray.train.objective import dpo_loss
@@ -140,7 +141,10 @@ class UnitDPOTrainer(DPOTrainer):
     def collate(self, rows: Sequence[Mapping[str, int]]) -> dict[str, torch.Tensor]:
         """A micro-batch of the pairs with these numbers: the numbers, and `PairRows`."""
         numbers = [row["pair"] for row in rows]
-        return {"numbers_P": torch.tensor(numbers), **vars(pair_rows([self._pairs[number] for number in numbers]))}
+        return {
+            "numbers_P": torch.tensor(numbers),
+            **vars(pair_rows([self._pairs[number].sides for number in numbers])),
+        }
 
     def _prepare_dataset(self, dataset: datasets.Dataset, *args: Any, **kwargs: Any) -> datasets.Dataset:
         """TRL tokenises text here; these rows are numbers of pairs."""
