@@ -34,11 +34,10 @@ def log_likelihoods(
     causal LM; run on the device its weights are on. drawn: the ids that a target is one of, and that alone take part in
     the softmax; None: all ids.
     """
-    lengths = np.array([len(document) for document in documents], np.int64)
-    assert len(lengths) == 0 or lengths.min() >= 2, "a sequence needs at least one target"
+    _check_lengths(documents)
     sums = np.zeros(len(documents))
     with _evaluating(model):
-        for rows in _batches(lengths, batch_tokens):
+        for rows in _batches([len(document) for document in documents], batch_tokens):
             sums[rows] = score_batch(model, [documents[row] for row in rows], drawn).cpu().numpy()
     return sums, _targets(documents)
 
@@ -50,14 +49,19 @@ def pair_log_likelihoods(
     drawn: range | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The same of pairs, two documents each, one after the other: what both of a pair begin with is read once."""
+    _check_lengths(documents)
     pairs = [Sides(*both, shared=_shared(*both)) for both in zip(documents[::2], documents[1::2], strict=True)]
     device, attention = next(model.parameters()).device, model.config._attn_implementation
     sums_P2 = np.zeros((len(pairs), 2))
     with _evaluating(model):
-        for rows in _batches(np.array([pair.row for pair in pairs], np.int64), batch_tokens):
+        for rows in _batches([pair.row for pair in pairs], batch_tokens):
             batch = pair_rows([pairs[row] for row in rows]).to(device)
             sums_P2[rows] = side_log_likelihoods(model, batch, attention, drawn).cpu().numpy()
     return sums_P2.reshape(-1), _targets(documents)
+
+
+def _check_lengths(documents: Sequence[Document]) -> None:
+    assert all(len(document) >= 2 for document in documents), "a sequence needs at least one target"
 
 
 def _shared(one: Document, other: Document) -> int:
@@ -71,7 +75,7 @@ def _targets(documents: Sequence[Document]) -> npt.NDArray[np.int64]:
     return np.array([document.targets.sum() for document in documents], np.int64)
 
 
-def _batches(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
     """Numbers of rows by length, so many that they are at most batch_tokens long together with their padding."""
     order = np.argsort(lengths, kind="stable")
     start = 0
